@@ -1,0 +1,49 @@
+"""What exporter and runtime agree on: names and layouts of graph tensors, files of a bundle, the operator domain.
+
+Feature maps are channels-last, without a batch axis; one graph serves one image. S is the model resolution,
+h = w = S / 16, C the width of a token, `pyramid` = (C, C1, C2, C3) the channels, coarse to fine.
+
+encoder.onnx
+    image            float32 [S, S, 3]   RGB, 0-255, padded with `PAD_RGB` and resized (runtime/preprocess.py)
+ -> image_embedding  float32 [h, w, C]
+    edge_0..3, edge_border_0..3, edge_corner_0..3   what local upsampling needs of the image, stage by stage:
+                     [2^(i+1)*h, 2^(i+1)*w, Co], [4, h, 2^(i+1)*w, Co], [4, h, w, Co], Co = (C1, C2, C3, 1)[i]
+                     (custom_ops/OPERATORS.md, LocalUpsample)
+    canny_maps       float32 [5, S, S]   grad_mag, grad_ori, thin, thresh, early; to verify with, the decoder does not take it
+
+decoder.onnx
+    labels           uint8 [S, S]        reference labels, 0 definite background ... 4 definite foreground
+    image_embedding, edge_*              as above
+ -> logits           float32 [S, S]      foreground where > 0; -100 outside the upsampled box
+    box_logits       float32 [hb*16, wb*16]   the same inside the upsampled box only
+    box              int64 [4]           left, top, right, bottom of that box in pixels, right and bottom exclusive
+    tokens           float32 [h*w, C]    after the hybrid layers; to verify with
+    edge_tokens      int64 [E]           tokens that got full attention; to verify with
+"""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 1  # of manifest.json and the tensors above
+DOMAIN = "inter2former"
+DOMAIN_VERSION = 1
+
+ENCODER_FILE = "encoder.onnx"
+DECODER_FILE = "decoder.onnx"
+MANIFEST_FILE = "manifest.json"
+
+STAGES = 4
+EDGE_INPUTS = tuple(f"edge{kind}_{i}" for kind in ("", "_border", "_corner") for i in range(STAGES))
+IMAGE_FEATURES = ("image_embedding", *EDGE_INPUTS)  # what the decoder takes from the encoder
+
+ENCODER_INPUT = "image"
+ENCODER_OUTPUTS = (*IMAGE_FEATURES, "canny_maps")
+DECODER_INPUTS = ("labels", *IMAGE_FEATURES)
+DECODER_OUTPUTS = ("logits", "box_logits", "box", "tokens", "edge_tokens")
+
+# The release normalises BGR images with these numbers in stored (BGR) order and pads with 0 afterwards.
+MEAN_BGR = (123.675, 116.28, 103.53)
+STD_BGR = (58.395, 57.12, 57.375)
+PAD_RGB = MEAN_BGR[::-1]  # the picture value that normalises to 0
+PAD_MULTIPLE = 256  # images are padded to multiples of this before they are made square
+
+OUTSIDE_LOGIT = -100.0

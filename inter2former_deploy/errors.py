@@ -1,0 +1,23 @@
+"""The named errors of this project; everything else is a plain ValueError, TypeError or RuntimeError."""
+
+from __future__ import annotations
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is unreadable, or its entries do not fit the configuration; the message lists all of them."""
+
+
+class BundleError(RuntimeError):
+    """A bundle is incomplete, changed, mixed from two exports, or newer than this package; the message says what to do."""
+
+
+class OperatorLibraryError(RuntimeError):
+    """The operator library is missing or does not load; the message says what to do."""
+
+
+class ExportMismatchError(RuntimeError):
+    """The exported graphs do not agree with PyTorch; carries the parity report as `report`."""
+
+    def __init__(self, message: str, report: object = None) -> None:
+        super().__init__(message)
+        self.report = report
