@@ -5,9 +5,10 @@
 
 namespace i2f {
 
-// A borrowed thread pool: `run` calls `task(user, i)` once for every i in [0, count), in any order, on any
-// of its threads, and returns when all are done. Work is cut into tasks by the problem alone, never by the
-// number of threads, and a task writes only what is its own: results do not depend on the thread count.
+// A borrowed thread pool: `run` calls `task(user, i)` once for every i in [0, count), in any order,
+// on any of its threads, and returns when all are done. Work is cut into tasks by the problem
+// alone, never by the number of threads, and a task writes only what is its own: results do not
+// depend on the thread count.
 struct Parallel {
   void* pool;
   void (*run)(void* pool, size_t count, void (*task)(void* user, size_t index), void* user);

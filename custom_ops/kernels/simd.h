@@ -1,10 +1,10 @@
 // Vectors for one instruction-set tier, in the compiler's own vector extension (GCC, Clang).
 //
-// Every kernel source is compiled once a tier with I2F_TIER (a namespace name), I2F_VECTOR_BYTES and
-// I2F_VECTOR_REGISTERS set by CMake; the logic never names an instruction set. All that such a file
-// defines lives in namespace i2f::I2F_TIER, so that the linker cannot merge code of two tiers. For the
-// same reason these files use no standard-library templates: an inline std:: function compiled with
-// AVX-512 could be kept for everyone.
+// Every kernel source is compiled once a tier with I2F_TIER (a namespace name), I2F_VECTOR_BYTES
+// and I2F_VECTOR_REGISTERS set by CMake; the logic never names an instruction set. All that such a
+// file defines lives in namespace i2f::I2F_TIER, so that the linker cannot merge code of two tiers.
+// For the same reason these files use no standard-library templates: an inline std:: function
+// compiled with AVX-512 could be kept for everyone.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@
 
 namespace i2f::I2F_TIER {
 
-constexpr int kLanes = I2F_VECTOR_BYTES / 4;          // float lanes of a vector
-constexpr int kRegisters = I2F_VECTOR_REGISTERS;      // vector registers the tier has: sizes the tiles
+constexpr int kLanes = I2F_VECTOR_BYTES / 4;      // float lanes of a vector
+constexpr int kRegisters = I2F_VECTOR_REGISTERS;  // vector registers the tier has: sizes the tiles
 
 typedef float Vec __attribute__((vector_size(I2F_VECTOR_BYTES)));
 typedef int32_t VecInt __attribute__((vector_size(I2F_VECTOR_BYTES)));

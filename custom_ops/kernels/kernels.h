@@ -1,0 +1,18 @@
+// Every kernel of the library, and the table of one tier's kernels that the operators call through.
+#pragma once
+
+#include "kernels/token_box.h"
+
+namespace i2f {
+
+// Every kernel, one line each: its contract's function type and its name.
+#define I2F_KERNELS(X) X(TokenBoxKernel, token_box)
+
+struct KernelTable {
+  const char* tier;
+#define I2F_ENTRY(type, name) type* name;
+  I2F_KERNELS(I2F_ENTRY)
+#undef I2F_ENTRY
+};
+
+}  // namespace i2f

@@ -1,0 +1,224 @@
+#include "ops/operator.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+namespace i2f {
+namespace {
+
+// Turns a failed onnxruntime call into an exception that carries its message.
+void check(const OrtApi& api, OrtStatus* status) {
+  if (status == nullptr) return;
+  std::string message = api.GetErrorMessage(status);
+  api.ReleaseStatus(status);
+  throw std::runtime_error(message);
+}
+
+const char* type_name(ONNXTensorElementDataType type) {
+  static constexpr const char* kNames[] = {"undefined", "float32", "uint8",  "int8",   "uint16",
+                                           "int16",     "int32",   "int64",  "string", "bool",
+                                           "float16",   "float64", "uint32", "uint64"};
+  const auto index = static_cast<size_t>(type);
+  return index < std::size(kNames) ? kNames[index] : "another type";
+}
+
+std::string text(Shape shape) {
+  std::string result = "[";
+  for (const Dim& dim : shape) {
+    if (result.size() > 1) result += ", ";
+    if (dim.name != nullptr) result += dim.name;
+    if (dim.name != nullptr && dim.value != Dim::kAny) result += "=";
+    if (dim.value != Dim::kAny) result += std::to_string(dim.value);
+  }
+  return result + "]";
+}
+
+std::string text(const std::vector<int64_t>& dims) {
+  std::string result = "[";
+  for (int64_t dim : dims) result += (result.size() > 1 ? ", " : "") + std::to_string(dim);
+  return result + "]";
+}
+
+bool fits(const std::vector<int64_t>& dims, Shape shape) {
+  return dims.size() == shape.size() &&
+         std::equal(dims.begin(), dims.end(), shape.begin(), [](int64_t dim, const Dim& expected) {
+           return dim >= 0 && dim <= kMaxDim &&
+                  (expected.value == Dim::kAny || expected.value == dim);
+         });
+}
+
+struct TensorInfo {
+  ONNXTensorElementDataType type;
+  std::vector<int64_t> dims;
+};
+
+TensorInfo tensor_info(const OrtApi& api, const OrtValue* value) {
+  OrtTensorTypeAndShapeInfo* info = nullptr;
+  check(api, api.GetTensorTypeAndShape(value, &info));
+  const std::unique_ptr<OrtTensorTypeAndShapeInfo, decltype(api.ReleaseTensorTypeAndShapeInfo)>
+      owner(info, api.ReleaseTensorTypeAndShapeInfo);
+  TensorInfo result{};
+  size_t rank = 0;
+  check(api, api.GetTensorElementType(info, &result.type));
+  check(api, api.GetDimensionsCount(info, &rank));
+  result.dims.resize(rank);
+  check(api, api.GetDimensions(info, result.dims.data(), rank));
+  return result;
+}
+
+// Whether an attribute call succeeded. A missing attribute and one of another type both fail; the
+// kind is asked for with the getters of the other kinds, so that a misspelt type is no silent
+// default.
+bool succeeded(const OrtApi& api, OrtStatus* status) {
+  if (status == nullptr) return true;
+  api.ReleaseStatus(status);
+  return false;
+}
+
+bool has_attribute(const OrtApi& api, const OrtKernelInfo* info, const char* name) {
+  int64_t integer = 0;
+  float number = 0;
+  size_t size = 0;
+  return succeeded(api, api.KernelInfoGetAttribute_int64(info, name, &integer)) ||
+         succeeded(api, api.KernelInfoGetAttribute_float(info, name, &number)) ||
+         succeeded(api, api.KernelInfoGetAttribute_string(info, name, nullptr, &size)) ||
+         succeeded(api, api.KernelInfoGetAttributeArray_int64(info, name, nullptr, &size)) ||
+         succeeded(api, api.KernelInfoGetAttributeArray_float(info, name, nullptr, &size));
+}
+
+[[noreturn]] void wrong_attribute(const char* name, const char* kind) {
+  throw OperatorError("expected attribute " + std::string(name) + " to be " + kind +
+                      ", got another type");
+}
+
+}  // namespace
+
+size_t checked_product(size_t a, size_t b) {
+  size_t product = 0;
+  if (__builtin_mul_overflow(a, b, &product) || product > std::numeric_limits<size_t>::max() / 4) {
+    throw OperatorError("expected a size that fits into memory, got " + std::to_string(a) + " * " +
+                        std::to_string(b));
+  }
+  return product;
+}
+
+bool Inputs::known(size_t first, size_t last) const {
+  for (size_t i = first; i < last; ++i) {
+    if (value(i) == nullptr) return false;
+  }
+  return true;
+}
+
+const void* Inputs::checked(size_t index, const char* name, ONNXTensorElementDataType type,
+                            Shape shape, std::vector<int64_t>* dims) const {
+  const std::string expected =
+      std::string("expected ") + name + " " + type_name(type) + " " + text(shape) + ", got ";
+  const OrtValue* input = value(index);
+  if (input == nullptr) throw OperatorError(expected + "nothing");
+  int is_tensor = 0;
+  check(api_, api_.IsTensor(input, &is_tensor));
+  if (is_tensor == 0) throw OperatorError(expected + "no tensor");
+  TensorInfo info = tensor_info(api_, input);
+  if (info.type != type || !fits(info.dims, shape)) {
+    throw OperatorError(expected + type_name(info.type) + " " + text(info.dims));
+  }
+  // The one getter is not const; the data is only read.
+  void* data = nullptr;
+  check(api_, api_.GetTensorMutableData(const_cast<OrtValue*>(input), &data));
+  *dims = std::move(info.dims);
+  return data;
+}
+
+int64_t KernelInfo::attribute(const char* name, int64_t fallback) const {
+  int64_t result = fallback;
+  if (!succeeded(api_, api_.KernelInfoGetAttribute_int64(info_, name, &result))) {
+    if (has_attribute(api_, info_, name)) wrong_attribute(name, "an integer");
+    return fallback;
+  }
+  return result;
+}
+
+float KernelInfo::attribute(const char* name, float fallback) const {
+  float result = fallback;
+  if (!succeeded(api_, api_.KernelInfoGetAttribute_float(info_, name, &result))) {
+    if (has_attribute(api_, info_, name)) wrong_attribute(name, "a number");
+    return fallback;
+  }
+  return result;
+}
+
+std::string KernelInfo::attribute(const char* name, const char* fallback) const {
+  size_t size = 0;  // with the final zero
+  if (!succeeded(api_, api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size))) {
+    if (has_attribute(api_, info_, name)) wrong_attribute(name, "a string");
+    return fallback;
+  }
+  std::vector<char> buffer(size + 1, '\0');
+  check(api_, api_.KernelInfoGetAttribute_string(info_, name, buffer.data(), &size));
+  return buffer.data();
+}
+
+size_t KernelInfo::attribute(const char* name, std::initializer_list<const char*> choices,
+                             size_t fallback) const {
+  const std::string chosen = attribute(name, choices.begin()[fallback]);
+  const auto found = std::find(choices.begin(), choices.end(), chosen);
+  if (found == choices.end()) {
+    std::string known;
+    for (const char* choice : choices) known += (known.empty() ? "" : " or ") + std::string(choice);
+    throw OperatorError("expected attribute " + std::string(name) + " to be " + known + ", got " +
+                        chosen);
+  }
+  return static_cast<size_t>(found - choices.begin());
+}
+
+size_t KernelInfo::input_count() const {
+  size_t count = 0;
+  check(api_, api_.KernelInfo_GetInputCount(info_, &count));
+  return count;
+}
+
+const OrtValue* KernelInfo::value(size_t index) const {
+  int is_constant = 0;
+  const OrtValue* result = nullptr;
+  check(api_, api_.KernelInfoGetConstantInput_tensor(info_, index, &is_constant, &result));
+  return is_constant != 0 ? result : nullptr;
+}
+
+const OrtValue* KernelContext::value(size_t index) const {
+  const OrtValue* result = nullptr;
+  check(api_, api_.KernelContext_GetInput(context_, index, &result));
+  return result;
+}
+
+OrtValue* KernelContext::output_value(size_t index, std::initializer_list<int64_t> dims) {
+  OrtValue* result = nullptr;
+  check(api_, api_.KernelContext_GetOutput(context_, index, dims.begin(), dims.size(), &result));
+  if (result == nullptr)
+    throw OperatorError("expected output " + std::to_string(index) + ", got none");
+  return result;
+}
+
+void* KernelContext::allocate(size_t index, ONNXTensorElementDataType,
+                              std::initializer_list<int64_t> dims) {
+  size_t bytes = 8;  // no element is larger
+  for (int64_t dim : dims) bytes = checked_product(bytes, static_cast<size_t>(dim));
+  void* data = nullptr;
+  check(api_, api_.GetTensorMutableData(output_value(index, dims), &data));
+  return data;
+}
+
+void KernelContext::output_text(size_t index, const char* text) {
+  check(api_, api_.FillStringTensor(output_value(index, {}), &text, 1));
+}
+
+Parallel KernelContext::parallel() const {
+  return {const_cast<KernelContext*>(this),
+          [](void* self, size_t count, void (*task)(void*, size_t), void* user) {
+            const auto* context = static_cast<const KernelContext*>(self);
+            check(context->api_,
+                  context->api_.KernelContext_ParallelFor(context->context_, task, count, 0, user));
+          }};
+}
+
+}  // namespace i2f
