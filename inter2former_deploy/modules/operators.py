@@ -1,0 +1,463 @@
+"""The operators of custom_ops/OPERATORS.md as PyTorch formulas.
+
+Eager code runs a formula as it stands, with gradients. Under `torch.export` a call becomes one node
+`torch.ops.inter2former.<name>` instead, which the exporter maps to the operator of that name; so shapes, layouts,
+attributes and edge cases are those of OPERATORS.md. Maps are channels-last, without a batch axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, ParamSpec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from inter2former_deploy.contract import DOMAIN
+from inter2former_deploy.modules.rotary import rotary_angles, rotary_frequencies, rotate
+
+P = ParamSpec("P")
+
+WINDOW_REACH = 3  # of the 7x7 window of Eq. 4
+
+
+def operator(fake: Callable[..., Tensor]) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
+    """Make a formula one node of an exported graph.
+
+    Args:
+        fake: Takes the arguments of the formula and returns an empty tensor of its result's shape and type.
+
+    Returns:
+        A decorator for the formula.
+    """
+
+    def decorate(formula: Callable[P, Tensor]) -> Callable[P, Tensor]:
+        node: Any = torch.library.custom_op(f"{DOMAIN}::{formula.__name__}", formula, mutates_args=())
+        node.register_fake(fake)
+
+        @wraps(formula)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            return (node if torch.compiler.is_exporting() else formula)(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def _some_tokens(labels: Tensor, rule: str, patch: int) -> Tensor:
+    return labels.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
+
+
+@operator(_some_tokens)
+def edge_tokens(labels: Tensor, rule: str, patch: int) -> Tensor:
+    """Tokens that get full attention and routed experts (paper Eq. 4, in integers).
+
+    Args:
+        labels: uint8 [S, S], 0..4.
+        rule: "released" or "exact".
+        patch: Side of a token, pixels.
+
+    Returns:
+        int64 [E], ascending.
+    """
+    top, bottom, left, right = _prompt_box(labels, patch)
+    crop = labels[None, top:bottom, left:right].float()
+    # A reflected pixel lies inside the 7x7 window already, so that padding adds no label. And where the window of a
+    # whole token, 3 pixels larger on each side, holds two labels, it holds two adjacent ones, which some pixel of
+    # the token sees both. So one pooling a token decides.
+    pool = partial(F.max_pool2d, kernel_size=patch + 2 * WINDOW_REACH, stride=patch, padding=WINDOW_REACH)
+    highest: Tensor = pool(crop)
+    if rule == "released":
+        edge = highest > 0
+    elif rule == "exact":
+        unknown = F.max_pool2d((crop == 2).float(), patch) > 0
+        edge = (highest != -pool(-crop)) | unknown
+    else:
+        raise ValueError(f"rule must be 'released' or 'exact', got {rule!r}")
+    h, w = labels.shape[0] // patch, labels.shape[1] // patch
+    around = (left // patch, w - right // patch, top // patch, h - bottom // patch)
+    return F.pad(edge[0], around).flatten().nonzero()[:, 0]
+
+
+def _prompt_box(labels: Tensor, patch: int) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right (pixels) of the box around all that is not possible background (1)."""
+
+    def span(hit: Tensor) -> tuple[int, int]:
+        found = hit.nonzero()
+        if len(found) == 0:
+            return 0, len(hit)
+        first, last = int(found[0]) // patch, int(found[-1]) // patch
+        return max(0, (first - 1) * patch), min(len(hit), (last + 2) * patch)
+
+    marked = labels != 1
+    return *span(marked.any(1)), *span(marked.any(0))
+
+
+def _like_tokens(labels: Tensor, embedding: Tensor, *_: Any) -> Tensor:
+    h, w, dim = embedding.shape
+    return embedding.new_empty(h * w, dim)
+
+
+@operator(_like_tokens)
+def prompt_embedding(
+    labels: Tensor,
+    embedding: Tensor,
+    label_table: Tensor,
+    w0: Tensor,
+    b0: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+    patch: int,
+    dense: bool,
+) -> Tensor:
+    """Image tokens plus the embedded labels, convolved only around the object (DPE).
+
+    Args:
+        labels: uint8 [S, S], 0..4.
+        embedding: [h, w, C].
+        label_table: [5, T].
+        w0: Weights of the first 3x3 stride-2 convolution, [C_0, T, 3, 3].
+        b0: [C_0].
+        w1: [C_1, C_0, 3, 3].
+        b1: [C_1].
+        w2: [C_2, C_1, 3, 3].
+        b2: [C_2].
+        w3: [C, C_2, 3, 3].
+        b3: [C].
+        patch: Side of a token, pixels.
+        dense: Convolve the whole map.
+
+    Returns:
+        [h*w, C].
+    """
+
+    def convolve(crop: Tensor) -> Tensor:
+        x = F.embedding(crop.long(), label_table).permute(2, 0, 1)[None]  # [1, T, H, W]
+        for weight, bias in ((w0, b0), (w1, b1), (w2, b2), (w3, b3)):
+            x = F.relu(F.conv2d(x, weight, bias, stride=2, padding=1))
+        return x[0].permute(1, 2, 0)  # [H/patch, W/patch, C]
+
+    if dense:
+        return (embedding + convolve(labels)).flatten(0, 1)
+    top, bottom, left, right = _prompt_box(labels, patch)
+    box = slice(top // patch, bottom // patch), slice(left // patch, right // patch)
+    background = convolve(labels.new_ones(3 * patch, 3 * patch))[1, 1]
+    tokens = embedding + background
+    tokens[box] = embedding[box] + convolve(labels[top:bottom, left:right])
+    return tokens.flatten(0, 1)
+
+
+def _like_values(qkv: Tensor, *_: Any) -> Tensor:
+    return qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
+
+
+@operator(_like_values)
+def hybrid_attention(
+    qkv: Tensor,
+    edge: Tensor,
+    code_weight: Tensor,
+    code_bias: Tensor,
+    codewords: Tensor,
+    heads: int,
+    grid_width: int,
+    quantizer: str,
+) -> Tensor:
+    """Full attention for edge tokens, codebook attention for the others (DHA).
+
+    Args:
+        qkv: Queries, keys and values side by side, [L, 3*D].
+        edge: int64 [E], ascending.
+        code_weight: [B, D].
+        code_bias: [B].
+        codewords: [K, D].
+        heads: Attention heads.
+        grid_width: Tokens a row.
+        quantizer: "bsq" (`K = 2**B`) or "vq" (`K = B`).
+
+    Returns:
+        [L, D].
+    """
+    length = qkv.shape[0]
+    query, key, value = qkv.chunk(3, dim=1)  # [L, D]
+    is_other = torch.ones(length, dtype=torch.bool, device=qkv.device).index_fill(0, edge, False)
+    other = is_other.nonzero()[:, 0]
+    out = torch.zeros_like(query)
+    if len(edge):
+        out = out.index_copy(0, edge, full_attention(query, key, value, edge, heads, grid_width))
+    if len(other):
+        code = assign_codes(key, code_weight, code_bias, quantizer)
+        out = out.index_copy(0, other, codebook_attention(query[other], code, value, codewords, heads))
+    return out
+
+
+def full_attention(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, heads: int, grid_width: int) -> Tensor:
+    """Softmax attention of some tokens over all, with rotary embedding.
+
+    Args:
+        query: [L, D].
+        key: [L, D].
+        value: [L, D].
+        tokens: Whose queries, int64 [E].
+        heads: Attention heads.
+        grid_width: Tokens a row.
+
+    Returns:
+        [E, D].
+    """
+    index = torch.arange(len(key), device=key.device)
+    frequencies = rotary_frequencies(key.shape[1] // heads).to(key)
+    angles = rotary_angles(index // grid_width, index % grid_width, frequencies)
+    q = rotate(_split_heads(query[tokens], heads), angles[tokens])
+    return _merge_heads(attend(q, rotate(_split_heads(key, heads), angles), _split_heads(value, heads)))
+
+
+def codebook_attention(query: Tensor, code: Tensor, value: Tensor, codewords: Tensor, heads: int) -> Tensor:
+    """Attention over quantised keys: keys of one code act as one key with their mean value, weighted by their number.
+
+    Args:
+        query: [R, D].
+        code: Code of every key, int64 [L].
+        value: [L, D].
+        codewords: [K, D].
+        heads: Attention heads.
+
+    Returns:
+        [R, D].
+    """
+    used, index, count = torch.unique(code, return_inverse=True, return_counts=True)
+    total = value.new_zeros(len(used), value.shape[1]).index_add(0, index, value)
+    mean = total / count[:, None]
+    q, k, v = (_split_heads(x, heads) for x in (query, codewords[used], mean))
+    return _merge_heads(attend(q, k, v, count.to(value).log()))  # n exp(s) = exp(s + log n)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax attention.
+
+    Args:
+        query: [heads, R, Dh].
+        key: [heads, K, Dh].
+        value: [heads, K, Dh].
+        bias: Added to the logits of each key, [K].
+
+    Returns:
+        [heads, R, Dh].
+    """
+    # The fused kernels, which never hold the R x K matrix, take a batch axis.
+    mask = None if bias is None else bias.expand(1, 1, query.shape[1], -1)
+    return F.scaled_dot_product_attention(query[None], key[None], value[None], attn_mask=mask)[0]
+
+
+def assign_codes(key: Tensor, code_weight: Tensor, code_bias: Tensor, quantizer: str) -> Tensor:
+    """Code of every key: the signs of its projection as a binary number ("bsq"), or the highest score ("vq").
+
+    Args:
+        key: [L, D].
+        code_weight: [B, D].
+        code_bias: [B].
+        quantizer: "bsq" or "vq".
+
+    Returns:
+        int64 [L].
+    """
+    score = F.linear(key, code_weight, code_bias)  # [L, B]
+    if quantizer == "bsq":
+        place = 2 ** torch.arange(score.shape[1] - 1, -1, -1, device=key.device)
+        return torch.sum((score >= 0) * place, dim=1)
+    if quantizer == "vq":
+        return _first_argmax(score)
+    raise ValueError(f"quantizer must be 'bsq' or 'vq', got {quantizer!r}")
+
+
+def _first_argmax(score: Tensor) -> Tensor:
+    """Index of the largest number of each row, the first of equal ones; NaN is never the largest."""
+    return torch.where(score.isnan(), -torch.inf, score).argmax(1)
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.view(len(x), heads, -1).transpose(0, 1)  # [T, D] -> [heads, T, D/heads]
+
+
+def _merge_heads(x: Tensor) -> Tensor:
+    return x.transpose(0, 1).flatten(1)  # [heads, T, D/heads] -> [T, D]
+
+
+def _like_first(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@operator(_like_first)
+def hybrid_experts(
+    x: Tensor,
+    edge: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    expert_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+    epsilon: float,
+) -> Tensor:
+    """A shared expert for all tokens, a routed one besides for each edge token (HMoE).
+
+    Args:
+        x: [L, C].
+        edge: int64 [E], ascending.
+        gate_weight: Shared gate, then routed ones, [1+R, C].
+        gate_bias: [1+R].
+        expert_bias: [R].
+        w1: Of the shared expert, then of the routed ones, [1+R, H, C].
+        b1: [1+R, H].
+        w2: [1+R, H, C].
+        b2: [1+R, H].
+        norm_weight: Of the shared expert, then of all routed ones, [2, H].
+        norm_bias: [2, H].
+        w3: [1+R, C, H].
+        b3: [1+R, C].
+        epsilon: Of the LayerNorm.
+
+    Returns:
+        [L, C].
+    """
+
+    def expert(e: int, tokens: Tensor) -> Tensor:
+        hidden = F.silu(F.linear(tokens, w1[e], b1[e])) * F.linear(tokens, w2[e], b2[e])
+        norm = min(e, 1)
+        hidden = F.layer_norm(hidden, hidden.shape[1:], norm_weight[norm], norm_bias[norm], epsilon)
+        return F.linear(hidden, w3[e], b3[e])
+
+    shared = expert(0, x)
+    if len(edge) == 0:
+        return shared
+    tokens = x[edge]
+    gates = torch.sigmoid(F.linear(tokens, gate_weight, gate_bias))  # [E, 1+R]
+    chosen = route(gates[:, 1:], expert_bias)
+    share = torch.stack((gates[:, 0], gates.gather(1, 1 + chosen[:, None])[:, 0]), dim=1).softmax(1)
+    by_expert = chosen.argsort(stable=True)
+    groups = torch.split(tokens[by_expert], chosen.bincount(minlength=len(expert_bias)).tolist())
+    routed = torch.cat([expert(e, group) for e, group in enumerate(groups, start=1)])
+    mixed = share[:, :1] * shared[edge] + share[:, 1:] * torch.empty_like(routed).index_copy(0, by_expert, routed)
+    return shared.index_copy(0, edge, mixed)
+
+
+def route(scores: Tensor, expert_bias: Tensor) -> Tensor:
+    """Routed expert of every edge token; the bias takes part in the choice only.
+
+    Args:
+        scores: Sigmoid of the gate, [E, R].
+        expert_bias: [R].
+
+    Returns:
+        int64 [E], 0..R-1.
+    """
+    return _first_argmax(scores + expert_bias)
+
+
+def _box_of_four(low_res: Tensor, threshold: float) -> Tensor:
+    return low_res.new_empty(4, dtype=torch.int64)
+
+
+@operator(_box_of_four)
+def token_box(low_res: Tensor, threshold: float) -> Tensor:
+    """The tight box of values above a threshold, the whole map if there are none.
+
+    Args:
+        low_res: [h, w].
+        threshold: Of the values.
+
+    Returns:
+        int64 [4]: left, top, right, bottom in tokens, right and bottom exclusive.
+    """
+    above = low_res > threshold
+
+    def span(hit: Tensor) -> tuple[int, int]:
+        found = hit.nonzero()
+        return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, len(hit))
+
+    (left, right), (top, bottom) = span(above.any(0)), span(above.any(1))
+    return torch.tensor((left, top, right, bottom), device=low_res.device)
+
+
+def _upsampled(x: Tensor, box: Tensor, norm_weight: Tensor, norm_bias: Tensor, conv_weight: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(2 * x.shape[0], 2 * x.shape[1], conv_weight.shape[0])
+
+
+@operator(_upsampled)
+def local_upsample(
+    x: Tensor,
+    box: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    edge: Tensor,
+    edge_border: Tensor,
+    edge_corner: Tensor,
+    activation: str,
+    epsilon: float,
+) -> Tensor:
+    """One stage of local upsampling on the crop of a box (DLU), with edge features already convolved.
+
+    Args:
+        x: The crop at u pixels a token, [Hc, Wc, Ci].
+        box: int64 [4], tokens: left, top, right, bottom, right and bottom exclusive.
+        norm_weight: [Ci].
+        norm_bias: [Ci].
+        conv_weight: [Co, Ci, 3, 3].
+        conv_bias: [Co].
+        edge: conv3x3 of the edge features of the whole map, [2u*h, 2u*w, Co].
+        edge_border: What of `edge` comes from above, below, left and right of a token row or column, [4, h, 2u*w, Co].
+        edge_corner: What two borders of a token both hold, [4, h, w, Co].
+        activation: "silu" or "none".
+        epsilon: Of the GroupNorm.
+
+    Returns:
+        [2*Hc, 2*Wc, Co].
+    """
+    left, top, right, bottom = box.tolist()
+    s = 2 * x.shape[0] // (bottom - top)  # pixels a token at the output
+    rows, columns = slice(s * top, s * bottom), slice(s * left, s * right)
+    y = upsample(x[None].permute(0, 3, 1, 2), norm_weight, norm_bias, epsilon)
+    y = F.conv2d(y, conv_weight, conv_bias, padding=1)[0].permute(1, 2, 0) + edge[rows, columns]
+    # The convolution of the cropped edge features sees zeros where `edge` saw the pixels around the crop.
+    above, below, before, behind = edge_border
+    y[0] -= above[top, columns]
+    y[-1] -= below[bottom - 1, columns]
+    y[:, 0] -= before[left, rows]
+    y[:, -1] -= behind[right - 1, rows]
+    y[0, 0] += edge_corner[0, top, left]
+    y[0, -1] += edge_corner[1, top, right - 1]
+    y[-1, 0] += edge_corner[2, bottom - 1, left]
+    y[-1, -1] += edge_corner[3, bottom - 1, right - 1]
+    if activation == "silu":
+        return F.silu(y)
+    if activation == "none":
+        return y
+    raise ValueError(f"activation must be 'silu' or 'none', got {activation!r}")
+
+
+def upsample(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, epsilon: float) -> Tensor:
+    """GroupNorm with one group, then bicubic resize to twice the size.
+
+    Args:
+        x: [B, Ci, H, W].
+        norm_weight: [Ci].
+        norm_bias: [Ci].
+        epsilon: Of the GroupNorm.
+
+    Returns:
+        [B, Ci, 2*H, 2*W].
+    """
+    x = F.group_norm(x, 1, norm_weight, norm_bias, epsilon)
+    return F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False)
