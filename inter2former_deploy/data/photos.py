@@ -1,0 +1,68 @@
+"""Photographs that come with scikit-image, scikit-learn and matplotlib: textures to train on, pictures to look at.
+
+Only the files are read: the packages that carry them are located, not imported.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+FILES = {
+    "astronaut": ("skimage", "data/astronaut.png"),
+    "brick": ("skimage", "data/brick.png"),
+    "camera": ("skimage", "data/camera.png"),
+    "chelsea": ("skimage", "data/chelsea.png"),
+    "coffee": ("skimage", "data/coffee.png"),
+    "coins": ("skimage", "data/coins.png"),
+    "grass": ("skimage", "data/grass.png"),
+    "gravel": ("skimage", "data/gravel.png"),
+    "horse": ("skimage", "data/horse.png"),
+    "hubble": ("skimage", "data/hubble_deep_field.jpg"),
+    "ihc": ("skimage", "data/ihc.png"),
+    "moon": ("skimage", "data/moon.png"),
+    "motorcycle": ("skimage", "data/motorcycle_left.png"),
+    "retina": ("skimage", "data/retina.jpg"),
+    "rocket": ("skimage", "data/rocket.jpg"),
+    "china": ("sklearn", "datasets/images/china.jpg"),
+    "flower": ("sklearn", "datasets/images/flower.jpg"),
+    "grace_hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+}
+HELD_OUT = (
+    "chelsea",
+    "coffee",
+    "rocket",
+)  # never a texture of training pictures, so that overlays on them mean something
+SILHOUETTES = ("horse",)
+TEXTURES = tuple(name for name in FILES if name not in HELD_OUT + SILHOUETTES)
+
+
+@lru_cache(maxsize=32)
+def load_photo(name: str) -> NDArray[np.uint8]:
+    """A photograph by its name in `FILES`: uint8 RGB `[H, W, 3]`, not to be written to.
+
+    Raises:
+        RuntimeError: the package that carries the file is not installed.
+    """
+    package, file = FILES[name]
+    spec = find_spec(package)
+    path = Path(spec.origin).parent / file if spec and spec.origin else None
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path and path.is_file() else None
+    if image is None:
+        raise RuntimeError(
+            f"the photograph {name!r} comes with {package}: pip install scikit-image scikit-learn matplotlib"
+        )
+    photo = np.ascontiguousarray(np.asarray(image, np.uint8)[..., ::-1])
+    photo.setflags(write=False)
+    return photo
+
+
+@lru_cache(maxsize=128)
+def photo_level(name: str, level: int) -> NDArray[np.uint8]:
+    """The photograph halved `level` times (Gaussian pyramid), so that a reduced texture does not alias."""
+    return load_photo(name) if level == 0 else np.asarray(cv2.pyrDown(photo_level(name, level - 1)), dtype=np.uint8)
