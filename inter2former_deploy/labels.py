@@ -1,0 +1,74 @@
+"""The reference label map: what clicks and earlier predictions say about each pixel of the model's square.
+
+uint8 [S, S]: 0 definite background, 1 possible background, 2 unknown, 3 possible foreground, 4 definite
+foreground. The map starts unknown everywhere; in turn, clicks are added and predictions are folded in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[np.uint8]
+
+DEFINITE_BACKGROUND, POSSIBLE_BACKGROUND, UNKNOWN, POSSIBLE_FOREGROUND, DEFINITE_FOREGROUND = range(5)
+CLICK_RADIUS = 5  # pixels of the map, Euclidean, inclusive
+
+
+class Click(NamedTuple):
+    """A click in pixels, x to the right and y down; which picture's pixels is said where it is used."""
+
+    x: float
+    y: float
+    positive: bool
+
+
+def unknown_labels(height: int, width: int | None = None) -> Labels:
+    """The label map before any click, `[height, width]`; square without a width."""
+    return np.full((height, height if width is None else width), UNKNOWN, np.uint8)
+
+
+def add_clicks(labels: Labels, clicks: Sequence[Click]) -> None:
+    """Paint a batch of clicks into the map, in place: discs of definite foreground or background.
+
+    Where discs of the batch overlap, the sign whose first click comes later in the batch wins.
+
+    Args:
+        labels: the map, `[H, W]`.
+        clicks: in pixels of the map, whole numbers, inside it.
+
+    Raises:
+        ValueError: a click lies outside the map; the map is unchanged then.
+    """
+    height, width = labels.shape
+    for click in clicks:
+        if not (0 <= click.x < width and 0 <= click.y < height):
+            raise ValueError(f"click ({click.x}, {click.y}) lies outside the {width} x {height} label map")
+    signs = list(dict.fromkeys(click.positive for click in clicks))  # in order of their first clicks
+    for click in sorted(clicks, key=lambda click: signs.index(click.positive)):
+        x, y = int(click.x), int(click.y)
+        rows = slice(max(y - CLICK_RADIUS, 0), y + CLICK_RADIUS + 1)
+        columns = slice(max(x - CLICK_RADIUS, 0), x + CLICK_RADIUS + 1)
+        around = labels[rows, columns]
+        dy = np.arange(rows.start, rows.start + around.shape[0])[:, None] - y
+        dx = np.arange(columns.start, columns.start + around.shape[1]) - x
+        around[dy**2 + dx**2 <= CLICK_RADIUS**2] = DEFINITE_FOREGROUND if click.positive else DEFINITE_BACKGROUND
+
+
+def fold_prediction(labels: Labels, foreground: npt.NDArray[np.bool_]) -> None:
+    """Fold a prediction into the map, in place: each pixel moves one step towards it; definite labels stay.
+
+    Foreground pixels: 2 -> 3 and 1 -> 2. Background pixels: 2 -> 1 and 3 -> 2.
+
+    Args:
+        labels: the map, or a part of it, `[H, W]`.
+        foreground: `[H, W]`, logits > 0.
+    """
+    # Unsigned arithmetic wraps, so `2 <= v <= 3` is `v - 2 < 2`; with v = label + foreground it holds for
+    # exactly the labels that move: 2 and 3 of the background, 1 and 2 of the foreground.
+    moves = (labels + foreground - np.uint8(2)) < 2
+    labels += moves & foreground
+    labels -= moves & ~foreground
