@@ -126,7 +126,7 @@ def fetch(cache: Path) -> Path:
     reasons = []
     cache.mkdir(parents=True, exist_ok=True)
     for name, source in sources.items():
-        # Unpacked beside its final place and renamed, so that an interrupted or parallel build never leaves half a folder.
+        # Unpacked beside its final place and renamed: an interrupted or parallel build never leaves half a folder.
         with tempfile.TemporaryDirectory(dir=cache) as staging_name:
             staging = Path(staging_name) / name
             staging.mkdir()

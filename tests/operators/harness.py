@@ -1,0 +1,151 @@
+"""Runs one operator as a one-node model, on any tier of the kernels, and judges its accuracy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
+from tolerances import TOLERANCES
+
+from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
+
+Array = NDArray[Any]
+
+TIERS = ("portable", "avx2", "avx512")
+THREADS = (1, 2, 8)  # results must be the same for all of these
+OUTPUT_TYPES: dict[str, tuple[int, ...]] = {
+    "EdgeTokens": (onnx.TensorProto.INT64,),
+    "PromptEmbedding": (onnx.TensorProto.FLOAT,),
+    "HybridAttention": (onnx.TensorProto.FLOAT,),
+    "HybridExperts": (onnx.TensorProto.FLOAT,),
+    "TokenBox": (onnx.TensorProto.INT64,),
+    "LocalUpsample": (onnx.TensorProto.FLOAT,),
+    "OperatorInfo": (onnx.TensorProto.STRING, onnx.TensorProto.INT64),
+}
+FAILURES = (onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException, onnxruntime_errors.InvalidArgument)
+
+
+def library_path() -> Path:
+    """The library under test: INTER2FORMER_OPS_LIBRARY, else the installed package's."""
+    named = os.environ.get("INTER2FORMER_OPS_LIBRARY")
+    return Path(named or str(resources.files("inter2former_deploy") / "lib" / "libinter2former_ops.so"))
+
+
+@dataclass(frozen=True)
+class Library:
+    """The operator library, fixed to one tier."""
+
+    tier: str
+    path: Path
+
+    def options(self, threads: int = 1) -> onnxruntime.SessionOptions:
+        """Session options with the library registered."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # errors are asserted on, not printed
+        options.enable_cpu_mem_arena = False  # each tensor its own allocation: sanitizers see what lies beside it
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # The library reads the variable when it is first registered; the `library` fixture asserts that it took.
+        previous = os.environ.get("INTER2FORMER_TIER")
+        os.environ["INTER2FORMER_TIER"] = self.tier
+        try:
+            options.register_custom_ops_library(str(self.path))
+        finally:
+            if previous is None:
+                del os.environ["INTER2FORMER_TIER"]
+            else:
+                os.environ["INTER2FORMER_TIER"] = previous
+        return options
+
+    def run(
+        self,
+        operator: str,
+        inputs: Mapping[str, Array],
+        *,
+        constant: Collection[str] = (),
+        threads: int = 1,
+        **attributes: object,
+    ) -> list[Array]:
+        """Runs `operator` once.
+
+        Args:
+            operator: Its name in custom_ops/OPERATORS.md.
+            inputs: All inputs, in order.
+            constant: Names of inputs that the model holds as initializers, so that the kernel can pack them once.
+            threads: Threads of the session.
+            **attributes: The node's attributes.
+        """
+        model = one_node_model(operator, inputs, constant, attributes)
+        session = onnxruntime.InferenceSession(model, self.options(threads), providers=["CPUExecutionProvider"])
+        outputs: list[Array] = session.run(None, {name: x for name, x in inputs.items() if name not in constant})
+        return outputs
+
+    def run_all_ways(
+        self, operator: str, inputs: Mapping[str, Array], *, constant: Collection[str] = (), **attributes: object
+    ) -> Array:
+        """The first output; asserts that 1, 2 and 8 threads, and constant or fed weights, give the same bits."""
+        expected = self.run(operator, inputs, constant=constant, threads=THREADS[0], **attributes)[0]
+        others = {f"{threads} threads": (threads, constant) for threads in THREADS[1:]}
+        if constant:
+            others["no constants"] = (THREADS[0], ())
+        for what, (threads, known) in others.items():
+            actual = self.run(operator, inputs, constant=known, threads=threads, **attributes)[0]
+            assert actual.tobytes() == expected.tobytes(), f"{operator} differs with {what}"
+        return expected
+
+    def fails(self, message: str, operator: str, inputs: Mapping[str, Array], **options: Any) -> None:
+        """Asserts that the operator fails with `message`, a regular expression that `[operator] ` precedes."""
+        with pytest.raises(FAILURES, match=rf"\[{operator}\] {message}"):
+            self.run(operator, inputs, **options)
+
+
+def one_node_model(
+    operator: str, inputs: Mapping[str, Array], constant: Collection[str], attributes: Mapping[str, object]
+) -> bytes:
+    """A model of one node. No shapes are declared: the operator is the one that checks them."""
+    elements = {name: onnx.helper.np_dtype_to_tensor_dtype(x.dtype) for name, x in inputs.items()}
+    outputs = [(f"out_{i}", element) for i, element in enumerate(OUTPUT_TYPES[operator])]
+    node = onnx.helper.make_node(operator, list(inputs), [name for name, _ in outputs], domain=DOMAIN, **attributes)
+    graph = onnx.helper.make_graph(
+        [node],
+        operator,
+        [onnx.helper.make_tensor_value_info(name, e, None) for name, e in elements.items() if name not in constant],
+        [onnx.helper.make_tensor_value_info(name, element, None) for name, element in outputs],
+        [onnx.numpy_helper.from_array(np.ascontiguousarray(inputs[name]), name) for name in constant],
+    )
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
+    serialized: bytes = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    return serialized
+
+
+def assert_accurate(actual: Array, twin: Callable[..., Array], *inputs: Array, **attributes: Any) -> None:
+    """Asserts that `actual` is at most twice as far from the truth as the plain float32 formula.
+
+    Args:
+        actual: The operator's output, float32.
+        twin: A function of `twins` with a `dtype`: float64 is the truth, float32 the plain formula.
+        *inputs: The operator's inputs.
+        **attributes: The operator's attributes.
+    """
+    with np.errstate(invalid="ignore"):  # NaN and Inf go where the formula takes them
+        truth = twin(*inputs, **attributes, dtype=np.float64)
+        plain = twin(*inputs, **attributes, dtype=np.float32)
+    assert actual.dtype == np.float32
+    assert actual.shape == truth.shape
+    finite = np.isfinite(truth)
+    np.testing.assert_array_equal(actual[~finite], truth[~finite].astype(np.float32))
+    if finite.any():
+        floor = TOLERANCES["operator", "float32"]
+        allowed = 2 * np.abs(plain - truth)[finite].max() + floor.atol + floor.rtol * np.abs(truth[finite]).max()
+        error = np.abs(actual - truth)[finite].max()
+        assert error <= allowed, f"error {error:.3g}, at most {allowed:.3g} allowed"

@@ -1,0 +1,301 @@
+"""The six operators of custom_ops/OPERATORS.md in plain NumPy: what their kernels are measured against.
+
+With `dtype=float64` (the default) a twin is the truth; with `float32` it is the plain formula, whose rounding errors say
+how accurate a kernel has to be. Feature maps are channels-last, names and shapes are those of OPERATORS.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Array = NDArray[Any]
+IntArray = NDArray[np.int64]
+
+UNKNOWN = 2  # reference label
+POSSIBLE_BACKGROUND = 1
+
+
+def label_box(labels: Array, patch: int) -> tuple[int, int, int, int]:
+    """The box around the object, in pixels: left, top, right, bottom, right and bottom exclusive."""
+    side = labels.shape[0]
+    ys, xs = np.nonzero(labels != POSSIBLE_BACKGROUND)
+    if len(ys) == 0:
+        return 0, 0, side, side
+    left, top = (int(v.min()) // patch * patch - patch for v in (xs, ys))
+    right, bottom = (-(-(int(v.max()) + 1) // patch) * patch + patch for v in (xs, ys))
+    return max(left, 0), max(top, 0), min(right, side), min(bottom, side)
+
+
+def edge_tokens(labels: Array, *, rule: Literal["released", "exact"], patch: int = 16) -> IntArray:
+    """Tokens that get full attention, ascending."""
+    side = labels.shape[0]
+    if side == 0:
+        return np.zeros(0, np.int64)
+    left, top, right, bottom = label_box(labels, patch)
+    crop = labels[top:bottom, left:right]
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(crop, 3, mode="reflect"), (7, 7))
+    lowest, highest = windows.min((2, 3)), windows.max((2, 3))
+    edge = np.zeros(labels.shape, bool)
+    edge[top:bottom, left:right] = (crop == UNKNOWN) | (highest > (0 if rule == "released" else lowest))
+    tokens = edge.reshape(side // patch, patch, side // patch, patch).any((1, 3))
+    return np.flatnonzero(tokens).astype(np.int64)
+
+
+def _prompt_network(labels: Array, label_table: Array, convolutions: list[tuple[Array, Array]]) -> Array:
+    """Labels [H, W] through table and stride-2 convolutions -> [H / 2**n, W / 2**n, C]."""
+    x = label_table[labels]
+    for weight, bias in convolutions:
+        height, width = x.shape[0] // 2, x.shape[1] // 2
+        padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+        y = np.zeros((height, width, len(weight)), x.dtype)
+        for dy in range(3):
+            for dx in range(3):
+                tap = padded[dy : dy + 2 * height : 2, dx : dx + 2 * width : 2]
+                y += tap @ weight[:, :, dy, dx].T
+        x = np.where(y + bias <= 0, np.zeros((), x.dtype), y + bias)  # ReLU that keeps NaN
+    return x
+
+
+def prompt_embedding(
+    labels: Array,
+    embedding: Array,
+    label_table: Array,
+    *weights_and_biases: Array,
+    patch: int = 16,
+    dense: bool = False,
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """Labels embedded around the object and added to the image embedding -> [L, C]."""
+    embedding, label_table = embedding.astype(dtype), label_table.astype(dtype)
+    parameters = [parameter.astype(dtype) for parameter in weights_and_biases]
+    convolutions = list(zip(parameters[::2], parameters[1::2], strict=True))
+    h, w, channels = embedding.shape
+    around = np.full((3 * patch, 3 * patch), POSSIBLE_BACKGROUND)
+    prompt = np.empty_like(embedding)
+    prompt[:] = _prompt_network(around, label_table, convolutions)[1, 1]
+    if h * w > 0:
+        left, top, right, bottom = (0, 0, w * patch, h * patch) if dense else label_box(labels, patch)
+        inside = _prompt_network(labels[top:bottom, left:right], label_table, convolutions)
+        prompt[top // patch : bottom // patch, left // patch : right // patch] = inside
+    return (embedding + prompt).reshape(h * w, channels)
+
+
+def rotate(x: Array, tokens: IntArray, grid_width: int) -> Array:
+    """The rotary embedding of one head, x [E, Dh], at the places of `tokens` [E]."""
+    half = x.shape[1] // 2
+    frequencies = 10000.0 ** (-2 * np.arange(half // 2) / half)
+    out = np.empty_like(x)
+    for axis, position in enumerate((tokens // grid_width, tokens % grid_width)):
+        angle = (0.5 * position)[:, None] * frequencies
+        cos, sin = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
+        even, odd = x[:, axis * half : (axis + 1) * half : 2], x[:, axis * half + 1 : (axis + 1) * half : 2]
+        out[:, axis * half : (axis + 1) * half : 2] = even * cos + odd * sin
+        out[:, axis * half + 1 : (axis + 1) * half : 2] = odd * cos - even * sin
+    return out
+
+
+def key_codes(
+    keys: Array, code_weight: Array, code_bias: Array, quantizer: Literal["bsq", "vq"], dtype: DTypeLike = np.float64
+) -> IntArray:
+    """The code of each key [L, D] -> [L]."""
+    projected = keys.astype(dtype) @ code_weight.astype(dtype).T + code_bias.astype(dtype)
+    if quantizer == "vq":
+        return np.argmax(np.where(np.isnan(projected), -np.inf, projected), axis=1)
+    return (projected >= 0) @ (1 << np.arange(len(code_bias))[::-1])
+
+
+def hybrid_attention(
+    qkv: Array,
+    edge: IntArray,
+    code_weight: Array,
+    code_bias: Array,
+    codewords: Array,
+    *,
+    heads: int,
+    grid_width: int,
+    quantizer: Literal["bsq", "vq"] = "bsq",
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """Full attention for edge tokens, attention to codewords for the others -> [L, D]."""
+    qkv, codewords = qkv.astype(dtype), codewords.astype(dtype)
+    length, width = qkv.shape[0], qkv.shape[1] // 3
+    if length == 0:
+        return np.zeros((0, width), dtype)
+    codes = key_codes(qkv[:, width : 2 * width], code_weight, code_bias, quantizer, dtype)
+    occurring, code_of_key = np.unique(codes, return_inverse=True)
+    counts = np.bincount(code_of_key)
+    others = np.setdiff1d(np.arange(length), edge)
+    out = np.empty((length, width), dtype)
+    for head in range(heads):
+        part = slice(head * width // heads, (head + 1) * width // heads)
+        q, k, v = (qkv[:, i * width : (i + 1) * width][:, part] for i in range(3))
+        scale = np.asarray((width // heads) ** -0.5, dtype)
+        scores = rotate(q[edge], edge, grid_width) @ rotate(k, np.arange(length), grid_width).T * scale
+        out[edge, part] = _softmax(scores) @ v
+        values = np.zeros((len(occurring), v.shape[1]), dtype)
+        np.add.at(values, code_of_key, v)
+        scores = q[others] @ codewords[occurring, part].T * scale
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        out[others, part] = weights @ values / (weights @ counts.astype(dtype))[:, None]
+    return out
+
+
+def _softmax(scores: Array) -> Array:
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def _sigmoid(x: Array) -> Array:
+    with np.errstate(over="ignore"):  # exp(-x) = inf is the right way to 0
+        return 1 / (1 + np.exp(-x))
+
+
+def chosen_experts(
+    x: Array, gate_weight: Array, gate_bias: Array, expert_bias: Array, dtype: DTypeLike = np.float64
+) -> IntArray:
+    """The routed expert, 1..R, that each token [E, C] goes to -> [E]. A NaN counts as -inf."""
+    gates = _sigmoid(x.astype(dtype) @ gate_weight.astype(dtype).T + gate_bias.astype(dtype))
+    scores = gates[:, 1:] + expert_bias.astype(dtype)
+    return 1 + np.argmax(np.where(np.isnan(scores), -np.inf, scores), axis=1)
+
+
+def hybrid_experts(
+    x: Array,
+    edge: IntArray,
+    gate_weight: Array,
+    gate_bias: Array,
+    expert_bias: Array,
+    w1: Array,
+    b1: Array,
+    w2: Array,
+    b2: Array,
+    norm_weight: Array,
+    norm_bias: Array,
+    w3: Array,
+    b3: Array,
+    *,
+    epsilon: float = 1e-5,
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """The shared expert for all tokens, a routed one beside it for edge tokens -> [L, C]."""
+    x = x.astype(dtype)
+    w1, b1, w2, b2, w3, b3 = (parameter.astype(dtype) for parameter in (w1, b1, w2, b2, w3, b3))
+    norm_weight, norm_bias = norm_weight.astype(dtype), norm_bias.astype(dtype)
+
+    def expert(index: int, x: Array) -> Array:
+        up = x @ w1[index].T + b1[index]
+        hidden = up * _sigmoid(up) * (x @ w2[index].T + b2[index])
+        centred = hidden - hidden.mean(1, keepdims=True)
+        variance = (centred**2).mean(1, keepdims=True)
+        norm = min(index, 1)
+        normed = centred / np.sqrt(variance + np.asarray(epsilon, dtype)) * norm_weight[norm] + norm_bias[norm]
+        return normed @ w3[index].T + b3[index]
+
+    out = expert(0, x)
+    gates = _sigmoid(x[edge] @ gate_weight.astype(dtype).T + gate_bias.astype(dtype))
+    chosen = chosen_experts(x[edge], gate_weight, gate_bias, expert_bias, dtype)
+    for index in np.unique(chosen):
+        here = chosen == index
+        tokens = edge[here]
+        weights = _softmax(np.stack([gates[here, 0], gates[here, index]], axis=1))
+        out[tokens] = weights[:, :1] * out[tokens] + weights[:, 1:] * expert(int(index), x[tokens])
+    return out
+
+
+def token_box(low_res: Array, *, threshold: float = -2.0) -> IntArray:
+    """The tight box of values > threshold: left, top, right, bottom, right and bottom exclusive."""
+    ys, xs = np.nonzero(low_res > threshold)
+    if len(ys) == 0:
+        return np.array([0, 0, low_res.shape[1], low_res.shape[0]])
+    return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+
+
+def cubic_matrix(size: int) -> Array:
+    """Bicubic x2 along one axis as a matrix [2 * size, size]: half-pixel centres, A = -0.75, indices clamped."""
+    a = -0.75
+    matrix = np.zeros((2 * size, size))
+    for target in range(2 * size):
+        source = (target + 0.5) / 2 - 0.5
+        first = int(np.floor(source)) - 1
+        for tap in range(first, first + 4):
+            d = abs(source - tap)
+            weight = ((a + 2) * d - (a + 3)) * d * d + 1 if d <= 1 else ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+            matrix[target, min(max(tap, 0), size - 1)] += weight
+    return matrix
+
+
+def conv3x3(x: Array, weight: Array) -> Array:
+    """Zero padding, no bias: x [H, W, Ci], weight [Co, Ci, 3, 3] -> [H, W, Co]."""
+    height, width = x.shape[:2]
+    padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+    y = np.zeros((height, width, len(weight)), x.dtype)
+    for dy in range(3):
+        for dx in range(3):
+            y += padded[dy : dy + height, dx : dx + width] @ weight[:, :, dy, dx].T
+    return y
+
+
+def edge_terms(e: Array, weight: Array, grid: int) -> tuple[Array, Array, Array]:
+    """What LocalUpsample takes of the edge features e [H, W, Ci] of a map of `grid` x `grid` tokens.
+
+    Returns:
+        edge [H, W, Co], edge_border [4, grid, W, Co], edge_corner [4, grid, grid, Co].
+    """
+    side, channels = e.shape[0], len(weight)
+    s = side // grid
+    framed = np.pad(e, ((1, 1), (1, 1), (0, 0)))  # framed[y + 1, x + 1] = e[y, x], 0 outside the map
+    rows = {0: s * np.arange(grid) - 1, 2: s * (np.arange(grid) + 1)}  # outside the token, by index of the kernel row
+    border = np.zeros((4, grid, side, channels), e.dtype)
+    for i, k in enumerate((0, 2)):
+        for d in range(3):
+            border[i] += framed[rows[k] + 1, d : d + side] @ weight[:, :, k, d].T
+            border[2 + i] += (framed[d : d + side, rows[k] + 1] @ weight[:, :, d, k].T).swapaxes(0, 1)
+    corner = np.stack(
+        [framed[rows[ky] + 1][:, rows[kx] + 1] @ weight[:, :, ky, kx].T for ky in (0, 2) for kx in (0, 2)]
+    )
+    return conv3x3(e, weight), border, corner
+
+
+def local_upsample(
+    x: Array,
+    box: IntArray,
+    norm_weight: Array,
+    norm_bias: Array,
+    conv_weight: Array,
+    conv_bias: Array,
+    edge: Array,
+    edge_border: Array,
+    edge_corner: Array,
+    *,
+    activation: Literal["silu", "none"] = "silu",
+    epsilon: float = 1e-5,
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """One stage of local upsampling: x [Hc, Wc, Ci] -> [2 * Hc, 2 * Wc, Co]."""
+    x, edge, edge_border, edge_corner = (array.astype(dtype) for array in (x, edge, edge_border, edge_corner))
+    norm_weight, norm_bias = norm_weight.astype(dtype), norm_bias.astype(dtype)
+    conv_weight, conv_bias = conv_weight.astype(dtype), conv_bias.astype(dtype)
+    left, top, right, bottom = (int(side) for side in box)
+    s = 2 * x.shape[0] // (bottom - top)  # output pixels a token
+
+    centred = x - x.mean()
+    x = centred / np.sqrt((centred**2).mean() + np.asarray(epsilon, dtype)) * norm_weight + norm_bias
+    x = np.einsum("Yy,yxc->Yxc", cubic_matrix(x.shape[0]).astype(dtype), x)
+    x = np.einsum("Xx,Yxc->YXc", cubic_matrix(x.shape[1]).astype(dtype), x)
+
+    rows, columns = slice(s * top, s * bottom), slice(s * left, s * right)
+    e = edge[rows, columns].copy()  # becomes conv3x3 of the crop of the edge features
+    e[0] -= edge_border[0, top, columns]
+    e[-1] -= edge_border[1, bottom - 1, columns]
+    e[:, 0] -= edge_border[2, left, rows]
+    e[:, -1] -= edge_border[3, right - 1, rows]
+    e[0, 0] += edge_corner[0, top, left]
+    e[0, -1] += edge_corner[1, top, right - 1]
+    e[-1, 0] += edge_corner[2, bottom - 1, left]
+    e[-1, -1] += edge_corner[3, bottom - 1, right - 1]
+
+    y = conv3x3(x, conv_weight) + e + conv_bias
+    return y * _sigmoid(y) if activation == "silu" else y

@@ -1,0 +1,23 @@
+"""Every tolerance of the test suite and the parity gate's checks of it, with its reason."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Tolerance(NamedTuple):
+    """|actual - expected| <= atol + rtol * |expected|, or, where a test says so, relative to the largest expected value."""
+
+    rtol: float
+    atol: float
+    reason: str
+
+
+TOLERANCES: dict[tuple[str, str], Tolerance] = {
+    ("operator", "float32"): Tolerance(
+        rtol=2.0**-21,
+        atol=1e-30,
+        reason="added to twice the plain formula's error, relative to the largest expected value: where the plain formula happens to "
+        "round exactly, a kernel may still differ by a few units in the last place",
+    ),
+}
