@@ -1,0 +1,37 @@
+// Elementary functions of one tier's vectors.
+#pragma once
+
+#include "kernels/simd.h"
+
+namespace i2f::I2F_TIER {
+
+typedef uint32_t VecUint __attribute__((vector_size(I2F_VECTOR_BYTES)));
+
+// e^x within 2 units in the last place where the result is a normal number below 2^127.5; 0 below
+// 2^-126.5, Inf above 2^127.5, NaN for NaN.
+//
+// x = n ln 2 + r, |r| <= ln(2) / 2, e^x = 2^n e^r. The polynomial for e^r has 1 + r fixed and is
+// minimax in the relative error of the rest (3.1e-9).
+inline Vec exp(Vec x) {
+  const Vec kShift = broadcast(0x1.8p23f);  // adding it rounds to an integer, kept in the low bits
+  x = x > broadcast(89.0f) ? broadcast(89.0f) : x;  // a NaN compares false and stays
+  x = x < broadcast(-88.0f) ? broadcast(-88.0f) : x;
+  const Vec shifted = x * broadcast(0x1.715476p+0f) + kShift;
+  const Vec n = shifted - kShift;
+  Vec r = x - n * broadcast(0x1.62e4p-1f);  // ln 2 in two parts; the first has zeros to spare
+  r = r - n * broadcast(0x1.7f7d1cp-20f);
+  Vec p = broadcast(0x1.6a2434p-10f);
+  p = p * r + broadcast(0x1.1239e2p-7f);
+  p = p * r + broadcast(0x1.5558f2p-5f);
+  p = p * r + broadcast(0x1.555492p-3f);
+  p = p * r + broadcast(0x1.fffffcp-2f);
+  p = p * (r * r) + r + broadcast(1.0f);
+  // 2^n by its exponent bits: n + 127 in 0..255, so that the ends are 0 and Inf.
+  const VecUint exponent = ((VecUint)shifted - (VecUint)kShift + 127) << 23;
+  return p * (Vec)exponent;
+}
+
+inline Vec sigmoid(Vec x) { return broadcast(1.0f) / (broadcast(1.0f) + exp(-x)); }
+inline Vec silu(Vec x) { return x / (broadcast(1.0f) + exp(-x)); }
+
+}  // namespace i2f::I2F_TIER
