@@ -1,7 +1,7 @@
 """The six operators of custom_ops/OPERATORS.md in plain NumPy: what their kernels are measured against.
 
-With `dtype=float64` (the default) a twin is the truth; with `float32` it is the plain formula, whose rounding errors say
-how accurate a kernel has to be. Feature maps are channels-last, names and shapes are those of OPERATORS.md.
+With `dtype=float64` (the default) a twin is the truth; with `float32` it is the plain formula, whose rounding errors
+say how accurate a kernel has to be. Feature maps are channels-last, names and shapes are those of OPERATORS.md.
 """
 
 from __future__ import annotations
