@@ -58,9 +58,9 @@ class CocoDataset:
         image = read_image(path)
         name = f"{path.name}#{entry.get('id', index)}"
         said = self.images[entry["image_id"]]
-        height, width = said.get("height", image.shape[0]), said.get("width", image.shape[1])
+        height, width = int(said.get("height", image.shape[0])), int(said.get("width", image.shape[1]))
         try:
-            mask = decode_segmentation(entry["segmentation"], int(height), int(width))
+            mask = decode_segmentation(entry["segmentation"], height, width)
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{name}: segmentation not readable: {error}") from error
         return Sample(name, image, mask)
