@@ -1,0 +1,58 @@
+"""Shared fixtures: golden arrays, the synthetic weights they were computed with, and comparisons by the one table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+TESTS = Path(__file__).parent
+sys.path[:0] = [str(TESTS), str(TESTS / "reference")]  # `from tolerances import TOLERANCES`, `import make_weights`
+
+SEED = 7  # of the weights behind the golden arrays
+
+Array = npt.NDArray[Any]
+Golden = Callable[[str], dict[str, Array]]
+AssertClose = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    """`golden("neck")`: the arrays of tests/golden/neck.npz by name; float16 ones as float32, as their README asks."""
+
+    def load(name: str) -> dict[str, Array]:
+        with np.load(TESTS / "golden" / f"{name}.npz") as file:
+            return {key: file[key].astype(np.float32) if file[key].dtype == np.float16 else file[key] for key in file}
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def probe_weights() -> dict[str, Any]:
+    """The state dict behind the golden arrays, in the released layout, as torch tensors; do not change them."""
+    import torch
+    from make_weights import state_dict
+
+    arrays = state_dict("probe", SEED)
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+@pytest.fixture(scope="session")
+def assert_close() -> AssertClose:
+    """`assert_close(actual, expected, what)`: |actual - expected| <= atol + rtol * max |expected|, by tolerances.py."""
+    from tolerances import TOLERANCES
+
+    def check(actual: Any, expected: Any, what: str) -> None:
+        actual, expected = (np.asarray(x.detach() if hasattr(x, "detach") else x) for x in (actual, expected))
+        assert actual.shape == expected.shape, f"{what}: shape {actual.shape}, expected {expected.shape}"
+        tolerance = TOLERANCES[what, str(actual.dtype)]
+        error = float(np.abs(actual.astype(np.float64) - expected).max(initial=0))
+        limit = tolerance.atol + tolerance.rtol * float(np.abs(expected).max(initial=0))
+        assert error <= limit, f"{what}: error {error:.3g} above {limit:.3g} ({tolerance.reason})"  # NaN fails, too
+
+    return check
