@@ -212,9 +212,8 @@ def full_attention(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, he
     """
     index = torch.arange(len(key), device=key.device)
     frequencies = rotary_frequencies(key.shape[1] // heads).to(key)
-    angles = rotary_angles(index // grid_width, index % grid_width, frequencies)
-    q = rotate(_split_heads(query[tokens], heads), angles[tokens])
-    return _merge_heads(attend(q, rotate(_split_heads(key, heads), angles), _split_heads(value, heads)))
+    angles = rotary_angles(index // grid_width, index % grid_width, frequencies).repeat(1, heads)
+    return attention(rotate(query[tokens], angles[tokens]), rotate(key, angles), value, heads)
 
 
 def codebook_attention(query: Tensor, code: Tensor, value: Tensor, codewords: Tensor, heads: int) -> Tensor:
@@ -233,25 +232,29 @@ def codebook_attention(query: Tensor, code: Tensor, value: Tensor, codewords: Te
     used, index, count = torch.unique(code, return_inverse=True, return_counts=True)
     total = value.new_zeros(len(used), value.shape[1]).index_add(0, index, value)
     mean = total / count[:, None]
-    q, k, v = (_split_heads(x, heads) for x in (query, codewords[used], mean))
-    return _merge_heads(attend(q, k, v, count.to(value).log()))  # n exp(s) = exp(s + log n)
+    return attention(query, codewords[used], mean, heads, bias=count.to(value).log())  # n exp(s) = exp(s + log n)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
     """Softmax attention.
 
     Args:
-        query: [heads, R, Dh].
-        key: [heads, K, Dh].
-        value: [heads, K, Dh].
+        query: [R, D].
+        key: [K, D].
+        value: [K, D].
+        heads: Attention heads, contiguous slices of D.
         bias: Added to the logits of each key, [K].
 
     Returns:
-        [heads, R, Dh].
+        [R, D].
     """
-    # The fused kernels, which never hold the R x K matrix, take a batch axis.
-    mask = None if bias is None else bias.expand(1, 1, query.shape[1], -1)
-    return F.scaled_dot_product_attention(query[None], key[None], value[None], attn_mask=mask)[0]
+
+    def split(x: Tensor) -> Tensor:
+        return x.reshape(1, len(x), heads, -1).transpose(1, 2)  # [1, heads, T, D/heads]
+
+    mask = None if bias is None else bias.expand(1, 1, len(query), -1)
+    out = F.scaled_dot_product_attention(split(query), split(key), split(value), attn_mask=mask)
+    return out[0].transpose(0, 1).flatten(1)
 
 
 def assign_codes(key: Tensor, code_weight: Tensor, code_bias: Tensor, quantizer: str) -> Tensor:
@@ -278,14 +281,6 @@ def assign_codes(key: Tensor, code_weight: Tensor, code_bias: Tensor, quantizer:
 def _first_argmax(score: Tensor) -> Tensor:
     """Index of the largest number of each row, the first of equal ones; NaN is never the largest."""
     return torch.where(score.isnan(), -torch.inf, score).argmax(1)
-
-
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    return x.view(len(x), heads, -1).transpose(0, 1)  # [T, D] -> [heads, T, D/heads]
-
-
-def _merge_heads(x: Tensor) -> Tensor:
-    return x.transpose(0, 1).flatten(1)  # [heads, T, D/heads] -> [T, D]
 
 
 def _like_first(x: Tensor, *_: Any) -> Tensor:
