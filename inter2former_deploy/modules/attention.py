@@ -95,6 +95,7 @@ class BSQAttention(HybridAttention):
     """Codes by binary spherical quantisation: the signs of a projection, each choosing one of two vectors."""
 
     quantizer = "bsq"
+    code_table: Tensor
 
     def __init__(self, *, dim: int, heads: int, code_bits: int, variant: Attention = "hybrid") -> None:
         """Build projection and codebook.
@@ -108,13 +109,13 @@ class BSQAttention(HybridAttention):
         super().__init__(heads=heads, variant=variant)
         self.codebook = nn.Parameter(torch.randn(2 * code_bits, dim) / sqrt(code_bits))  # of bits set, of bits unset
         self.code_proj = nn.Linear(dim, code_bits)
+        places = torch.arange(code_bits - 1, -1, -1)
+        code_table = torch.arange(2**code_bits)[:, None] >> places & 1
+        self.register_buffer("code_table", code_table.float(), persistent=False)  # bits of every code, [K, B]
 
     def pack(self) -> tuple[Tensor, Tensor, Tensor]:
         """Codewords of all codes: the sum of a vector a bit, the first bit being the highest."""
-        bits = self.code_proj.out_features
-        shift = torch.arange(bits - 1, -1, -1, device=self.codebook.device)
-        code_bits = torch.arange(2**bits, device=self.codebook.device)[:, None] >> shift & 1  # [K, B]
-        return self.code_proj.weight, self.code_proj.bias, self._codewords(code_bits.to(self.codebook))
+        return self.code_proj.weight, self.code_proj.bias, self._codewords(self.code_table)
 
     def quantize(self, key: Tensor) -> tuple[Tensor, Tensor]:
         """Keys as codewords; the gradient of a bit passes to its coordinate on the unit sphere."""
