@@ -1,0 +1,253 @@
+"""Every function body as a one-node model in plain onnxruntime, against the float64 twins."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from operators import twins
+from operators.harness import assert_accurate, one_node_model
+
+from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, MAX_OPSET, MIN_OPSET, function_protos
+
+Array = NDArray[Any]
+OPSETS = (MIN_OPSET, 20, 23, MAX_OPSET)
+C, D, B, R, H = 24, 16, 5, 3, 8  # token width, attention width, code bits, routed experts, hidden width
+
+
+def run(
+    operator: str, inputs: Mapping[str, Array], *, constant: Collection[str] = (), opset: int = 23, **attributes: object
+) -> Array:
+    """One node, its body, no library."""
+    model = onnx.load_from_string(one_node_model(operator, inputs, constant, attributes))
+    model.opset_import[0].version = opset
+    model.opset_import.append(onnx.helper.make_opsetid(HELPER_DOMAIN, 1))
+    model.functions.extend(function_protos(opset))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    result: Array = session.run(None, {name: x for name, x in inputs.items() if name not in constant})[0]
+    return result
+
+
+def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Array:
+    return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+
+def label_maps(side: int) -> dict[str, Array]:
+    """Maps of all kinds: uniform ones, blobs away from and at the border, single pixels, noise."""
+    rng = np.random.default_rng(side)
+    maps = {f"all {value}": np.full((side, side), value, np.uint8) for value in range(5)}
+    for name, (rows, columns) in {
+        "inside": (slice(side // 3, side // 2), slice(side // 2, side // 2 + 5)),
+        "corner": (slice(0, 3), slice(side - 1, side)),
+        "pixel": (slice(side - 17, side - 16), slice(16, 17)),
+        "stripe": (slice(0, side), slice(side // 2, side // 2 + 1)),
+    }.items():
+        for value in (0, 2, 4):
+            maps[f"{name} {value}"] = np.ones((side, side), np.uint8)
+            maps[f"{name} {value}"][rows, columns] = value
+    maps["two objects"] = maps["inside 4"].copy()
+    maps["two objects"][-2:, :2] = 0
+    maps["foreground with a hole"] = np.full((side, side), 3, np.uint8)
+    maps["foreground with a hole"][side // 2, side // 2] = 0
+    maps["noise"] = rng.integers(0, 5, (side, side), np.uint8)
+    maps["block"] = np.ones((side, side), np.uint8)
+    maps["block"][: side // 2, : side // 2] = rng.integers(0, 5, (side // 2, side // 2), np.uint8)
+    return maps
+
+
+@pytest.mark.parametrize("rule", ["released", "exact"])
+@pytest.mark.parametrize("side", [16, 48, 112])
+def test_edge_tokens(rule: Any, side: int) -> None:
+    for name, labels in label_maps(side).items():
+        edge = run("EdgeTokens", {"labels": labels}, rule=rule, patch=16)
+        np.testing.assert_array_equal(edge, twins.edge_tokens(labels, rule=rule), err_msg=name)
+        assert edge.dtype == np.int64
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_opsets(opset: int) -> None:
+    """All operators at every opset that the exporter offers."""
+    rng = np.random.default_rng(opset)
+    labels = label_maps(48)["block"]
+    edge = run("EdgeTokens", {"labels": labels}, opset=opset, rule="exact")
+    np.testing.assert_array_equal(edge, twins.edge_tokens(labels, rule="exact"))
+    assert run("TokenBox", {"low_res": np.float32([[-3, 0], [-2, 1]])}, opset=opset).tolist() == [1, 0, 2, 2]
+    prompt = prompt_inputs(rng, labels)
+    assert_accurate(run("PromptEmbedding", prompt, opset=opset), twins.prompt_embedding, *prompt.values())
+    attention = attention_inputs(rng, 3, 3, np.arange(0, 9, 2), quantizer="bsq")
+    given = {"heads": 2, "grid_width": 3, "quantizer": "bsq"}
+    out = run("HybridAttention", attention, opset=opset, **given)
+    assert_accurate(out, twins.hybrid_attention, *attention.values(), **given)
+    experts = expert_inputs(rng, 9, np.arange(0, 9, 2))
+    assert_accurate(run("HybridExperts", experts, opset=opset), twins.hybrid_experts, *experts.values())
+    upsample = upsample_inputs(rng, grid=3, box=(1, 0, 3, 2), pixels=2, channels=(4, 3))
+    assert_accurate(run("LocalUpsample", upsample, opset=opset), twins.local_upsample, *upsample.values())
+
+
+@pytest.mark.parametrize("opset", [MIN_OPSET - 1, MAX_OPSET + 1])
+def test_opset_out_of_range(opset: int) -> None:
+    with pytest.raises(ValueError, match=f"opset must be {MIN_OPSET} to {MAX_OPSET}, got {opset}"):
+        function_protos(opset)
+
+
+def prompt_inputs(rng: np.random.Generator, labels: Array) -> dict[str, Array]:
+    tokens = labels.shape[0] // 16
+    widths = (5, 6, 8, 12, C)
+    inputs = {"labels": labels, "embedding": normal(rng, tokens, tokens, C), "label_table": normal(rng, 5, 5)}
+    for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        inputs |= {f"w{i}": normal(rng, after, before, 3, 3, scale=0.3), f"b{i}": normal(rng, after, scale=0.1)}
+    return inputs
+
+
+@pytest.mark.parametrize("dense", [0, 1])
+def test_prompt_embedding(dense: int) -> None:
+    rng = np.random.default_rng(3)
+    for labels in label_maps(80).values():
+        inputs = prompt_inputs(rng, labels)
+        weights = [name for name in inputs if name not in ("labels", "embedding")]
+        tokens = run("PromptEmbedding", inputs, constant=weights, dense=dense)
+        assert_accurate(tokens, twins.prompt_embedding, *inputs.values(), dense=bool(dense))
+
+
+def attention_inputs(
+    rng: np.random.Generator, rows: int, columns: int, edge: Array, *, quantizer: str, scale: float = 1.0
+) -> dict[str, Array]:
+    return {
+        "qkv": normal(rng, rows * columns, 3 * D, scale=scale),
+        "edge": edge.astype(np.int64),
+        "code_weight": normal(rng, B, D),
+        "code_bias": normal(rng, B),
+        "codewords": normal(rng, 2**B if quantizer == "bsq" else B, D),
+    }
+
+
+@pytest.mark.parametrize("quantizer", ["bsq", "vq"])
+@pytest.mark.parametrize("heads", [1, 2, 4])
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.5, 1.0])
+def test_hybrid_attention(quantizer: str, heads: int, share: float) -> None:
+    rng = np.random.default_rng([heads, int(100 * share)])
+    for rows, columns in ((1, 1), (7, 3), (25, 23)):
+        edge = np.flatnonzero(rng.random(rows * columns) < share)
+        inputs = attention_inputs(rng, rows, columns, edge, quantizer=quantizer, scale=2.0)
+        given = {"heads": heads, "grid_width": columns, "quantizer": quantizer}
+        out = run("HybridAttention", inputs, constant=("code_weight", "code_bias", "codewords"), **given)
+        assert_accurate(out, twins.hybrid_attention, *inputs.values(), **given)
+
+
+@pytest.mark.parametrize("quantizer", ["bsq", "vq"])
+def test_hybrid_attention_keeps_nan_where_the_formula_has_it(quantizer: str) -> None:
+    """A NaN query spoils its own row; a key that is NaN still has a code, so only full attention sees it."""
+    rng = np.random.default_rng(5)
+    inputs = attention_inputs(rng, 5, 4, np.array([3, 7]), quantizer=quantizer)
+    inputs["qkv"][11, :D] = np.nan  # a query of a token that is no edge token
+    given = {"heads": 2, "grid_width": 4, "quantizer": quantizer}
+    out = run("HybridAttention", inputs, **given)
+    assert np.flatnonzero(np.isnan(out).any(1)).tolist() == [11]
+    inputs = attention_inputs(rng, 5, 4, np.array([3, 7]), quantizer=quantizer)
+    inputs["qkv"][12, D : 2 * D] = np.nan
+    out = run("HybridAttention", inputs, **given)
+    assert np.flatnonzero(np.isnan(out).any(1)).tolist() == [3, 7]
+    assert_accurate(out, twins.hybrid_attention, *inputs.values(), **given)
+
+
+def test_unused_codeword_takes_no_part() -> None:
+    rng = np.random.default_rng(6)
+    inputs = attention_inputs(rng, 4, 4, np.arange(0), quantizer="bsq")
+    used = twins.key_codes(inputs["qkv"][:, D : 2 * D], inputs["code_weight"], inputs["code_bias"], "bsq")
+    inputs["codewords"][np.setdiff1d(np.arange(2**B), used)] = np.nan
+    out = run("HybridAttention", inputs, heads=1, grid_width=4)
+    assert_accurate(out, twins.hybrid_attention, *inputs.values(), heads=1, grid_width=4)
+
+
+def expert_inputs(rng: np.random.Generator, length: int, edge: Array) -> dict[str, Array]:
+    return {
+        "x": normal(rng, length, C),
+        "edge": edge.astype(np.int64),
+        "gate_weight": normal(rng, 1 + R, C),
+        "gate_bias": normal(rng, 1 + R),
+        "expert_bias": normal(rng, R, scale=0.2),
+        "w1": normal(rng, 1 + R, H, C, scale=0.3),
+        "b1": normal(rng, 1 + R, H),
+        "w2": normal(rng, 1 + R, H, C, scale=0.3),
+        "b2": normal(rng, 1 + R, H),
+        "norm_weight": normal(rng, 2, H),
+        "norm_bias": normal(rng, 2, H),
+        "w3": normal(rng, 1 + R, C, H, scale=0.3),
+        "b3": normal(rng, 1 + R, C),
+    }
+
+
+@pytest.mark.parametrize("length", [1, 2, 100])
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("only", [None, 1, R])  # one expert takes all tokens, so the others get none
+def test_hybrid_experts(length: int, share: float, only: int | None) -> None:
+    rng = np.random.default_rng([length, int(10 * share)])
+    inputs = expert_inputs(rng, length, np.flatnonzero(rng.random(length) < share))
+    if only:
+        inputs["expert_bias"][only - 1] = 9
+    out = run("HybridExperts", inputs, constant=[name for name in inputs if name not in ("x", "edge")], epsilon=1e-3)
+    assert_accurate(out, twins.hybrid_experts, *inputs.values(), epsilon=1e-3)
+
+
+def test_nan_never_wins_an_expert() -> None:
+    rng = np.random.default_rng(8)
+    inputs = expert_inputs(rng, 6, np.arange(6))
+    inputs["gate_bias"][2] = np.nan
+    inputs["gate_weight"][1], inputs["gate_weight"][3] = 0, 0  # experts 1 and 3 tie: the first wins
+    inputs["gate_bias"][1], inputs["gate_bias"][3] = 0, 0
+    inputs["expert_bias"][:] = 0
+    assert_accurate(run("HybridExperts", inputs), twins.hybrid_experts, *inputs.values())
+    inputs["gate_bias"][1:] = np.nan  # all NaN: expert 1, whose weight is NaN too
+    assert np.isnan(run("HybridExperts", inputs)).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (64, 64)])
+def test_token_box(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(shape)
+    for share in (0.0, 0.01, 0.5, 1.0):
+        low_res = np.where(rng.random(shape) < share, 1.0, -2.0).astype(np.float32)
+        low_res[0, 0] = np.nan
+        np.testing.assert_array_equal(run("TokenBox", {"low_res": low_res}), twins.token_box(low_res))
+    np.testing.assert_array_equal(
+        run("TokenBox", {"low_res": low_res}, threshold=2.0), twins.token_box(low_res, threshold=2.0)
+    )
+
+
+def upsample_inputs(
+    rng: np.random.Generator, *, grid: int, box: tuple[int, int, int, int], pixels: int, channels: tuple[int, int]
+) -> dict[str, Array]:
+    before, after = channels
+    left, top, right, bottom = box
+    weight = normal(rng, after, before, 3, 3, scale=0.2)
+    features = normal(rng, 2 * pixels * grid, 2 * pixels * grid, before)
+    edge, border, corner = (x.astype(np.float32) for x in twins.edge_terms(features, weight, grid))
+    return {
+        "x": normal(rng, pixels * (bottom - top), pixels * (right - left), before) + 3,
+        "box": np.int64(box),
+        "norm_weight": normal(rng, before),
+        "norm_bias": normal(rng, before),
+        "conv_weight": weight,
+        "conv_bias": normal(rng, after),
+        "edge": edge,
+        "edge_border": border,
+        "edge_corner": corner,
+    }
+
+
+@pytest.mark.parametrize("activation", ["silu", "none"])
+@pytest.mark.parametrize("channels", [(6, 4), (4, 1)])
+@pytest.mark.parametrize("pixels", [1, 2, 4, 8])
+@pytest.mark.parametrize("box", [(0, 0, 5, 5), (0, 0, 1, 1), (4, 4, 5, 5), (2, 1, 3, 2), (1, 0, 5, 3), (0, 2, 3, 5)])
+def test_local_upsample(activation: Any, channels: tuple[int, int], pixels: int, box: tuple[int, int, int, int]) -> None:
+    rng = np.random.default_rng([pixels, *box])
+    inputs = upsample_inputs(rng, grid=5, box=box, pixels=pixels, channels=channels)
+    weights = ("norm_weight", "norm_bias", "conv_weight", "conv_bias")
+    out = run("LocalUpsample", inputs, constant=weights, activation=activation, epsilon=1e-4)
+    assert_accurate(out, twins.local_upsample, *inputs.values(), activation=activation, epsilon=1e-4)
