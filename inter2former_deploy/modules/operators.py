@@ -211,7 +211,10 @@ def full_attention(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, he
         [E, D].
     """
     index = torch.arange(len(key), device=key.device)
-    frequencies = rotary_frequencies(key.shape[1] // heads).to(key)
+    # Angles of a reduced type would be off by whole radians at the far end of the grid.
+    frequencies = rotary_frequencies(key.shape[1] // heads).to(
+        key.device, torch.promote_types(key.dtype, torch.float32)
+    )
     angles = rotary_angles(index // grid_width, index % grid_width, frequencies).repeat(1, heads)
     return attention(rotate(query[tokens], angles[tokens]), rotate(key, angles), value, heads)
 
@@ -343,7 +346,7 @@ def hybrid_experts(
     groups = torch.split(tokens[by_expert], chosen.bincount(minlength=len(expert_bias)).tolist())
     routed = torch.cat([expert(e, group) for e, group in enumerate(groups, start=1)])
     mixed = share[:, :1] * shared[edge] + share[:, 1:] * torch.empty_like(routed).index_copy(0, by_expert, routed)
-    return shared.index_copy(0, edge, mixed)
+    return shared.index_copy(0, edge, mixed.to(shared.dtype))
 
 
 def route(scores: Tensor, expert_bias: Tensor) -> Tensor:
