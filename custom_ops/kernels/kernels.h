@@ -1,12 +1,20 @@
 // Every kernel of the library, and the table of one tier's kernels that the operators call through.
 #pragma once
 
+#include "kernels/edge_tokens.h"
+#include "kernels/hybrid_attention.h"
+#include "kernels/label_box.h"
 #include "kernels/token_box.h"
 
 namespace i2f {
 
 // Every kernel, one line each: its contract's function type and its name.
-#define I2F_KERNELS(X) X(TokenBoxKernel, token_box)
+#define I2F_KERNELS(X)                                      \
+  X(EdgeTokensKernel, edge_tokens)                          \
+  X(HybridAttentionKernel, hybrid_attention)                \
+  X(HybridAttentionScratchKernel, hybrid_attention_scratch) \
+  X(LabelBoxKernel, label_box)                              \
+  X(TokenBoxKernel, token_box)
 
 struct KernelTable {
   const char* tier;

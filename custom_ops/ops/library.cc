@@ -13,6 +13,8 @@ namespace i2f {
 // Every operator, one line each.
 #define I2F_OPERATORS(X) \
   X(OperatorInfo)        \
+  X(EdgeTokens)          \
+  X(HybridAttention)     \
   X(TokenBox)
 
 #define I2F_DECLARE(name) OperatorSpec name##_spec();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -67,6 +68,11 @@ class Library:
                 os.environ["INTER2FORMER_TIER"] = previous
         return options
 
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - libraries live as long as the test session
+    def session(self, model: bytes, threads: int) -> onnxruntime.InferenceSession:
+        """A session on the library; the same for the same model."""
+        return onnxruntime.InferenceSession(model, self.options(threads), providers=["CPUExecutionProvider"])
+
     def run(
         self,
         operator: str,
@@ -86,8 +92,9 @@ class Library:
             **attributes: The node's attributes.
         """
         model = one_node_model(operator, inputs, constant, attributes)
-        session = onnxruntime.InferenceSession(model, self.options(threads), providers=["CPUExecutionProvider"])
-        outputs: list[Array] = session.run(None, {name: x for name, x in inputs.items() if name not in constant})
+        outputs: list[Array] = self.session(model, threads).run(
+            None, {name: x for name, x in inputs.items() if name not in constant}
+        )
         return outputs
 
     def run_all_ways(

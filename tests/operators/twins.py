@@ -36,8 +36,10 @@ def edge_tokens(labels: Array, *, rule: Literal["released", "exact"], patch: int
         return np.zeros(0, np.int64)
     left, top, right, bottom = label_box(labels, patch)
     crop = labels[top:bottom, left:right]
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(crop, 3, mode="reflect"), (7, 7))
-    lowest, highest = windows.min((2, 3)), windows.max((2, 3))
+    lowest = highest = np.pad(crop, 3, mode="reflect")
+    for axis in range(2):
+        lowest = np.lib.stride_tricks.sliding_window_view(lowest, 7, axis).min(-1)
+        highest = np.lib.stride_tricks.sliding_window_view(highest, 7, axis).max(-1)
     edge = np.zeros(labels.shape, bool)
     edge[top:bottom, left:right] = (crop == UNKNOWN) | (highest > (0 if rule == "released" else lowest))
     tokens = edge.reshape(side // patch, patch, side // patch, patch).any((1, 3))

@@ -1,0 +1,88 @@
+// Both rules ask what the 7x7 windows of a token's pixels hold, and reflection at the box border
+// adds no label that such a window lacks. Together these windows are one rectangle, the token and 3
+// pixels around it, clipped to the box:
+//   released: some window holds a label other than 0  <=>  the rectangle does.
+//   exact:    some window holds two labels  <=>  two neighbours in the rectangle differ (every such
+//   pair lies in the window of
+//             one of the token's pixels)  <=>  its smallest and largest label differ. What remains
+//             is an unknown pixel in a rectangle of one label: that label is 2.
+// So the smallest and largest label of each rectangle decide, and those are separable.
+
+#include "kernels/edge_tokens.h"
+
+namespace i2f::I2F_TIER {
+
+namespace {
+
+constexpr int64_t kReach = 3;  // of a 7x7 window
+constexpr int64_t kStrip = 2 * kMaxEdgePatch;
+constexpr uint8_t kUnknown = 2;
+
+struct Range {
+  uint8_t low[kStrip + 2 * kReach], high[kStrip + 2 * kReach];
+};
+
+// The smallest and largest label of each column of rows [top, bottom), columns [left, right).
+void reduce_rows(const uint8_t* labels, int64_t side, int64_t left, int64_t top, int64_t right,
+                 int64_t bottom, uint8_t* __restrict low, uint8_t* __restrict high) {
+  const int64_t width = right - left;
+  for (int64_t y = top; y < bottom; ++y) {
+    const uint8_t* __restrict row = labels + y * side + left;
+    for (int64_t x = 0; x < width; ++x) low[x] = row[x] < low[x] ? row[x] : low[x];
+    for (int64_t x = 0; x < width; ++x) high[x] = row[x] > high[x] ? row[x] : high[x];
+  }
+}
+
+}  // namespace
+
+uint8_t edge_tokens(const uint8_t* labels, int64_t side, int64_t patch, EdgeRule rule,
+                    const int64_t* box, const Parallel& parallel, uint8_t* flags) {
+  const int64_t left = box[0], top = box[1], right = box[2], bottom = box[3];
+  const int64_t grid = side / patch;
+  for (int64_t i = 0; i < grid * grid; ++i) flags[i] = 0;
+
+  const auto rows = static_cast<size_t>((bottom - top) / patch);
+  const int64_t step = kStrip / patch * patch;
+  // A task is a row of tokens. Its largest label goes into its first flag, which is read and mended
+  // below.
+  const auto token_row = [&](size_t task) {
+    const int64_t y = top + static_cast<int64_t>(task) * patch;
+    const int64_t above = y - kReach < top ? top : y - kReach;
+    const int64_t below = y + patch + kReach > bottom ? bottom : y + patch + kReach;
+    uint8_t* row_flags = flags + y / patch * grid;
+    uint8_t largest = 0;
+    Range range;
+    for (int64_t x = left; x < right; x += step) {
+      const int64_t end = x + step < right ? x + step : right;
+      const int64_t from = x - kReach < left ? left : x - kReach;
+      const int64_t to = end + kReach > right ? right : end + kReach;
+      // Columns outside the box stay at values that decide nothing.
+      for (uint8_t& v : range.low) v = 255;
+      for (uint8_t& v : range.high) v = 0;
+      reduce_rows(labels, side, from, above, to, below, range.low + (from - x + kReach),
+                  range.high + (from - x + kReach));
+      for (int64_t token = x; token < end; token += patch) {
+        uint8_t low = 255, high = 0;
+        const uint8_t* lows = range.low + (token - x);
+        const uint8_t* highs = range.high + (token - x);
+        for (int64_t i = 0; i < patch + 2 * kReach; ++i) low = lows[i] < low ? lows[i] : low;
+        for (int64_t i = 0; i < patch + 2 * kReach; ++i) high = highs[i] > high ? highs[i] : high;
+        const bool edge = rule == EdgeRule::kReleased ? high > 0 : high > low || low == kUnknown;
+        row_flags[token / patch] = edge ? 1 : 0;
+        largest = high > largest ? high : largest;
+      }
+    }
+    // Above kLargestLabel the flags are void, so one of them may carry the news.
+    if (largest > kLargestLabel) row_flags[left / patch] = largest;
+  };
+  parallel_for(parallel, rows, token_row);
+
+  uint8_t largest = 0;
+  for (size_t i = 0; i < rows; ++i) {
+    const uint8_t flag = flags[(top / patch + static_cast<int64_t>(i)) * grid + left / patch];
+    largest = flag > largest ? flag : largest;
+  }
+  return largest;
+}
+
+}  // namespace i2f::I2F_TIER

@@ -1,0 +1,58 @@
+#include "kernels/label_box.h"
+
+namespace i2f::I2F_TIER {
+
+namespace {
+
+constexpr uint8_t kPossibleBackground = 1;
+constexpr int64_t kBlock = 256;  // bytes compared before the first look at the outcome
+
+bool uniform_block(const uint8_t* labels) {
+  uint8_t differ = 0;
+  for (int64_t i = 0; i < kBlock; ++i) differ |= labels[i] ^ kPossibleBackground;
+  return differ == 0;
+}
+
+// The first index of [begin, end) with a label != 1, else `end`.
+int64_t first_other(const uint8_t* row, int64_t begin, int64_t end) {
+  while (end - begin >= kBlock && uniform_block(row + begin)) begin += kBlock;
+  while (begin < end && row[begin] == kPossibleBackground) ++begin;
+  return begin;
+}
+
+// One past the last index of [begin, end) with a label != 1, else `begin`.
+int64_t past_last_other(const uint8_t* row, int64_t begin, int64_t end) {
+  while (end - begin >= kBlock && uniform_block(row + end - kBlock)) end -= kBlock;
+  while (begin < end && row[end - 1] == kPossibleBackground) --end;
+  return end;
+}
+
+}  // namespace
+
+void label_box(const uint8_t* labels, int64_t side, int64_t patch, int64_t* box) {
+  int64_t top = 0;
+  while (top < side && first_other(labels + top * side, 0, side) == side) ++top;
+  if (top == side) {
+    box[0] = box[1] = 0;
+    box[2] = box[3] = side;
+    return;
+  }
+  int64_t bottom = side;
+  while (first_other(labels + (bottom - 1) * side, 0, side) == side) --bottom;
+  int64_t left = side, right = 0;
+  for (int64_t y = top; y < bottom; ++y) {
+    left = first_other(labels + y * side, 0, left);
+    right = past_last_other(labels + y * side, right, side);
+  }
+  const auto low = [patch](int64_t v) { return v < patch ? 0 : v / patch * patch - patch; };
+  const auto high = [patch, side](int64_t v) {
+    const int64_t moved = (v + patch - 1) / patch * patch + patch;
+    return moved < side ? moved : side;
+  };
+  box[0] = low(left);
+  box[1] = low(top);
+  box[2] = high(right);
+  box[3] = high(bottom);
+}
+
+}  // namespace i2f::I2F_TIER

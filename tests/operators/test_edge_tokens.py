@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from operators import twins
+from operators.harness import Library
+
+Labels = NDArray[np.uint8]
+RULES = ("released", "exact")
+
+
+def label_maps(side: int, patch: int) -> dict[str, Labels]:
+    """Label maps of every kind: uniform, one pixel at a telling place, noise, blocks, discs."""
+    rng = np.random.default_rng([side, patch])
+    maps = {f"all {label}": np.full((side, side), label, np.uint8) for label in range(5)}
+    middle = side // 2
+    spots = {(0, 0), (side - 1, side - 1), (0, side - 1), (middle, middle)}
+    spots |= {(patch + d, middle - d) for d in (-4, -3, -1, 0, 1, 3, 4)}
+    for label, ground in ((4, 1), (0, 1), (2, 1), (3, 0), (1, 0), (2, 4)):
+        for y, x in sorted({tuple(np.clip(spot, 0, side - 1)) for spot in spots}):
+            maps[f"{label} on {ground} at {y}, {x}"] = np.full((side, side), ground, np.uint8)
+            maps[f"{label} on {ground} at {y}, {x}"][y, x] = label
+    maps["noise"] = rng.integers(0, 5, (side, side), np.uint8)
+    maps["rare noise"] = np.where(rng.random((side, side)) < 0.01, maps["noise"], np.uint8(1))
+    maps["blocks"] = rng.integers(0, 5, (side, side), np.uint8)[np.ix_(*[np.arange(side) // 9 * 9] * 2)]
+    y, x = np.ogrid[:side, :side]
+    disc = np.hypot(y - side * 0.4, x - side * 0.6) < side * 0.2
+    maps["disc"] = np.where(disc, np.uint8(4), np.uint8(1))
+    maps["disc in the background"] = np.where(disc, np.uint8(3), np.uint8(0))
+    return maps
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(("side", "patch"), [(16, 16), (48, 16), (112, 16), (2, 2), (6, 2), (8, 4), (3, 1), (64, 32)])
+def test_against_twin(library: Library, rule: Any, side: int, patch: int) -> None:
+    for what, labels in label_maps(side, patch).items():
+        edge = library.run("EdgeTokens", {"labels": labels}, rule=rule, patch=patch)[0]
+        expected = twins.edge_tokens(labels, rule=rule, patch=patch)
+        np.testing.assert_array_equal(edge, expected, err_msg=what)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_strips(library: Library, rule: Any) -> None:
+    """Wide maps are cut into strips of columns; an object that crosses a cut is whole."""
+    labels = np.ones((2560, 2560), np.uint8)
+    labels[5:2555, 2040:2060] = 3
+    labels[1200:1300, 7:2550] = 0
+    edge = library.run_all_ways("EdgeTokens", {"labels": labels}, rule=rule, patch=80)
+    np.testing.assert_array_equal(edge, twins.edge_tokens(labels, rule=rule, patch=80))
+
+
+def test_threads_and_default_attributes(library: Library) -> None:
+    labels = label_maps(512, 16)["blocks"]
+    edge = library.run_all_ways("EdgeTokens", {"labels": labels})
+    assert edge.dtype == np.int64
+    np.testing.assert_array_equal(edge, twins.edge_tokens(labels, rule="released"))
+
+
+def test_all_and_no_edges(library: Library) -> None:
+    unknown, background = np.full((64, 64), 2, np.uint8), np.zeros((64, 64), np.uint8)
+    assert library.run("EdgeTokens", {"labels": unknown}, rule="exact")[0].tolist() == list(range(16))
+    assert library.run("EdgeTokens", {"labels": background}, rule="released")[0].shape == (0,)
+
+
+def test_no_pixels(library: Library) -> None:
+    assert library.run("EdgeTokens", {"labels": np.zeros((0, 0), np.uint8)})[0].shape == (0,)
+
+
+@pytest.mark.parametrize("value", [5, 128, 255])
+@pytest.mark.parametrize("at", [(0, 0), (31, 31), (20, 9)])
+def test_labels_out_of_range(library: Library, value: int, at: tuple[int, int]) -> None:
+    labels = np.ones((32, 32), np.uint8)
+    labels[at] = value
+    for rule in RULES:
+        library.fails(f"expected labels 0 to 4, got {value}", "EdgeTokens", {"labels": labels}, rule=rule)
+
+
+def test_bad_inputs(library: Library) -> None:
+    def labels(*shape: int, dtype: type = np.uint8) -> dict[str, NDArray[Any]]:
+        return {"labels": np.zeros(shape, dtype)}
+
+    expected = r"expected labels uint8 \[S, S\], got "
+    library.fails(expected + r"uint8 \[16\]", "EdgeTokens", labels(16))
+    library.fails(expected + r"uint8 \[1, 16, 16\]", "EdgeTokens", labels(1, 16, 16))
+    library.fails(expected + r"int64 \[16, 16\]", "EdgeTokens", labels(16, 16, dtype=np.int64))
+    square = r"expected labels uint8 \[S, S\], S a multiple of 16, got "
+    library.fails(square + r"\[16, 32\]", "EdgeTokens", labels(16, 32))
+    library.fails(square + r"\[24, 24\]", "EdgeTokens", labels(24, 24))
+    library.fails(
+        "expected attribute rule to be released or exact, got both", "EdgeTokens", labels(16, 16), rule="both"
+    )
+    library.fails("expected attribute rule to be a string, got another type", "EdgeTokens", labels(16, 16), rule=1)
+    for patch in (0, -16, 2048):
+        message = f"expected attribute patch of 1 to 1024, got {patch}"
+        library.fails(message, "EdgeTokens", labels(16, 16), patch=patch)
