@@ -1,0 +1,14 @@
+"""Segment images with an exported model: numpy, onnxruntime and opencv, no PyTorch.
+
+Example:
+    segmenter = Segmenter("bundle")
+    session = segmenter.open(image)  # uint8 RGB, H x W x 3
+    mask = session.click(x, y)  # bool, H x W
+"""
+
+from inter2former_deploy.errors import BundleError, OperatorLibraryError
+from inter2former_deploy.labels import Click
+from inter2former_deploy.runtime.segmenter import Segmenter
+from inter2former_deploy.runtime.session import Session
+
+__all__ = ["BundleError", "Click", "OperatorLibraryError", "Segmenter", "Session"]

@@ -1,0 +1,247 @@
+"""Looks at an installation: versions, the operator library, a known answer of every operator, threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from inter2former_deploy import library
+from inter2former_deploy.contract import DOMAIN_VERSION
+from inter2former_deploy.errors import OperatorLibraryError
+from inter2former_deploy.runtime.one_node import ELEMENT, STRING, one_node_model
+
+PACKAGES = ("inter2former-deploy", "numpy", "onnxruntime", "opencv-python-headless", "typer")
+EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "safetensors")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    detail: str  # what was found
+    advice: str = ""  # what to do about it
+
+
+@dataclass(frozen=True)
+class OperatorCase:
+    """An operator on a few numbers, with an answer that a glance at custom_ops/OPERATORS.md confirms."""
+
+    operator: str
+    inputs: dict[str, np.ndarray]
+    expected: np.ndarray
+    attributes: dict[str, int | float | str]
+
+
+def examine() -> list[Finding]:
+    """Everything there is to look at, in order."""
+    return [*_versions(), *_operators(), _threads()]
+
+
+def to_dict(findings: list[Finding]) -> dict[str, Any]:
+    """For JSON: whether all is well, and every finding."""
+    return {"ok": all(finding.ok for finding in findings), "findings": [asdict(finding) for finding in findings]}
+
+
+def _versions() -> list[Finding]:
+    def installed(names: tuple[str, ...]) -> dict[str, str]:
+        found = {}
+        for name in names:
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                continue
+        return found
+
+    def listed(found: dict[str, str]) -> str:
+        return ", ".join(f"{name} {number}" for name, number in found.items())
+
+    export = installed(EXPORT_PACKAGES)
+    missing = [name for name in EXPORT_PACKAGES if name not in export]
+    return [
+        Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        Finding("runtime", True, listed(installed(PACKAGES))),
+        Finding(
+            "export",
+            True,
+            listed(export) if not missing else f"not installed: {', '.join(missing)}",
+            "only i2f export and i2f verify need them: pip install 'inter2former-deploy[export]'" if missing else "",
+        ),
+    ]
+
+
+def _operators() -> list[Finding]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # failures are findings, not log lines
+    try:
+        path = library.register(options)
+    except OperatorLibraryError as error:
+        return [Finding("operator library", False, str(error))]
+    findings = []
+    try:
+        outputs = {"tier": STRING, "versions": ELEMENT[np.dtype(np.int64)]}
+        tier, versions = _run(options, "OperatorInfo", {}, outputs, {})
+        domain, interface = (int(number) for number in versions)
+        fits = domain == DOMAIN_VERSION
+        findings.append(
+            Finding(
+                "operator library",
+                fits,
+                f"{path}, operator domain version {domain}, built for onnxruntime interface {interface}",
+                "" if fits else f"this package needs domain version {DOMAIN_VERSION}: reinstall it",
+            )
+        )
+        forced = os.environ.get("INTER2FORMER_TIER")
+        findings.append(
+            Finding(
+                "instruction set tier",
+                True,
+                str(tier) + (" (chosen by INTER2FORMER_TIER)" if forced else " (the best of this machine)"),
+                "unset INTER2FORMER_TIER to let the library choose" if forced else "",
+            )
+        )
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        findings.append(Finding("operator library", False, f"{path}: {error}", "reinstall the package"))
+    return findings + [_check(options, case) for case in known_answers()]
+
+
+def _check(options: ort.SessionOptions, case: OperatorCase) -> Finding:
+    name = f"operator {case.operator}"
+    try:
+        (actual,) = _run(options, case.operator, case.inputs, {"out": ELEMENT[case.expected.dtype]}, case.attributes)
+    except Exception as error:  # as above
+        return Finding(name, False, " ".join(str(error).split()), "reinstall the package")
+    if actual.shape != case.expected.shape or not np.allclose(actual, case.expected, rtol=1e-6, atol=1e-6):
+        return Finding(
+            name,
+            False,
+            f"expected {case.expected.tolist()}, got {actual.tolist()}",
+            "run with custom_ops=False and report this; INTER2FORMER_TIER=portable may help until it is mended",
+        )
+    return Finding(name, True, "gives its known answer")
+
+
+def _run(
+    options: ort.SessionOptions,
+    operator: str,
+    inputs: dict[str, np.ndarray],
+    outputs: dict[str, int],
+    attributes: dict[str, int | float | str],
+) -> list[Any]:
+    model = one_node_model(operator, inputs, outputs, attributes)
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, inputs))
+
+
+def known_answers() -> list[OperatorCase]:
+    """One case for every operator."""
+
+    def zeros(*shape: int) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    def full(value: float, *shape: int) -> np.ndarray:
+        return np.full(shape, value, np.float32)
+
+    centre_tap = zeros(1, 1, 3, 3)
+    centre_tap[0, 0, 1, 1] = 1
+    labels = np.ones((32, 32), np.uint8)
+    labels[20, 5] = 4
+    prompt_labels = np.ones((8, 8), np.uint8)
+    prompt_labels[2, 2] = 4
+    prompt = full(1 + 1 + 0.5, 16, 1)  # embedding, table entry of label 1, bias
+    prompt[5] = 1 + 4 + 0.5
+    low_res = full(-5, 3, 4)
+    low_res[1, 2] = 0
+    return [
+        OperatorCase("EdgeTokens", {"labels": labels}, np.array([2]), {"rule": "exact", "patch": 16}),
+        OperatorCase(
+            "PromptEmbedding",
+            {
+                "labels": prompt_labels,
+                "embedding": full(1, 4, 4, 1),
+                "label_table": np.arange(5, dtype=np.float32)[:, None],
+                "w0": centre_tap,
+                "b0": full(0.5, 1),
+            },
+            prompt,
+            {"patch": 2, "dense": 0},
+        ),
+        OperatorCase(  # all keys are equal, so both branches give the mean of the values
+            "HybridAttention",
+            {
+                "qkv": np.array([[0] * 8 + [1] * 4, [0] * 8 + [3] * 4], np.float32),
+                "edge": np.array([0]),
+                "code_weight": zeros(1, 4),
+                "code_bias": zeros(1),
+                "codewords": zeros(2, 4),
+            },
+            full(2, 2, 4),
+            {"heads": 1, "grid_width": 2, "quantizer": "bsq"},
+        ),
+        OperatorCase(  # experts are their last bias; gates are equal, so the edge token gets the mean of both
+            "HybridExperts",
+            {
+                "x": zeros(2, 2),
+                "edge": np.array([1]),
+                "gate_weight": zeros(2, 2),
+                "gate_bias": zeros(2),
+                "expert_bias": zeros(1),
+                "w1": zeros(2, 2, 2),
+                "b1": zeros(2, 2),
+                "w2": zeros(2, 2, 2),
+                "b2": zeros(2, 2),
+                "norm_weight": full(1, 2, 2),
+                "norm_bias": zeros(2, 2),
+                "w3": zeros(2, 2, 2),
+                "b3": np.array([[1, 1], [3, 3]], np.float32),
+            },
+            np.array([[1, 1], [2, 2]], np.float32),
+            {"epsilon": 1e-5},
+        ),
+        OperatorCase("TokenBox", {"low_res": low_res}, np.array([2, 1, 3, 2]), {"threshold": -2.0}),
+        OperatorCase(  # one pixel normalises to its bias, 2; the centre tap keeps it; edge 1 and bias 0.5 are added
+            "LocalUpsample",
+            {
+                "x": full(9, 1, 1, 1),
+                "box": np.array([0, 0, 1, 1]),
+                "norm_weight": full(1, 1),
+                "norm_bias": full(2, 1),
+                "conv_weight": centre_tap,
+                "conv_bias": full(0.5, 1),
+                "edge": full(1, 2, 2, 1),
+                "edge_border": zeros(4, 1, 2, 1),
+                "edge_corner": zeros(4, 1, 1, 1),
+            },
+            full(3.5, 2, 2, 1),
+            {"activation": "none", "epsilon": 1e-5},
+        ),
+    ]
+
+
+def _threads() -> Finding:
+    cores = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    detail = f"{cores} logical cores" + (f", {usable} of them for this process" if usable != cores else "")
+    quota = _cpu_quota()
+    if quota is not None and quota < usable:
+        threads = max(1, int(quota))
+        advice = f"pass num_threads={threads} (i2f segment --threads {threads})"
+        return Finding("threads", True, f"{detail}, but only {quota:g} cores' worth of time", advice)
+    return Finding("threads", True, detail)
+
+
+def _cpu_quota() -> float | None:
+    """Cores' worth of time that a container may use (cgroup v2), if limited."""
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if limit == "max" else int(limit) / int(period)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,149 @@
+"""From an image to the encoder's input: pad, make square, resize."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from inter2former_deploy.contract import PAD_MULTIPLE, PAD_RGB
+from inter2former_deploy.labels import Click
+
+Image = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an image lies in the model's square: at its top left, scaled."""
+
+    height: int  # of the image, pixels
+    width: int
+    size: int  # S, the model resolution, pixels
+
+    @property
+    def side(self) -> int:
+        """Side of the padded square before it is resized, image pixels."""
+        longer = max(self.height, self.width)
+        return -(-longer // PAD_MULTIPLE) * PAD_MULTIPLE
+
+    @property
+    def scale(self) -> float:
+        """Model pixels an image pixel."""
+        return self.size / self.side
+
+    def to_model(self, click: Click) -> Click:
+        """The click in whole pixels of the model's square.
+
+        Args:
+            click: in pixels of the image; pixel i spans [i, i + 1).
+
+        Raises:
+            ValueError: it lies outside the image.
+        """
+        if not (0 <= click.x < self.width and 0 <= click.y < self.height):
+            raise ValueError(
+                f"click ({click.x}, {click.y}) lies outside the image: "
+                f"x must be in [0, {self.width}), y in [0, {self.height})"
+            )
+        return Click(int(self.scale * click.x), int(self.scale * click.y), click.positive)
+
+
+def check_image(image: object) -> Image:
+    """The image, if it is what the model can take.
+
+    Raises:
+        TypeError: not an array, or not of uint8.
+        ValueError: not H x W x 3, or empty.
+    """
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            f"image must be a numpy array, uint8 RGB of shape (height, width, 3), got {type(image).__name__}"
+        )
+    if image.dtype != np.uint8:
+        hint = "divide 16-bit values by 257" if image.dtype == np.uint16 else "scale it to 0-255, round and cast"
+        raise TypeError(f"image must be of uint8, 0 to 255, got {image.dtype}: {hint}")
+    if image.ndim != 3 or image.shape[2] != 3:
+        hint = ""
+        if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+            hint = ": a grey image becomes RGB with cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)"
+        elif image.ndim == 3 and image.shape[2] == 4:
+            hint = ": drop the alpha channel, image[..., :3]"
+        elif image.ndim == 3 and image.shape[0] == 3:
+            hint = ": put the channels last, image.transpose(1, 2, 0)"
+        raise ValueError(f"image must be RGB of shape (height, width, 3), got {image.shape}{hint}")
+    if image.size == 0:
+        raise ValueError(f"image is empty, got shape {image.shape}")
+    return image
+
+
+def check_click(x: object, y: object, positive: object) -> Click:
+    """A click from what a caller gave.
+
+    Raises:
+        TypeError: a coordinate is no number, or the sign no bool.
+        ValueError: a coordinate is not finite.
+    """
+    for name, value in (("x", x), ("y", y)):
+        if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+            raise TypeError(f"click coordinate {name} must be a number, got {value!r}")
+        if not math.isfinite(value):
+            raise ValueError(f"click coordinate {name} must be finite, got {value}")
+    if not isinstance(positive, bool | np.bool_):
+        raise TypeError(f"positive must be True or False, got {positive!r}")
+    return Click(x, y, bool(positive))  # type: ignore[arg-type]  # checked above
+
+
+def bilinear_taps(source: int, target: int) -> tuple[Indices, Indices, Floats]:
+    """Which two of `source` pixels each of `target` pixels mixes, and how much of the second.
+
+    Bilinear interpolation, align_corners=False, no antialias, positions in float32 as PyTorch computes
+    them: one rounding of step * (i + 0.5) - 0.5, with a rounded step.
+
+    Returns:
+        lower, upper (`[target]`, upper clamped to the last pixel) and the weight of upper, `[target]`.
+    """
+    step = float(np.float32(source) / np.float32(target))
+    position = np.maximum(step * (np.arange(target) + 0.5) - 0.5, 0).astype(np.float32)
+    lower = position.astype(np.int64)
+    return lower, np.minimum(lower + 1, source - 1), position - lower.astype(np.float32)
+
+
+def model_input(image: Image, frame: Frame) -> Floats:
+    """The image as the encoder takes it: padded with `PAD_RGB`, square, resized.
+
+    The release pads with 0 after normalisation; padding with the colour that normalises to 0 before it is the
+    same, since bilinear weights add up to 1. Nothing of the padded size is built: the work is of size S x S.
+
+    Args:
+        image: uint8 RGB, `[H, W, 3]`.
+        frame: of this image.
+
+    Returns:
+        float32 RGB, 0 to 255, `[S, S, 3]`.
+    """
+    lower, upper, weight = bilinear_taps(frame.side, frame.size)
+
+    def mixed_columns(rows: Indices) -> Floats:
+        """Padded rows, resized along x: [n, S, 3]."""
+        inside = np.minimum(rows, frame.height - 1)
+        sides = []
+        for columns in (lower, upper):
+            side = image[inside[:, None], np.minimum(columns, frame.width - 1)].astype(np.float32)
+            side[:, columns >= frame.width] = PAD_RGB
+            side[rows >= frame.height] = PAD_RGB
+            sides.append(side)
+        return sides[0] * (1 - weight[:, None]) + sides[1] * weight[:, None]
+
+    result = np.empty((frame.size, frame.size, 3), np.float32)
+    for start in range(0, frame.size, _ROWS):
+        block = slice(start, start + _ROWS)
+        share = weight[block, None, None]
+        result[block] = mixed_columns(lower[block]) * (1 - share) + mixed_columns(upper[block]) * share
+    return result
+
+
+_ROWS = 64  # output rows at a time, so that the intermediate arrays stay small
