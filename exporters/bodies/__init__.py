@@ -12,23 +12,21 @@ from typing import Any
 import onnx
 
 from inter2former_deploy.contract import DOMAIN
-
-from .edge_tokens import EdgeTokens
-from .hybrid_attention import AttendBlock, AttendBlockFused, HybridAttention, Rotate
-from .hybrid_experts import Expert, HybridExperts
-from .local_upsample import LocalUpsample, UpsampleRows
-from .prompt_embedding import PromptEmbedding, PromptNetwork
-from .shared import HELPER_DOMAIN, IsText, LabelBox, Logistic, Silu, TightBox
-from .token_box import TokenBox
+from inter2former_deploy.exporters.bodies.edge_tokens import EdgeTokens
+from inter2former_deploy.exporters.bodies.hybrid_attention import HybridAttention, Rotate
+from inter2former_deploy.exporters.bodies.hybrid_experts import Expert, HybridExperts
+from inter2former_deploy.exporters.bodies.local_upsample import LocalUpsample, UpsampleRows
+from inter2former_deploy.exporters.bodies.prompt_embedding import PromptEmbedding, PromptNetwork
+from inter2former_deploy.exporters.bodies.shared import HELPER_DOMAIN, IsText, LabelBox, Logistic, Silu, TightBox
+from inter2former_deploy.exporters.bodies.token_box import TokenBox
 
 __all__ = ["HELPER_DOMAIN", "MAX_OPSET", "MIN_OPSET", "function_protos"]
 
 MIN_OPSET = 18  # torch.onnx.export(dynamo=True) starts here, and so do the operators of the bodies
 MAX_OPSET = 24  # the newest that was run
-FUSED_ATTENTION_OPSET = 23  # ai.onnx.Attention appears
 
 _OPERATORS = (EdgeTokens, PromptEmbedding, HybridAttention, HybridExperts, TokenBox, LocalUpsample)
-_HELPERS = (IsText, Logistic, Silu, TightBox, LabelBox, PromptNetwork, Rotate, AttendBlock, Expert, UpsampleRows)
+_HELPERS = (IsText, Logistic, Silu, TightBox, LabelBox, PromptNetwork, Rotate, Expert, UpsampleRows)
 
 
 def function_protos(opset: int) -> list[onnx.FunctionProto]:
@@ -42,12 +40,7 @@ def function_protos(opset: int) -> list[onnx.FunctionProto]:
     """
     if not MIN_OPSET <= opset <= MAX_OPSET:
         raise ValueError(f"opset must be {MIN_OPSET} to {MAX_OPSET}, got {opset}")
-    protos = [_proto(function, opset) for function in (*_OPERATORS, *_HELPERS)]
-    if opset >= FUSED_ATTENTION_OPSET:
-        fused = _proto(AttendBlockFused, opset)
-        fused.name = AttendBlock.name
-        protos = [fused if proto.name == fused.name else proto for proto in protos]
-    return protos
+    return [_proto(function, opset) for function in (*_OPERATORS, *_HELPERS)]
 
 
 def _proto(function: Any, opset: int) -> onnx.FunctionProto:

@@ -1,12 +1,12 @@
 # ruff: noqa: N802 - functions are named like the operators they become
-# mypy: disable-error-code="misc, no-any-return, no-untyped-def, no-untyped-call"
+# mypy: ignore-errors - the functions are graphs in Python's syntax; onnxscript compiles them, and their tests run them
 """EdgeTokens: which tokens get full attention, as one or two max-poolings of bytes.
 
 The 7 x 7 windows around the 16 x 16 pixels of a token cover 22 x 22 pixels. `released` asks whether any of those labels
-is not 0: a maximum. `exact` asks whether one of the windows holds two different labels. Neighbouring windows overlap, so
-if each held a single label they would all hold the same one: some window is mixed exactly when the 22 x 22 pixels are.
-An unknown pixel (2) among unmixed labels makes all of them 2, so the maximum tells it. Reflected pixels repeat pixels
-of the same 22 x 22, so padding with nothing is the same.
+is not 0: a maximum. `exact` asks whether one of the windows holds two different labels. Neighbouring windows overlap,
+so if each held a single label they would all hold the same one: some window is mixed exactly when the 22 x 22 pixels
+are. An unknown pixel (2) among unmixed labels makes all of them 2, so the maximum tells it. Reflected pixels repeat
+pixels of the same 22 x 22, so padding with nothing is the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from onnxscript import opset18 as op
 from onnxscript import script
 
-from .shared import BOOL, LabelBox, IsText, operators, UINT8
+from inter2former_deploy.exporters.bodies.shared import BOOL, UINT8, IsText, LabelBox, operators
 
 
 @script(operators, default_opset=op)

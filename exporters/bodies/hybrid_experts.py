@@ -1,9 +1,9 @@
 # ruff: noqa: N802 - functions are named like the operators they become
-# mypy: disable-error-code="misc, no-any-return, no-untyped-def, no-untyped-call"
+# mypy: ignore-errors - the functions are graphs in Python's syntax; onnxscript compiles them, and their tests run them
 """HybridExperts: the shared expert for all tokens, then a loop over experts, each on the edge tokens routed to it.
 
-Sequences collect what the loop yields: onnxruntime inserts a tensor without copying it, while a loop-carried tensor of all
-edge tokens would be copied once an expert.
+Sequences collect what the loop yields: onnxruntime inserts a tensor without copying it, while a loop-carried tensor of
+all edge tokens would be copied once an expert.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from onnxscript import opset18 as op
 from onnxscript import script
 
-from .shared import FLOAT, INT64, Logistic, Silu, helpers, operators
+from inter2former_deploy.exporters.bodies.shared import FLOAT, INT64, Logistic, Silu, helpers, operators
 
 NEVER = numpy_helper.from_array(np.float32(-np.inf))
 
@@ -44,7 +44,9 @@ def HybridExperts(
     scores = routed_gates + expert_bias
     chosen = op.ArgMax(op.Where(op.IsNaN(scores), op.Constant(value=NEVER), scores), axis=1)  # [E, 1], 0-based
     pair = op.Concat(
-        op.Slice(gates, op.Constant(value_ints=[0]), rest, rest), op.GatherElements(routed_gates, chosen, axis=1), axis=1
+        op.Slice(gates, op.Constant(value_ints=[0]), rest, rest),
+        op.GatherElements(routed_gates, chosen, axis=1),
+        axis=1,
     )
     mix = op.Softmax(pair)  # [E, 2]: shared, routed
 
@@ -54,15 +56,14 @@ def HybridExperts(
     for i in range(op.Squeeze(op.Shape(expert_bias))):
         mine = op.Squeeze(op.NonZero(op.Equal(chosen, i)), [0])  # [n]
         index = i + 1
-        rows = op.SequenceInsert(rows, mine)
-        outputs = op.SequenceInsert(
-            outputs,
-            Expert(
-                op.Gather(tokens, mine), op.Gather(w1, index), op.Gather(b1, index), op.Gather(w2, index), op.Gather(b2, index),
-                op.Gather(norm_weight, 1), op.Gather(norm_bias, 1), op.Gather(w3, index), op.Gather(b3, index),
-                epsilon=epsilon,
-            ),
+        output = Expert(
+            op.Gather(tokens, mine),
+            op.Gather(w1, index), op.Gather(b1, index), op.Gather(w2, index), op.Gather(b2, index),
+            op.Gather(norm_weight, 1), op.Gather(norm_bias, 1), op.Gather(w3, index), op.Gather(b3, index),
+            epsilon=epsilon,
         )  # fmt: skip
+        rows = op.SequenceInsert(rows, mine)
+        outputs = op.SequenceInsert(outputs, output)
     order = op.ConcatFromSequence(rows, axis=0)  # [E], tokens sorted by expert
     routed = op.ConcatFromSequence(outputs, axis=0)  # [E, C]
 

@@ -1,9 +1,9 @@
 # ruff: noqa: N802 - functions are named like the operators they become
-# mypy: disable-error-code="misc, no-any-return, no-untyped-def, no-untyped-call"
+# mypy: ignore-errors - the functions are graphs in Python's syntax; onnxscript compiles them, and their tests run them
 """LocalUpsample: the taps of the 3 x 3 convolution at low resolution, then bicubic x2 along one axis after the other.
 
-conv3x3(bicubic2x(x)) = sum over the taps of shift(bicubic2x(W_tap x)). Along one axis, upsampling and the sum over its three
-taps are one linear map of a few neighbouring rows, so blocks of rows are multiplied by a small constant matrix.
+conv3x3(bicubic2x(x)) = sum over the taps of shift(bicubic2x(W_tap x)). Along one axis, upsampling and the sum over its
+three taps are one linear map of a few neighbouring rows, so blocks of rows are multiplied by a small constant matrix.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from onnx import numpy_helper
 from onnxscript import opset18 as op
 from onnxscript import script
 
-from .shared import FLOAT, IsText, Silu, helpers, operators
+from inter2former_deploy.exporters.bodies.shared import FLOAT, IsText, Silu, helpers, operators
 
 ROWS = 16  # input rows a block
 HALO = 2  # input rows more at either side
 
 
 def _bicubic_matrix() -> np.ndarray:
-    """Weights [2 * ROWS, ROWS + 2 * HALO, 3]: of input row i - HALO for tap t of output row r, where bicubic row r + t - 1 is meant."""
+    """Of input row i - HALO in bicubic row r + t - 1, which tap t of output row r takes: [2 ROWS, ROWS + 2 HALO, 3]."""
 
     def kernel(distance: float, a: float = -0.75) -> float:
         d = abs(distance)
@@ -51,7 +51,9 @@ def UpsampleRows(taps):
     start = op.Range(0, op.Squeeze(blocks), 1) * ROWS  # [blocks]
     source = op.Unsqueeze(start, [1]) + op.Constant(value=BLOCK_ROWS)  # [blocks, ROWS + 2 HALO]
     source = op.Min(op.Max(source, 0), rows - 1)
-    tiles = op.Reshape(op.Gather(taps, source), op.Concat(blocks, op.Constant(value_ints=[3 * (ROWS + 2 * HALO)]), width, axis=0))
+    tiles = op.Reshape(
+        op.Gather(taps, source), op.Concat(blocks, op.Constant(value_ints=[3 * (ROWS + 2 * HALO)]), width, axis=0)
+    )
 
     target = op.Unsqueeze(start * 2, [1, 2, 3]) + op.Constant(value=BLOCK_OUTPUTS)  # [blocks, 2 ROWS, 1, 3]
     inside = op.And(op.GreaterOrEqual(target, 0), op.Less(target, rows * 2))
@@ -76,9 +78,12 @@ def LocalUpsample(
 
     centred = x - op.ReduceMean(x)
     deviation = op.Sqrt(op.ReduceMean(centred * centred) + op.Constant(value_float=epsilon))
-    normed = centred * (norm_weight / deviation) + norm_bias
+    row = op.Concat(width, op.Shape(norm_bias), axis=0)  # onnxruntime adds whole rows far faster than a few channels
+    normed = centred * op.Expand(norm_weight / deviation, row) + op.Expand(norm_bias, row)
 
-    weight = op.Reshape(op.Transpose(conv_weight, perm=[2, 1, 3, 0]), op.Concat(three, op.Shape(norm_weight), rest, axis=0))  # [3 dy, Ci, 3 dx * Co]
+    weight = op.Reshape(
+        op.Transpose(conv_weight, perm=[2, 1, 3, 0]), op.Concat(three, op.Shape(norm_weight), rest, axis=0)
+    )  # [3 dy, Ci, 3 dx * Co]
     taps = op.MatMul(op.Unsqueeze(normed, [1]), weight)  # [Hc, 3 dy, Wc, 3 dx * Co]
     taps = UpsampleRows(op.Reshape(taps, op.Concat(height, three, rest, axis=0)))  # [2 Hc, Wc * 3 dx * Co]
     taps = op.Transpose(op.Reshape(taps, op.Concat(height * 2, width, three, channels, axis=0)), perm=[1, 2, 0, 3])
@@ -112,7 +117,8 @@ def LocalUpsample(
     out = op.ScatterND(out, op.Reshape(spots, op.Constant(value_ints=[4, 2])), corners, reduction="add")
 
     first = op.Concat(top * scale, left * scale, axis=0)
-    out = out + op.Slice(edge, first, op.Concat(bottom * scale, right * scale, axis=0)) + conv_bias
+    features = op.Slice(edge, first, op.Concat(bottom * scale, right * scale, axis=0))
+    out = out + features + op.Expand(conv_bias, op.Concat(width * 2, channels, axis=0))
     if IsText(op.Constant(value_string=activation), op.Constant(value_string="silu")):
         y = Silu(out)
     else:

@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - functions are named like the operators they become
-# mypy: disable-error-code="misc, no-any-return, no-untyped-def, no-untyped-call"
+# mypy: ignore-errors - the functions are graphs in Python's syntax; onnxscript compiles them, and their tests run them
 """What several bodies use: domains, string attributes, boxes."""
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def IsText(text, expected):
 
 @script(helpers, default_opset=op)
 def TightBox(occupied):
-    """Left, top, right, bottom (exclusive), int64 [4], around the true values of a bool [h, w]; all of it if there are none."""
+    """Left, top, right, bottom (exclusive) of the true values of a bool [h, w], int64 [4]; of all if there are none."""
     none = op.Not(op.Cast(op.ReduceMax(op.Cast(occupied, to=UINT8), keepdims=0), to=BOOL))
     inside = op.Cast(op.Or(occupied, none), to=UINT8)
     columns = op.ReduceMax(inside, op.Constant(value_ints=[0]), keepdims=0)
@@ -44,7 +44,7 @@ def TightBox(occupied):
 def LabelBox(labels):
     """The box of EdgeTokens and PromptEmbedding, in tokens of 16 x 16 pixels, int64 [4], for uint8 labels [S, S]."""
     plane = op.Constant(value_ints=[0, 1])
-    other = op.BitwiseXor(labels, op.Constant(value=ONE))  # 0 exactly where the label is 1
+    other = op.Cast(op.Not(op.Equal(labels, op.Constant(value=ONE))), to=UINT8)
     tokens = op.MaxPool(op.Unsqueeze(other, plane), kernel_shape=[16, 16], strides=[16, 16])
     tight = TightBox(op.Cast(op.Squeeze(tokens, plane), to=BOOL))
     height = op.Shape(tokens, start=2, end=3)

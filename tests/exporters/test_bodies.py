@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ def prompt_inputs(rng: np.random.Generator, labels: Array) -> dict[str, Array]:
     tokens = labels.shape[0] // 16
     widths = (5, 6, 8, 12, C)
     inputs = {"labels": labels, "embedding": normal(rng, tokens, tokens, C), "label_table": normal(rng, 5, 5)}
-    for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (before, after) in enumerate(pairwise(widths)):
         inputs |= {f"w{i}": normal(rng, after, before, 3, 3, scale=0.3), f"b{i}": normal(rng, after, scale=0.1)}
     return inputs
 
@@ -245,7 +246,9 @@ def upsample_inputs(
 @pytest.mark.parametrize("channels", [(6, 4), (4, 1)])
 @pytest.mark.parametrize("pixels", [1, 2, 4, 8])
 @pytest.mark.parametrize("box", [(0, 0, 5, 5), (0, 0, 1, 1), (4, 4, 5, 5), (2, 1, 3, 2), (1, 0, 5, 3), (0, 2, 3, 5)])
-def test_local_upsample(activation: Any, channels: tuple[int, int], pixels: int, box: tuple[int, int, int, int]) -> None:
+def test_local_upsample(
+    activation: Any, channels: tuple[int, int], pixels: int, box: tuple[int, int, int, int]
+) -> None:
     rng = np.random.default_rng([pixels, *box])
     inputs = upsample_inputs(rng, grid=5, box=box, pixels=pixels, channels=channels)
     weights = ("norm_weight", "norm_bias", "conv_weight", "conv_bias")
