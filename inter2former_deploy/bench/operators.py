@@ -1,0 +1,265 @@
+"""Each operator alone, over tokens, share of edge tokens and area, against its body, PyTorch and its floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inter2former_deploy.bench.scene import disc_labels, disc_token_box, disc_tokens
+from inter2former_deploy.bench.workers import Workload, threads_here
+from inter2former_deploy.config import PATCH, VIT_B
+from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
+
+Array = npt.NDArray[Any]
+DECODER = VIT_B.decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One call of one operator."""
+
+    operator: str
+    inputs: Mapping[str, Array]
+    constant: frozenset[str]  # inputs that are weights
+    attributes: Mapping[str, Any]
+    flop: float  # operations that the result needs at least, 2 a multiply-add
+    nbytes: float  # bytes that must be read or written at least
+
+
+def hybrid_attention(side: int, share: float, quantizer: str = "bsq") -> Case:
+    """Attention of `side * side` tokens, a disc of which (`share` of all) are edge tokens."""
+    rng = np.random.default_rng(1)
+    length, dim = side * side, DECODER.attention_dim
+    edge = disc_tokens(side, share)
+    rows = DECODER.code_bits if quantizer == "bsq" else 2**DECODER.code_bits
+    inputs = {
+        "qkv": _normal(rng, length, 3 * dim),
+        "edge": edge,
+        "code_weight": _normal(rng, rows, dim),
+        "code_bias": _normal(rng, rows),
+        "codewords": _normal(rng, 2**DECODER.code_bits, dim),
+    }
+    others = length - len(edge)
+    codes = 2**DECODER.code_bits
+    full = 4.0 * len(edge) * length * dim
+    coded = 4.0 * others * codes * dim + 2.0 * length * dim * rows if others else 0.0
+    return Case(
+        operator="HybridAttention",
+        inputs=inputs,
+        constant=frozenset(("code_weight", "code_bias", "codewords")),
+        attributes={"heads": DECODER.heads, "grid_width": side, "quantizer": quantizer},
+        flop=full + coded,
+        nbytes=16.0 * length * dim,
+    )
+
+
+def hybrid_experts(side: int, share: float, experts: int = DECODER.experts) -> Case:
+    """Shared and routed experts of `side * side` tokens, `share` of them edge tokens."""
+    rng = np.random.default_rng(2)
+    length, dim, hidden = side * side, DECODER.dim, DECODER.expert_hidden
+    edge = disc_tokens(side, share)
+    weights = {
+        "gate_weight": _normal(rng, 1 + experts, dim),
+        "gate_bias": _normal(rng, 1 + experts),
+        "expert_bias": 0.01 * _normal(rng, experts),
+        "w1": _normal(rng, 1 + experts, hidden, dim) / 16,
+        "b1": _normal(rng, 1 + experts, hidden),
+        "w2": _normal(rng, 1 + experts, hidden, dim) / 16,
+        "b2": _normal(rng, 1 + experts, hidden),
+        "norm_weight": _normal(rng, 2, hidden),
+        "norm_bias": _normal(rng, 2, hidden),
+        "w3": _normal(rng, 1 + experts, dim, hidden) / 8,
+        "b3": _normal(rng, 1 + experts, dim),
+    }
+    return Case(
+        operator="HybridExperts",
+        inputs={"x": _normal(rng, length, dim), "edge": edge, **weights},
+        constant=frozenset(weights),
+        attributes={},
+        flop=6.0 * (length + len(edge)) * dim * hidden + 2.0 * len(edge) * dim * (1 + experts),
+        nbytes=8.0 * length * dim,
+    )
+
+
+def edge_tokens(side: int, share: float, rule: str = "exact") -> Case:
+    """Edge tokens of a label map with a disc of `share` of the area."""
+    labels = disc_labels(side * PATCH, share)
+    return Case(
+        operator="EdgeTokens",
+        inputs={"labels": labels},
+        constant=frozenset(),
+        attributes={"rule": rule},
+        flop=0.0,
+        nbytes=float(labels.size),
+    )
+
+
+def prompt_embedding(side: int, share: float, dense: bool = False) -> Case:
+    """Prompt embedding of a label map with a disc of `share` of the area."""
+    rng = np.random.default_rng(3)
+    labels = disc_labels(side * PATCH, share)
+    channels = (5, *DECODER.prompt_channels)  # 5 labels in a table of 5 channels
+    weights: dict[str, Array] = {"label_table": _normal(rng, 5, 5)}
+    for i, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
+        weights[f"w{i}"] = _normal(rng, after, before, 3, 3) / np.float32(np.sqrt(9 * before))
+        weights[f"b{i}"] = _normal(rng, after)
+    return Case(
+        operator="PromptEmbedding",
+        inputs={"labels": labels, "embedding": _normal(rng, side, side, DECODER.dim), **weights},
+        constant=frozenset(weights),
+        attributes={"dense": int(dense)},
+        flop=_mixed_flop(labels, channels),
+        nbytes=8.0 * side * side * DECODER.dim + labels.size,
+    )
+
+
+def local_upsample(side: int, share: float, stage: int) -> Case:
+    """Stage 0..3 of local upsampling of the box around a disc of `share` of the area."""
+    rng = np.random.default_rng(4)
+    channels = (*DECODER.pyramid, 1)
+    ci, co = channels[stage], channels[stage + 1]
+    box = disc_token_box(side, share)
+    u = 2**stage
+    hc, wc = (int(n) * u for n in (box[3] - box[1], box[2] - box[0]))
+    whole = 2 * u * side
+    weights = {
+        "norm_weight": _normal(rng, ci),
+        "norm_bias": _normal(rng, ci),
+        "conv_weight": _normal(rng, co, ci, 3, 3) / np.float32(np.sqrt(9 * ci)),
+        "conv_bias": _normal(rng, co),
+    }
+    return Case(
+        operator="LocalUpsample",
+        inputs={
+            "x": _normal(rng, hc, wc, ci),
+            "box": box,
+            **weights,
+            "edge": _normal(rng, whole, whole, co),
+            "edge_border": _normal(rng, 4, side, whole, co),
+            "edge_corner": _normal(rng, 4, side, side, co),
+        },
+        constant=frozenset(weights),
+        attributes={"activation": "none" if stage == 3 else "silu"},
+        flop=18.0 * hc * wc * ci * co,
+        nbytes=4.0 * hc * wc * (ci + 8 * co),
+    )
+
+
+CASES: Mapping[str, Callable[..., Case]] = {
+    f.__name__: f for f in (hybrid_attention, hybrid_experts, edge_tokens, prompt_embedding, local_upsample)
+}
+VARIANTS = ("library", "plain", "torch")
+
+
+def workload(case: str, variant: str, arguments: Mapping[str, Any]) -> Workload:
+    """A case of `CASES` as a workload: with the library, with the function body, or as the PyTorch formula."""
+    return Workload(builder=f"{__name__}:build", arguments={"case": case, "variant": variant, "arguments": dict(arguments)})
+
+
+def build(case: str, variant: str, arguments: Mapping[str, Any]) -> Callable[[], object]:
+    """The callable of `workload`."""
+    made = CASES[case](**arguments)
+    return _torch(made) if variant == "torch" else _graph(made, library=variant == "library")
+
+
+def _graph(case: Case, *, library: bool) -> Callable[[], object]:
+    import onnx
+    import onnx.helper as oh
+    import onnxruntime as ort
+
+    from inter2former_deploy import library as operator_library
+    from inter2former_deploy.exporters.bodies import function_protos
+
+    opset = 20
+    output = "int64" if case.operator == "EdgeTokens" else "float32"
+    fed = {name: array for name, array in case.inputs.items() if name not in case.constant}
+    functions = function_protos(opset)
+    graph = oh.make_graph(
+        [oh.make_node(case.operator, list(case.inputs), ["out"], domain=DOMAIN, **case.attributes)],
+        case.operator,
+        [oh.make_tensor_value_info(n, oh.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in fed.items()],
+        [oh.make_tensor_value_info("out", oh.np_dtype_to_tensor_dtype(np.dtype(output)), None)],
+        [onnx.numpy_helper.from_array(np.ascontiguousarray(case.inputs[n]), n) for n in sorted(case.constant)],
+    )
+    domains = {entry.domain: entry.version for f in functions for entry in f.opset_import} | {DOMAIN: DOMAIN_VERSION}
+    model = oh.make_model(
+        graph,
+        functions=functions,
+        opset_imports=[oh.make_opsetid(domain, version) for domain, version in domains.items()],
+        ir_version=10,
+    )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads_here()
+    options.log_severity_level = 3
+    if library:
+        operator_library.register(options)
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in fed.items()}
+    return lambda: session.run_with_ort_values(["out"], values)
+
+
+def _torch(case: Case) -> Callable[[], object]:
+    import re
+
+    import torch
+
+    from inter2former_deploy.modules import operators
+
+    torch.set_num_threads(threads_here())
+    formula = getattr(operators, re.sub(r"(?<!^)(?=[A-Z])", "_", case.operator).lower())
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in case.inputs.values()]
+    defaults: dict[str, dict[str, Any]] = {
+        "EdgeTokens": {"patch": PATCH},
+        "PromptEmbedding": {"patch": PATCH},
+        "HybridExperts": {"epsilon": 1e-5},
+        "LocalUpsample": {"epsilon": 1e-5},
+    }
+    attributes = defaults.get(case.operator, {}) | dict(case.attributes)
+    if "dense" in attributes:
+        attributes["dense"] = bool(attributes["dense"])
+
+    def call() -> object:
+        with torch.inference_mode():
+            return formula(*tensors, **attributes)
+
+    return call
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> Array:
+    return rng.standard_normal(shape, np.float32)
+
+
+def _mixed_flop(labels: Array, channels: tuple[int, ...]) -> float:
+    """Operations of the prompt convolutions where the labels in a receptive field differ; elsewhere the result is a constant."""
+    total = 0.0
+    stride, reach = 2, 1  # of the receptive field in pixels: it spans stride * x - reach .. stride * x + reach
+    for level, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
+        total += _mixed_places(labels, stride, reach) * 18.0 * (1 if level == 0 else before) * after
+        reach += stride
+        stride *= 2
+    return total
+
+
+def _mixed_places(labels: Array, stride: int, reach: int) -> int:
+    """How many windows of side 2 * reach + 1, `stride` apart, hold two labels."""
+    import cv2
+
+    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    return int(np.count_nonzero((cv2.dilate(labels, kernel) != cv2.erode(labels, kernel))[::stride, ::stride]))
+
+
+def sweep() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The cases of `i2f bench ops`: every operator at both sizes, over edge share or area."""
+    for side in (64, 128):
+        for share in (0.0, 0.03, 0.1, 0.3, 1.0):
+            yield "hybrid_attention", {"side": side, "share": share}
+            yield "hybrid_experts", {"side": side, "share": share}
+        for share in (0.03, 0.1, 0.3, 1.0):
+            yield "edge_tokens", {"side": side, "share": share}
+            yield "prompt_embedding", {"side": side, "share": share}
+            for stage in range(4):
+                yield "local_upsample", {"side": side, "share": share, "stage": stage}
