@@ -26,10 +26,14 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
         reason="of the largest value: the release computed the golden arrays in float32, layer after layer",
     ),
     ("edge features", "float32"): Tolerance(
-        rtol=1e-5, atol=0, reason="relative to the largest value, from the same five Canny maps; other orders of summation"
+        rtol=1e-5,
+        atol=0,
+        reason="relative to the largest value, from the same five Canny maps; other orders of summation",
     ),
     ("canny maps", "float32"): Tolerance(
-        rtol=1e-6, atol=0, reason="gradient magnitudes relative to the largest; other roundings of blur and Sobel filters"
+        rtol=1e-6,
+        atol=0,
+        reason="gradient magnitudes relative to the largest; other roundings of blur and Sobel filters",
     ),
     ("formula", "float64"): Tolerance(
         rtol=1e-12,
@@ -38,5 +42,24 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ),
     ("model input", "float32"): Tolerance(
         rtol=2e-6, atol=0, reason="normalised pictures: the release resizes after normalisation, the runtime before it"
+    ),
+    ("neck", "float32"): Tolerance(
+        rtol=1e-5, atol=0.0, reason="tokens after two layers, of the largest: the release sums in another order"
+    ),
+    ("blocks", "float32"): Tolerance(
+        rtol=1e-5,
+        atol=0.0,
+        reason="outputs of one layer's attention or experts, of the largest: the release sums in another order",
+    ),
+    ("upsampling", "float32"): Tolerance(
+        rtol=1e-5,
+        atol=0.0,
+        reason="logits after four stages, of the largest: the release sums in another order, and the operators "
+        "convolve edge features apart",
+    ),
+    ("loss", "float32"): Tolerance(
+        rtol=1e-5,
+        atol=0.0,
+        reason="losses and gradients, of the largest: the release's float32 gradient itself errs by 6e-6",
     ),
 }

@@ -211,10 +211,8 @@ def full_attention(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, he
         [E, D].
     """
     index = torch.arange(len(key), device=key.device)
-    # Angles of a reduced type would be off by whole radians at the far end of the grid.
-    frequencies = rotary_frequencies(key.shape[1] // heads).to(
-        key.device, torch.promote_types(key.dtype, torch.float32)
-    )
+    dtype = torch.promote_types(key.dtype, torch.float32)  # positions need more bits than bfloat16 has
+    frequencies = rotary_frequencies(key.shape[1] // heads, dtype).to(key.device)
     angles = rotary_angles(index // grid_width, index % grid_width, frequencies).repeat(1, heads)
     return attention(rotate(query[tokens], angles[tokens]), rotate(key, angles), value, heads)
 
@@ -457,5 +455,5 @@ def upsample(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, epsilon: float) 
     Returns:
         [B, Ci, 2*H, 2*W].
     """
-    x = F.group_norm(x, 1, norm_weight, norm_bias, epsilon)
+    x = torch.group_norm(x, 1, norm_weight, norm_bias, epsilon)
     return F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False)

@@ -9,14 +9,15 @@ POSITION_SCALE = 0.5  # position of a token per row or column
 THETA = 10000.0
 
 
-def rotary_frequencies(head_dim: int) -> Tensor:
+def rotary_frequencies(head_dim: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Frequencies of one head, `THETA ** (-2i / (head_dim / 2))`.
 
     Args:
         head_dim: Channels of a head, a multiple of 4.
+        dtype: Of the result.
 
     Returns:
-        float32 [head_dim / 4].
+        [head_dim / 4].
 
     Raises:
         ValueError: `head_dim` is not a multiple of 4.
@@ -24,7 +25,7 @@ def rotary_frequencies(head_dim: int) -> Tensor:
     if head_dim % 4:
         raise ValueError(f"head_dim must be a multiple of 4, got {head_dim}")
     n = head_dim // 4
-    return (THETA ** (-torch.arange(n, dtype=torch.float64) / n)).float()
+    return (THETA ** (-torch.arange(n, dtype=torch.float64) / n)).to(dtype)
 
 
 def rotary_angles(rows: Tensor, columns: Tensor, frequencies: Tensor) -> Tensor:

@@ -1,0 +1,236 @@
+"""The PyTorch formulas of the operators against their float64 twins, at shapes and values that could trip them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from operators import twins
+
+from inter2former_deploy.contract import DOMAIN
+from inter2former_deploy.modules import operators
+from inter2former_deploy.modules.rotary import rotary_angles, rotary_frequencies, rotate
+
+PATCH = 16
+
+
+def draw(rng: np.random.Generator, *shape: int) -> torch.Tensor:
+    return torch.from_numpy(rng.standard_normal(shape))
+
+
+def arrays(*tensors: torch.Tensor) -> list[Any]:
+    return [tensor.numpy() for tensor in tensors]
+
+
+def some_edges(rng: np.random.Generator, length: int, count: int) -> torch.Tensor:
+    return torch.from_numpy(np.sort(rng.choice(length, count, replace=False)))
+
+
+@st.composite
+def label_maps(draw: st.DrawFn) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Maps of 3 to 5 tokens a side, one label with up to five rectangles of others."""
+    side = PATCH * draw(st.integers(3, 5))
+    labels = np.full((side, side), draw(st.integers(0, 4)), np.uint8)
+    for _ in range(draw(st.integers(0, 5))):
+        y, x = draw(st.integers(0, side - 1)), draw(st.integers(0, side - 1))
+        height, width = draw(st.integers(1, side)), draw(st.integers(1, side))
+        labels[y : y + height, x : x + width] = draw(st.integers(0, 4))
+    return labels
+
+
+@pytest.mark.parametrize("rule", ["released", "exact"])
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(labels=label_maps())
+def test_edge_tokens(rule: Any, labels: Any) -> None:
+    edge = operators.edge_tokens(torch.from_numpy(labels), rule, PATCH)
+    np.testing.assert_array_equal(edge, twins.edge_tokens(labels, rule=rule))
+
+
+@pytest.mark.parametrize("label", range(5))
+@pytest.mark.parametrize("rule", ["released", "exact"])
+def test_edge_tokens_of_one_token(rule: str, label: int) -> None:
+    labels = torch.full((PATCH, PATCH), label, dtype=torch.uint8)
+    is_edge = label != 0 if rule == "released" else label == 2
+    assert operators.edge_tokens(labels, rule, PATCH).tolist() == ([0] if is_edge else [])
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(labels=label_maps())
+def test_prompt_embedding(assert_close: Any, dense: bool, labels: Any) -> None:
+    rng = np.random.default_rng(0)
+    grid = len(labels) // PATCH
+    widths = (5, 4, 6, 8, 12)
+    weights = [x for a, b in pairwise(widths) for x in (draw(rng, b, a, 3, 3) / 3, draw(rng, b))]
+    embedding, table = draw(rng, grid, grid, widths[-1]), draw(rng, 5, 5)
+    before = embedding.clone()
+    tokens = operators.prompt_embedding(torch.from_numpy(labels), embedding, table, *weights, PATCH, dense)
+    expected = twins.prompt_embedding(labels, *arrays(embedding, table, *weights), dense=dense)
+    assert_close(tokens, expected, "formula")
+    assert torch.equal(embedding, before)
+
+
+@pytest.mark.parametrize(("length", "grid_width"), [(1, 1), (12, 4), (35, 7)])
+@pytest.mark.parametrize(("heads", "width"), [(1, 8), (2, 8), (3, 24)])
+@pytest.mark.parametrize("quantizer", ["bsq", "vq"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_hybrid_attention(
+    assert_close: Any, length: int, grid_width: int, heads: int, width: int, quantizer: Any, share: float
+) -> None:
+    rng = np.random.default_rng(length * heads)
+    bits = 3
+    qkv, edge = draw(rng, length, 3 * width), some_edges(rng, length, round(share * length))
+    rows = bits if quantizer == "bsq" else 2**bits
+    code = draw(rng, rows, width), draw(rng, rows), draw(rng, 2**bits, width)
+    out = operators.hybrid_attention(qkv, edge, *code, heads, grid_width, quantizer)
+    expected = twins.hybrid_attention(
+        *arrays(qkv, edge, *code), heads=heads, grid_width=grid_width, quantizer=quantizer
+    )
+    assert_close(out, expected, "formula")
+
+
+def test_codebook_attention_counts_the_keys_of_a_code(assert_close: Any) -> None:
+    """Equal to softmax attention over all keys, each replaced by its codeword."""
+    rng = np.random.default_rng(1)
+    query, value, codewords = draw(rng, 5, 8), draw(rng, 30, 8), draw(rng, 4, 8)
+    code = torch.tensor([0] * 25 + [2] * 5)
+    out = operators.codebook_attention(query, code, value, codewords, 1)
+    weights = (query @ codewords[code].T * 8**-0.5).softmax(1)
+    assert_close(out, weights @ value, "formula")
+
+
+def test_rotary_embedding_makes_logits_depend_on_the_offset_of_tokens(assert_close: Any) -> None:
+    rng = np.random.default_rng(2)
+    pair = draw(rng, 2, 16)  # a query and a key two rows below and one column to the right of it
+    frequencies = rotary_frequencies(16, torch.float64)
+
+    def logit(row: int, column: int, rows: int = 2, columns: int = 1) -> torch.Tensor:
+        places = torch.tensor([row, row + rows]), torch.tensor([column, column + columns])
+        query, key = rotate(pair, rotary_angles(*places, frequencies))
+        return query @ key
+
+    assert_close(logit(31, 7), logit(0, 0), "formula")
+    assert (logit(0, 0, 1, 2) - logit(0, 0)).abs() > 0.1
+
+
+@pytest.mark.parametrize("quantizer", ["bsq", "vq"])
+def test_codes_of_nan(quantizer: str) -> None:
+    """A NaN is bit 0 and never the largest score."""
+    weight = torch.eye(3)
+    key = torch.tensor([[1.0, torch.nan, 2.0], [torch.nan] * 3, [-1.0, -2.0, torch.nan]])
+    # Each NaN reaches all scores of its key through the matrix product.
+    assert operators.assign_codes(key, weight, torch.zeros(3), quantizer).tolist() == [0, 0, 0]
+    bias = torch.tensor([0.0, torch.nan, 0.0])
+    code = operators.assign_codes(torch.tensor([[1.0, 9.0, 2.0]]), weight, bias, quantizer)
+    assert code.item() == (0b101 if quantizer == "bsq" else 2)
+
+
+def test_ties_go_to_the_first() -> None:
+    assert operators.assign_codes(torch.ones(1, 4), torch.ones(6, 4), torch.zeros(6), "vq").item() == 0
+    assert operators.route(torch.tensor([[0.1, 0.7, 0.7]]), torch.zeros(3)).item() == 1
+    assert operators.assign_codes(torch.zeros(1, 4), torch.ones(2, 4), torch.zeros(2), "bsq").item() == 0b11
+
+
+def expert_weights(rng: np.random.Generator, dim: int, hidden: int, routed: int) -> list[torch.Tensor]:
+    e = 1 + routed
+    return [
+        *(draw(rng, e, dim), draw(rng, e), draw(rng, routed) / 4),
+        *(draw(rng, e, hidden, dim), draw(rng, e, hidden), draw(rng, e, hidden, dim), draw(rng, e, hidden)),
+        *(draw(rng, 2, hidden), draw(rng, 2, hidden), draw(rng, e, dim, hidden), draw(rng, e, dim)),
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 20, 40])
+@pytest.mark.parametrize("routed", [1, 5])
+def test_hybrid_experts(assert_close: Any, count: int, routed: int) -> None:
+    rng = np.random.default_rng(count + routed)
+    x, edge, weights = draw(rng, 40, 12), some_edges(rng, 40, count), expert_weights(rng, 12, 7, routed)
+    out = operators.hybrid_experts(x, edge, *weights, 1e-5)
+    assert_close(out, twins.hybrid_experts(*arrays(x, edge, *weights)), "formula")
+
+
+def test_experts_treat_tokens_independently(assert_close: Any) -> None:
+    rng = np.random.default_rng(3)
+    x, edge, weights = draw(rng, 40, 12), some_edges(rng, 40, 20), expert_weights(rng, 12, 7, 5)
+    order = torch.from_numpy(rng.permutation(40))
+    place = order.argsort()
+    out = operators.hybrid_experts(x, edge, *weights, 1e-5)
+    permuted = operators.hybrid_experts(x[order], place[edge].sort().values, *weights, 1e-5)
+    assert_close(permuted, out[order], "formula")
+
+
+def test_only_full_attention_knows_positions() -> None:
+    """Non-edge tokens have no rotary embedding: shuffling the grid shuffles their outputs."""
+    rng = np.random.default_rng(4)
+    qkv, code = draw(rng, 12, 24), (draw(rng, 3, 8), draw(rng, 3), draw(rng, 8, 8))
+    order = torch.from_numpy(rng.permutation(12))
+
+    def attend(qkv: torch.Tensor, edge: torch.Tensor) -> torch.Tensor:
+        return operators.hybrid_attention(qkv, edge, *code, 1, 4, "bsq")
+
+    none, everyone = torch.zeros(0, dtype=torch.int64), torch.arange(12)
+    torch.testing.assert_close(attend(qkv[order], none), attend(qkv, none)[order])
+    assert (attend(qkv[order], everyone) - attend(qkv, everyone)[order]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("values", "box"),
+    [
+        ([[-3.0, -3, -3], [-3, -1, -3]], [1, 1, 2, 2]),
+        ([[-3.0, -3, 0], [0, -3, -3]], [0, 0, 3, 2]),
+        ([[-2.0, -2, -2], [-2, -2, -2]], [0, 0, 3, 2]),  # none above: the whole map
+        ([[torch.nan, -3, 5], [-3, torch.nan, -3]], [2, 0, 3, 1]),
+        ([[torch.inf, -3, -3], [-3, -3, -3]], [0, 0, 1, 1]),
+    ],
+)
+def test_token_box(values: Any, box: list[int]) -> None:
+    low_res = torch.tensor(values)
+    assert operators.token_box(low_res, -2.0).tolist() == box
+    np.testing.assert_array_equal(twins.token_box(low_res.numpy()), box)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 5, 5), (1, 2, 4, 3), (0, 3, 2, 5), (4, 0, 5, 1), (2, 2, 3, 3)])
+@pytest.mark.parametrize(("u", "activation"), [(1, "silu"), (2, "none")])
+def test_local_upsample(assert_close: Any, box: Any, u: int, activation: Any) -> None:
+    rng = np.random.default_rng(u)
+    grid, c_in, c_out = 5, 6, 3
+    left, top, right, bottom = box
+    x = draw(rng, u * (bottom - top), u * (right - left), c_in)
+    weights = draw(rng, c_in), draw(rng, c_in), draw(rng, c_out, c_in, 3, 3), draw(rng, c_out)
+    side = 2 * u * grid
+    edges = draw(rng, side, side, c_out), draw(rng, 4, grid, side, c_out), draw(rng, 4, grid, grid, c_out)
+    kept = [tensor.clone() for tensor in edges]
+    y = operators.local_upsample(x, torch.tensor(box), *weights, *edges, activation, 1e-5)
+    expected = twins.local_upsample(*arrays(x, torch.tensor(box), *weights, *edges), activation=activation)
+    assert_close(y, expected, "formula")
+    assert all(torch.equal(a, b) for a, b in zip(edges, kept, strict=True))
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="rule must be 'released' or 'exact', got 'paper'"):
+        operators.edge_tokens(torch.zeros(16, 16, dtype=torch.uint8), "paper", PATCH)
+    with pytest.raises(ValueError, match="quantizer must be 'bsq' or 'vq', got 'paper'"):
+        operators.assign_codes(torch.ones(1, 4), torch.ones(2, 4), torch.zeros(2), "paper")
+    edge = torch.zeros(2, 2, 1), torch.zeros(4, 1, 2, 1), torch.zeros(4, 1, 1, 1)
+    weights = torch.ones(1), torch.ones(1), torch.ones(1, 1, 3, 3), torch.ones(1)
+    with pytest.raises(ValueError, match="activation must be 'silu' or 'none', got 'paper'"):
+        operators.local_upsample(torch.ones(1, 1, 1), torch.tensor((0, 0, 1, 1)), *weights, *edge, "paper", 1e-5)
+
+
+def test_operators_become_single_nodes() -> None:
+    class Edges(torch.nn.Module):
+        def forward(self, labels: torch.Tensor) -> torch.Tensor:
+            return operators.edge_tokens(labels, "exact", PATCH)
+
+    labels = torch.ones(64, 64, dtype=torch.uint8)
+    exported = torch.export.export(Edges(), (labels,), strict=False)
+    nodes = [str(node.target) for node in exported.graph.nodes if node.op == "call_function"]
+    assert f"{DOMAIN}.edge_tokens.default" in nodes
+    assert not any(name.startswith(("aten.max_pool2d", "aten.nonzero")) for name in nodes)
+    labels[20:28, 20:28] = 4
+    assert exported.module()(labels).tolist() == [5]
