@@ -17,16 +17,34 @@ from inter2former_deploy.exporters.bodies.hybrid_attention import HybridAttentio
 from inter2former_deploy.exporters.bodies.hybrid_experts import Expert, HybridExperts
 from inter2former_deploy.exporters.bodies.local_upsample import LocalUpsample, UpsampleRows
 from inter2former_deploy.exporters.bodies.prompt_embedding import PromptEmbedding, PromptNetwork
-from inter2former_deploy.exporters.bodies.shared import HELPER_DOMAIN, IsText, LabelBox, Logistic, Silu, TightBox
+from inter2former_deploy.exporters.bodies.shared import (
+    HELPER_DOMAIN,
+    HELPER_VERSION,
+    IsText,
+    LabelBox,
+    Logistic,
+    Silu,
+    TightBox,
+)
 from inter2former_deploy.exporters.bodies.token_box import TokenBox
 
-__all__ = ["HELPER_DOMAIN", "MAX_OPSET", "MIN_OPSET", "function_protos"]
+__all__ = ["HELPER_DOMAIN", "HELPER_VERSION", "MAX_OPSET", "MIN_OPSET", "check_opset", "function_protos"]
 
 MIN_OPSET = 18  # torch.onnx.export(dynamo=True) starts here, and so do the operators of the bodies
 MAX_OPSET = 24  # the newest that was run
 
 _OPERATORS = (EdgeTokens, PromptEmbedding, HybridAttention, HybridExperts, TokenBox, LocalUpsample)
 _HELPERS = (IsText, Logistic, Silu, TightBox, LabelBox, PromptNetwork, Rotate, Expert, UpsampleRows)
+
+
+def check_opset(opset: int) -> None:
+    """Refuses a version of the standard operators that was never run.
+
+    Raises:
+        ValueError: `opset` is outside `MIN_OPSET`..`MAX_OPSET`.
+    """
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise ValueError(f"opset must be {MIN_OPSET} to {MAX_OPSET}, got {opset}")
 
 
 def function_protos(opset: int) -> list[onnx.FunctionProto]:
@@ -38,8 +56,7 @@ def function_protos(opset: int) -> list[onnx.FunctionProto]:
     Raises:
         ValueError: `opset` is outside `MIN_OPSET`..`MAX_OPSET`.
     """
-    if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise ValueError(f"opset must be {MIN_OPSET} to {MAX_OPSET}, got {opset}")
+    check_opset(opset)
     return [_proto(function, opset) for function in (*_OPERATORS, *_HELPERS)]
 
 

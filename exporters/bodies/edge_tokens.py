@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - functions are named like the operators they become
-# mypy: ignore-errors - the functions are graphs in Python's syntax; onnxscript compiles them, and their tests run them
+# mypy: ignore-errors
 """EdgeTokens: which tokens get full attention, as one or two max-poolings of bytes.
 
 The 7 x 7 windows around the 16 x 16 pixels of a token cover 22 x 22 pixels. `released` asks whether any of those labels

@@ -1,5 +1,5 @@
 # ruff: noqa: N802, UP037 - functions are named like operators, dimensions are strings
-# mypy: ignore-errors - the functions are graphs in Python's syntax; onnxscript compiles them, and their tests run them
+# mypy: ignore-errors
 """HybridAttention: full attention in blocks of queries, codebook attention in time and memory linear in the tokens.
 
 The Attention operator of opset 23 keeps the scores of all its queries (1 GB for 16384 of them), and inside the blocks

@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - functions are named like the operators they become
-# mypy: ignore-errors - the functions are graphs in Python's syntax; onnxscript compiles them, and their tests run them
+# mypy: ignore-errors
 """HybridExperts: the shared expert for all tokens, then a loop over experts, each on the edge tokens routed to it.
 
 Sequences collect what the loop yields: onnxruntime inserts a tensor without copying it, while a loop-carried tensor of

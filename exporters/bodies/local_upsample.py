@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - functions are named like the operators they become
-# mypy: ignore-errors - the functions are graphs in Python's syntax; onnxscript compiles them, and their tests run them
+# mypy: ignore-errors
 """LocalUpsample: the taps of the 3 x 3 convolution at low resolution, then bicubic x2 along one axis after the other.
 
 conv3x3(bicubic2x(x)) = sum over the taps of shift(bicubic2x(W_tap x)). Along one axis, upsampling and the sum over its

@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - functions are named like the operators they become
-# mypy: ignore-errors - the functions are graphs in Python's syntax; onnxscript compiles them, and their tests run them
+# mypy: ignore-errors
 """PromptEmbedding: convolutions on the crop around the object, one vector elsewhere.
 
 The look-up of `label_table` is linear in the one-hot labels, so it moves into the first convolution: five planes of

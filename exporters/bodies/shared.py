@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - functions are named like the operators they become
-# mypy: ignore-errors - the functions are graphs in Python's syntax; onnxscript compiles them, and their tests run them
+# mypy: ignore-errors
 """What several bodies use: domains, string attributes, boxes."""
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from onnxscript.values import Opset
 from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
 
 HELPER_DOMAIN = f"{DOMAIN}.body"
+HELPER_VERSION = 1
 operators = Opset(DOMAIN, DOMAIN_VERSION)
-helpers = Opset(HELPER_DOMAIN, 1)
+helpers = Opset(HELPER_DOMAIN, HELPER_VERSION)
 
 BOOL, FLOAT, INT64, UINT8 = TensorProto.BOOL, TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
 ONE = numpy_helper.from_array(np.uint8(1))

@@ -1,0 +1,245 @@
+"""The reference modules as ONNX graphs: what is computed once an image, and what is computed at every click.
+
+The graphs are exported from the modules themselves. Operators of our domain are `torch.library` custom operators there and
+become bare nodes here; their function bodies are appended afterwards, as the exporter would inline functions it knows.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+import onnx_ir
+import onnxscript.optimizer
+import torch
+from onnx.defs import OpSchema
+from onnxscript import values
+from torch import Tensor, nn
+
+from inter2former_deploy.config import PATCH, ModelConfig
+from inter2former_deploy.contract import (
+    DECODER_INPUTS,
+    DECODER_OUTPUTS,
+    DOMAIN,
+    DOMAIN_VERSION,
+    ENCODER_INPUT,
+    ENCODER_OUTPUTS,
+    MEAN_BGR,
+    STAGES,
+    STD_BGR,
+)
+from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, HELPER_VERSION, check_opset, function_protos
+from inter2former_deploy.modules import operators as _operators  # noqa: F401 - defines torch.ops.inter2former
+from inter2former_deploy.modules.model import Inter2Former
+
+DEFAULT_OPSET = 20  # the first with GELU as one operator; onnxruntime 1.17 and later run it
+
+_OPERATORS = (
+    "edge_tokens",
+    "prompt_embedding",
+    "hybrid_attention",
+    "hybrid_experts",
+    "token_box",
+    "local_upsample",
+)
+
+
+class EncoderGraph(nn.Module):
+    """encoder.onnx as a module (inter2former_deploy/contract.py).
+
+    Args:
+        model: The whole model.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Inter2Former) -> None:
+        super().__init__()
+        self.backbone, self.edge_detector, self.decode_head = model.backbone, model.edge_detector, model.decode_head
+        for name, numbers in (("mean", MEAN_BGR), ("std", STD_BGR)):
+            self.register_buffer(name, torch.tensor(numbers), persistent=False)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """RGB [S, S, 3] in 0-255 -> what the modules take, normalised BGR [1, 3, S, S]."""
+        return ((image.flip(2) - self.mean) / self.std).permute(2, 0, 1)[None]
+
+    def edge_inputs(self, canny_maps: Tensor) -> tuple[Tensor, ...]:
+        """Canny maps [5, S, S] -> the twelve tensors `contract.EDGE_INPUTS`."""
+        return self.decode_head.project_edges(self.edge_detector.features(canny_maps[None]))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """RGB [S, S, 3] in 0-255 -> the tensors `contract.ENCODER_OUTPUTS`."""
+        picture = self.normalize(image)
+        embedding: Tensor = self.backbone(picture)[0].permute(1, 2, 0)
+        canny_maps: Tensor = self.edge_detector.canny_maps(picture)[0]
+        return embedding, *self.edge_inputs(canny_maps), canny_maps
+
+
+class DecoderGraph(nn.Module):
+    """decoder.onnx as a module (inter2former_deploy/contract.py).
+
+    Args:
+        model: The whole model.
+    """
+
+    def __init__(self, model: Inter2Former) -> None:
+        super().__init__()
+        self.neck, self.decode_head = model.neck, model.decode_head
+
+    def forward(self, labels: Tensor, image_embedding: Tensor, *edge_inputs: Tensor) -> tuple[Tensor, ...]:
+        """The tensors `contract.DECODER_INPUTS` -> the tensors `contract.DECODER_OUTPUTS`."""
+        tokens, edge_tokens = self.neck.decode(labels, image_embedding)
+        upsampled = self.decode_head.decode(tokens, edge_inputs)
+        return upsampled.logits, upsampled.box_logits, upsampled.box, tokens, edge_tokens
+
+
+def decoder_shapes(config: ModelConfig, size: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of `contract.DECODER_INPUTS` by name, for square pictures of `size` pixels.
+
+    Raises:
+        ValueError: `size` is no positive multiple of 16.
+    """
+    if size <= 0 or size % PATCH:
+        raise ValueError(f"size must be a positive multiple of {PATCH}, got {size}")
+    grid = size // PATCH
+    shapes: dict[str, tuple[int, ...]] = {
+        "labels": (size, size),
+        "image_embedding": (grid, grid, config.decoder.dim),
+    }
+    for i, channels in enumerate((*config.decoder.pyramid[1:], 1)):
+        side = grid * 2 ** (i + 1)
+        shapes[f"edge_{i}"] = (side, side, channels)
+        shapes[f"edge_border_{i}"] = (STAGES, grid, side, channels)
+        shapes[f"edge_corner_{i}"] = (STAGES, grid, grid, channels)
+    return {name: shapes[name] for name in DECODER_INPUTS}
+
+
+def export_encoder(model: Inter2Former, *, size: int, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+    """encoder.onnx for pictures of size x size pixels.
+
+    Args:
+        model: The model; it is left as it is, but for being in evaluation mode.
+        size: Side of the picture, pixels, a multiple of 16.
+        opset: Version of the standard operators.
+
+    Raises:
+        ValueError: `size` or `opset` is out of range.
+    """
+    check_opset(opset)
+    decoder_shapes(model.config, size)  # checks the size
+    return _export(EncoderGraph(model), (torch.zeros(size, size, 3),), (ENCODER_INPUT,), ENCODER_OUTPUTS, opset)
+
+
+def export_decoder(model: Inter2Former, *, size: int, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+    """decoder.onnx for pictures of size x size pixels, with the function bodies of its operators.
+
+    Args:
+        model: The model; it is left as it is, but for being in evaluation mode.
+        size: Side of the picture, pixels, a multiple of 16.
+        opset: Version of the standard operators.
+
+    Raises:
+        ValueError: `size` or `opset` is out of range.
+    """
+    check_opset(opset)
+    shapes = decoder_shapes(model.config, size)
+    examples = tuple(
+        torch.zeros(shape, dtype=torch.uint8 if name == "labels" else torch.float32) for name, shape in shapes.items()
+    )
+    return _export(DecoderGraph(model), examples, DECODER_INPUTS, DECODER_OUTPUTS, opset)
+
+
+def _export(
+    module: nn.Module, examples: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], opset: int
+) -> onnx.ModelProto:
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module.eval(),
+            examples,
+            dynamo=True,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=opset,
+            custom_translation_table=dict(_translation(name) for name in _OPERATORS),
+            optimize=False,
+            verbose=False,
+        )
+        if program is None:
+            raise RuntimeError("torch.onnx.export returned no program")
+        graph = program.model
+        # Whatever follows from weights alone is computed here, whatever its size: stacked experts, codewords, rotary tables.
+        everything = 1 << 40
+        onnxscript.optimizer.optimize(graph, input_size_limit=everything, output_size_limit=everything)
+    for node in graph.graph.all_nodes():  # the exporter's notes hold paths of this machine
+        node.metadata_props.clear()
+        node.doc_string = None
+    for value in (*graph.graph.inputs, *graph.graph.outputs, *graph.graph.initializers.values()):
+        value.metadata_props.clear()
+    graph.metadata_props.clear()
+    proto = onnx_ir.to_proto(graph)
+    used = {(node.domain, node.op_type) for node in proto.graph.node}
+    if any(domain == DOMAIN for domain, _ in used):
+        proto.functions.extend(function_protos(opset))
+        proto.opset_import.append(onnx.helper.make_opsetid(HELPER_DOMAIN, HELPER_VERSION))
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what the exporter says about itself; its errors still come."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _translation(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """A custom operator, and what makes it a bare node of our domain: tensors are inputs, all else is an attribute."""
+    operator = getattr(getattr(torch.ops, DOMAIN), name).default
+    arguments = {argument.name: str(argument.type) for argument in operator._schema.arguments}
+    tensors = [argument for argument, kind in arguments.items() if kind == "Tensor"]
+    attributes = {argument: _ATTRIBUTES[kind] for argument, kind in arguments.items() if kind != "Tensor"}
+    parameters = [OpSchema.FormalParameter(tensor, f"T_{tensor}") for tensor in tensors]
+    schema = OpSchema(
+        "".join(word.capitalize() for word in name.split("_")),
+        DOMAIN,
+        DOMAIN_VERSION,
+        inputs=parameters,
+        outputs=[OpSchema.FormalParameter("out", "T_out")],
+        type_constraints=[
+            (f"T_{x}", ["tensor(float)", "tensor(uint8)", "tensor(int64)"], "") for x in (*tensors, "out")
+        ],
+        attributes=[OpSchema.Attribute(attribute, kind) for attribute, (_, kind) in attributes.items()],
+    )
+    node = values.Op(values.Opset(DOMAIN, DOMAIN_VERSION), schema.name, schema)
+
+    def translate(*args: Any, **kwargs: Any) -> Any:
+        given: Mapping[str, Any] = dict(zip(arguments, args, strict=False)) | kwargs
+        settings = {attribute: convert(given[attribute]) for attribute, (convert, _) in attributes.items()}
+        return node(*(given[tensor] for tensor in tensors), **settings)
+
+    # The exporter looks at names and types of the parameters.
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    translate.__signature__ = inspect.Signature([inspect.Parameter(x, kind) for x in arguments])  # type: ignore[attr-defined]
+    translate.__annotations__ = {attribute: convert for attribute, (convert, _) in attributes.items()}
+    return operator, translate
+
+
+_ATTRIBUTES: dict[str, tuple[Callable[[Any], Any], OpSchema.AttrType]] = {
+    "int": (int, OpSchema.AttrType.INT),
+    "bool": (int, OpSchema.AttrType.INT),
+    "float": (float, OpSchema.AttrType.FLOAT),
+    "str": (str, OpSchema.AttrType.STRING),
+}
