@@ -1,0 +1,129 @@
+"""manifest.json: what a bundle is, written last by the exporter and checked first by the runtime.
+
+No torch and no onnxruntime here: both sides read it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from inter2former_deploy.config import PATCH, ModelConfig
+from inter2former_deploy.contract import (
+    DECODER_FILE,
+    DOMAIN,
+    DOMAIN_VERSION,
+    ENCODER_FILE,
+    MANIFEST_FILE,
+    MEAN_BGR,
+    PAD_MULTIPLE,
+    PAD_RGB,
+    SCHEMA_VERSION,
+    STD_BGR,
+)
+from inter2former_deploy.errors import BundleError
+
+BUNDLE_ID_KEY = "inter2former.bundle_id"  # metadata of both graphs
+
+
+def contract_preprocessing() -> dict[str, Any]:
+    """What a caller in any language does to an image before encoder.onnx, and what that graph then does itself."""
+    return {
+        "caller": "RGB 0-255, pad right and bottom with pad_rgb to multiples of pad_multiple and then to a square, "
+        "resize bilinearly (align_corners=False, no antialias) to size x size, float32, channels last",
+        "pad_rgb": list(PAD_RGB),
+        "pad_multiple": PAD_MULTIPLE,
+        "graph": "reverses the channels to BGR, subtracts mean_bgr, divides by std_bgr",
+        "mean_bgr": list(MEAN_BGR),
+        "std_bgr": list(STD_BGR),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All that is known about one export."""
+
+    size: int  # S, the model resolution: side of the square that images are scaled into, pixels
+    config: dict[str, Any]  # `ModelConfig.to_dict()`
+    files: dict[str, str]  # SHA-256 of both graphs by name, hexadecimal
+    schema_version: int = SCHEMA_VERSION
+    bundle_id: str = ""  # also in the metadata of both graphs, under `BUNDLE_ID_KEY`
+    opset: int | None = None  # of the standard operators
+    operator_domain: dict[str, Any] = field(default_factory=lambda: {"name": DOMAIN, "version": DOMAIN_VERSION})
+    preprocessing: dict[str, Any] = field(default_factory=contract_preprocessing)
+    weights: dict[str, Any] = field(default_factory=dict)  # where they come from
+    tools: dict[str, str] = field(default_factory=dict)  # versions of what exported them
+    differences: list[str] = field(default_factory=list)  # deliberate ones from the release, and how large
+    parity: dict[str, Any] | None = None  # the report of the parity gate
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or self.size <= 0 or self.size % PATCH:
+            raise ValueError(f"size must be a positive multiple of {PATCH}, got {self.size!r}")
+        if sorted(self.files) != sorted((ENCODER_FILE, DECODER_FILE)):
+            raise ValueError(f"files must be {ENCODER_FILE} and {DECODER_FILE}, got {', '.join(self.files)}")
+        if not all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in self.files.values()):
+            raise ValueError("files must have SHA-256 digests, 64 hexadecimal digits")
+        ModelConfig.from_dict(self.config)  # raises ValueError
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The configuration of the model."""
+        return ModelConfig.from_dict(self.config)
+
+    @property
+    def edge_rule(self) -> str:
+        """Which tokens get full attention: "released" or "exact"."""
+        return self.model_config.decoder.edge_rule
+
+    def to_dict(self) -> dict[str, Any]:
+        """What manifest.json holds; the edge rule stands at the top besides, for who reads it."""
+        return {"schema_version": self.schema_version, "edge_rule": self.edge_rule} | asdict(self)
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json into a folder; a reader never sees half of it."""
+        unfinished = folder / f"{MANIFEST_FILE}.part"
+        unfinished.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        unfinished.replace(folder / MANIFEST_FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read and check manifest.json of a folder.
+
+        Raises:
+            BundleError: it is missing, damaged, of another schema, or asks for what this package does not do; the
+                message says what to do.
+        """
+        path = folder / MANIFEST_FILE
+        again = "copy the whole bundle again or export it again"
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{path} cannot be read ({error}): {again}") from error
+        if not isinstance(data, dict) or type(data.get("schema_version")) is not int:
+            raise BundleError(f"{path} is no manifest, it states no schema_version: {again}")
+        if data["schema_version"] > SCHEMA_VERSION:
+            raise BundleError(
+                f"{path} has schema {data['schema_version']}, this package knows {SCHEMA_VERSION}: update inter2former-deploy"
+            )
+        if data["schema_version"] < SCHEMA_VERSION:
+            raise BundleError(
+                f"{path} has schema {data['schema_version']}, older than {SCHEMA_VERSION}: export it again with this version"
+            )
+        try:
+            manifest = cls(**{entry.name: data[entry.name] for entry in fields(cls) if entry.name in data})
+        except (TypeError, AttributeError, ValueError) as error:
+            raise BundleError(f"{path} is damaged ({error}): {again}") from error
+        domain = manifest.operator_domain
+        if domain != {"name": DOMAIN, "version": DOMAIN_VERSION}:
+            raise BundleError(
+                f"{path} needs the operators {domain}, this package has version {DOMAIN_VERSION}: "
+                "update inter2former-deploy or export again with this version"
+            )
+        if manifest.preprocessing != contract_preprocessing():
+            raise BundleError(
+                f"{path} asks for another preprocessing than this package does: export it again with this version"
+            )
+        return manifest
