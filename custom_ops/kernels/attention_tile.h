@@ -1,0 +1,257 @@
+// Softmax attention of a few queries over many keys, in one pass and without storing the logits.
+//
+// The lanes of a vector are queries, so that keys and values are read in place, one broadcast a
+// number, and no sum runs across lanes. A step takes the logits of kTileKeys keys, their
+// exponentials and the products with the values through registers alone: kTileVectors x kTileKeys
+// vectors.
+//
+// The weight of a logit s (in units of ln 2) is 2^(s - top), where `top` is no maximum but a bound
+// that lies kSlack above the largest logit of the time it was set. It rises only when a logit
+// exceeds it, a few times in a call, so the usual step neither tracks maxima nor rescales sums.
+#pragma once
+
+#include "kernels/math.h"
+#include "kernels/simd.h"
+
+namespace i2f::I2F_TIER {
+
+constexpr int kTileVectors = kRegisters >= 32 ? 3 : 2;
+constexpr int kTileKeys = kRegisters >= 32 ? 8 : 6;
+constexpr int kTileQueries = kTileVectors * kLanes;
+// Keys whose products are summed from zero before they join the total. One running sum over 16384
+// keys would lose accuracy to its own size.
+constexpr int kBlockKeys = 32 * kTileKeys;
+
+constexpr float kSlack = 8.0f;
+constexpr float kLowest = -__FLT_MAX__;  // the bound before any logit is known
+constexpr float kInfinity = __builtin_inff();
+
+// ---- Moving data between lanes.
+
+template <int... kLane>
+struct LaneList {};
+template <int kCount, int... kLane>
+struct FirstLanes : FirstLanes<kCount - 1, kCount - 1, kLane...> {};
+template <int... kLane>
+struct FirstLanes<0, kLane...> {
+  using List = LaneList<kLane...>;
+};
+using AllLanes = FirstLanes<kLanes>::List;
+
+// Lane i of the result is lane i ^ kFlip of v.
+template <int kFlip, class V, int... kLane>
+inline V flip_lanes(V v, LaneList<kLane...>) {
+  return __builtin_shufflevector(v, v, (kLane ^ kFlip)...);
+}
+
+// Swaps the blocks off the diagonal of the 2 x 2 blocks of side kSide in rows a and b.
+template <int kSide, int... kLane>
+inline void swap_blocks(Vec& a, Vec& b, LaneList<kLane...>) {
+  const Vec first =
+      __builtin_shufflevector(a, b, (kLane & kSide ? kLanes + kLane - kSide : kLane)...);
+  b = __builtin_shufflevector(a, b, (kLane & kSide ? kLanes + kLane : kLane + kSide)...);
+  a = first;
+}
+
+// A square of kLanes x kLanes floats, by blocks of half the side each time.
+template <int kSide = kLanes / 2>
+inline __attribute__((always_inline)) void transpose(Vec (&rows)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if ((i & kSide) == 0) swap_blocks<kSide>(rows[i], rows[i + kSide], AllLanes{});
+  }
+  if constexpr (kSide > 1) transpose<kSide / 2>(rows);
+}
+
+inline bool any(VecInt mask) {
+  uint64_t words[sizeof(VecInt) / sizeof(uint64_t)];
+  __builtin_memcpy(words, &mask, sizeof(mask));
+  uint64_t joined = 0;
+  for (uint64_t word : words) joined |= word;
+  return joined != 0;
+}
+
+// ---- Exponentials.
+
+// 2^x within a relative error of 2e-7 for -126 <= x <= 0, about 2^-126 below, exactly 1 for 0. Of
+// another x (NaN, positive) it is some number. No flush to 0: a result is used as a factor of what
+// another result may undo.
+//
+// The clamp and the check in `step` read floats as integers, where the compilers' vectors have a
+// minimum and a maximum; of floats they would be a comparison and a blend. The polynomial for the
+// fraction has the constant 1 fixed and is minimax in the relative error (9.2e-8).
+inline Vec exp2_nonpositive(Vec x) {
+  const VecUint bits = (VecUint)x, least = (VecUint)broadcast(-126.0f);
+  x = (Vec)(bits < least ? bits : least);   // negative floats ascend, read as unsigned, downwards
+  const Vec kShift = broadcast(0x1.8p23f);  // adding it rounds to an integer, kept in the low bits
+  const Vec shifted = x + kShift;
+  const Vec f = x - (shifted - kShift);
+  Vec p = broadcast(0x1.5bb994p-10f);
+  p = p * f + broadcast(0x1.3cea84p-7f);
+  p = p * f + broadcast(0x1.c6b754p-5f);
+  p = p * f + broadcast(0x1.ebf9bcp-3f);
+  p = p * f + broadcast(0x1.62e42ap-1f);
+  p = p * f + broadcast(1.0f);
+  return (Vec)((VecUint)p + ((VecUint)shifted << 23));
+}
+
+// ---- Attention.
+
+// Rows of floats, `stride` apart.
+struct Rows {
+  const float* data;
+  int64_t stride;
+  const float* operator[](int64_t row) const { return data + row * stride; }
+};
+
+// products[k][j] = sum over c < depth of columns[c][j] * rows[k][c]. The columns are vectors,
+// `column_stride` floats from one c to the next.
+template <int K, int V>
+inline __attribute__((always_inline)) void multiply_rows(const float* columns,
+                                                         int64_t column_stride, Rows rows,
+                                                         int64_t depth, Vec (&products)[K][V]) {
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k) {
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) products[k][j] = Vec{};
+  }
+#pragma GCC unroll 1
+  for (int64_t c = 0; c < depth; ++c) {
+    Vec column[V];
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) column[j] = load(columns + c * column_stride + j * kLanes);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) {
+      const Vec x = broadcast(rows[k][c]);
+#pragma GCC unroll 4
+      for (int j = 0; j < V; ++j) products[k][j] += column[j] * x;
+    }
+  }
+}
+
+// V vectors of queries and what is known of their softmax so far.
+template <int V>
+struct QueryTile {
+  static constexpr int kStride = V * kLanes;  // floats from a channel to the next
+  int64_t depth;                              // channels of queries and keys
+  int64_t width;                              // channels of values
+  const float* queries;                       // [depth][kStride], times scale and log2(e)
+  float* block;                               // [width][kStride], weighted values of a block
+  float* sums;                                // [width][kStride], of all blocks before it
+  Vec top[V], sums_top[V];                    // the bounds that block and sums refer to
+  Vec weight[V], sums_weight[V];              // sums of the weights
+};
+
+// Raises the bounds that a logit of the n keys exceeds; a query with a NaN among them gets a NaN.
+template <int V>
+__attribute__((noinline, cold)) void raise_top(QueryTile<V>& tile, Rows keys, int n) {
+  for (int j = 0; j < V; ++j) {
+    Vec largest = broadcast(kLowest);
+    VecInt is_nan{};
+    for (int k = 0; k < n; ++k) {
+      Vec logit[1][1];
+      multiply_rows(tile.queries + j * kLanes, tile.kStride, {keys[k], 0}, tile.depth, logit);
+      largest = logit[0][0] > largest ? logit[0][0] : largest;
+      is_nan |= logit[0][0] != logit[0][0];
+    }
+    Vec raised = largest >= tile.top[j] ? largest + broadcast(kSlack) : tile.top[j];
+    raised = is_nan ? broadcast(__builtin_nanf("")) : raised;
+    const Vec factor = exp2_nonpositive(tile.top[j] - raised);
+    tile.top[j] = raised;
+    tile.weight[j] *= factor;
+    for (int64_t c = 0; c < tile.width; ++c) {
+      float* sum = tile.block + c * tile.kStride + j * kLanes;
+      store(sum, load(sum) * factor);
+    }
+  }
+}
+
+// Adds K keys and values to a block.
+template <int K, int V>
+inline __attribute__((always_inline)) void step(QueryTile<V>& tile, Rows keys, Rows values) {
+  Vec p[K][V];
+  for (bool raised = false;; raised = true) {
+    multiply_rows(tile.queries, tile.kStride, keys, tile.depth, p);
+    // All is well when every logit is below its bound: the difference has its sign bit set and is
+    // at most -Inf, read as an integer. What is above, or NaN, is larger.
+    VecInt largest = VecInt{} + INT32_MIN;
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) {
+      const Vec top = tile.top[j];
+#pragma GCC unroll 8
+      for (int k = 0; k < K; ++k) {
+        p[k][j] -= top;
+        largest = (VecInt)p[k][j] > largest ? (VecInt)p[k][j] : largest;
+      }
+    }
+    if (__builtin_expect(!any(largest > (VecInt)broadcast(-kInfinity)) || raised, 1)) break;
+    raise_top(tile, keys, K);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < V; ++j) {
+    Vec sum{};
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) {
+      p[k][j] = exp2_nonpositive(p[k][j]);
+      sum += p[k][j];
+    }
+    tile.weight[j] += sum;
+  }
+#pragma GCC unroll 1
+  for (int64_t c = 0; c < tile.width; ++c) {
+    float* row = tile.block + c * tile.kStride;
+    Vec sum[V];
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) sum[j] = load(row + j * kLanes);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) {
+      const Vec x = broadcast(values[k][c]);
+#pragma GCC unroll 4
+      for (int j = 0; j < V; ++j) sum[j] += p[k][j] * x;
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) store(row + j * kLanes, sum[j]);
+  }
+}
+
+// Attends to n keys. Afterwards, for each query: sums = sum of 2^(logit - sums_top) * value,
+// sums_weight = sum of 2^(logit - sums_top). sums_weight is NaN where a logit was NaN or +Inf;
+// sums_top is kLowest where all were -Inf.
+template <int V>
+void attend(QueryTile<V>& tile, Rows keys, Rows values, int64_t n) {
+  const int64_t floats = tile.width * tile.kStride;
+  for (int j = 0; j < V; ++j) {
+    tile.top[j] = tile.sums_top[j] = broadcast(kLowest);
+    tile.sums_weight[j] = Vec{};
+  }
+  for (int64_t i = 0; i < floats; i += kLanes) store(tile.sums + i, Vec{});
+  for (int64_t first = 0; first < n; first += kBlockKeys) {
+    for (int j = 0; j < V; ++j) tile.weight[j] = Vec{};
+    for (int64_t i = 0; i < floats; i += kLanes) store(tile.block + i, Vec{});
+    const int64_t end = first + kBlockKeys < n ? first + kBlockKeys : n;
+    int64_t k = first;
+    for (; k + kTileKeys <= end; k += kTileKeys) {
+      step<kTileKeys>(tile, {keys[k], keys.stride}, {values[k], values.stride});
+    }
+    for (; k < end; ++k) step<1>(tile, {keys[k], keys.stride}, {values[k], values.stride});
+    Vec factor[V];
+    for (int j = 0; j < V; ++j) {
+      factor[j] = exp2_nonpositive(tile.sums_top[j] - tile.top[j]);
+      tile.sums_top[j] = tile.top[j];
+      tile.sums_weight[j] = tile.sums_weight[j] * factor[j] + tile.weight[j];
+    }
+    for (int64_t c = 0; c < tile.width; ++c) {
+      for (int j = 0; j < V; ++j) {
+        float* sum = tile.sums + c * tile.kStride + j * kLanes;
+        store(sum, load(sum) * factor[j] + load(tile.block + (sum - tile.sums)));
+      }
+    }
+  }
+  for (int j = 0; j < V; ++j) {
+    const Vec top = tile.sums_top[j];
+    tile.sums_weight[j] =
+        top < broadcast(kInfinity) ? tile.sums_weight[j] : broadcast(__builtin_nanf(""));
+  }
+}
+
+}  // namespace i2f::I2F_TIER

@@ -1,0 +1,577 @@
+// HybridAttention: rotary embedding, codes and code sums, then tiles of queries over keys or codes.
+
+#include "kernels/hybrid_attention.h"
+
+#include "kernels/attention_tile.h"
+
+namespace i2f::I2F_TIER {
+namespace {
+
+using Shape = HybridAttentionShape;
+
+static_assert(Shape::kCodePadding % kLanes == 0, "a packed code weight fits every tier");
+
+constexpr double kPositionScale = 0.5;
+constexpr double kTheta = 10000.0;
+constexpr double kLog2E = 0x1.71547652b82fep+0;
+
+constexpr int64_t kRotateTokens = 256;  // tokens of a task that rotates keys
+constexpr int64_t kCountKeys = 512;     // keys of a task that sums values by code, at least
+constexpr int64_t kGatherCodes = 16;    // codes of a task that adds those sums up
+constexpr int64_t kEnoughTasks = 64;    // query tiles below which their keys are split
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t blocks(int64_t count, int64_t size) { return (count + size - 1) / size; }
+
+// How the work is cut, and where everything lies in the scratch, in floats. The shape alone
+// decides.
+struct Plan {
+  explicit Plan(const Shape& s)
+      : others(s.tokens - s.edges),
+        edge_tiles(blocks(s.edges, kTileQueries)),
+        other_tiles(blocks(others, kTileQueries)),
+        // A code's sums are as long as its chunk's values: no chunk shorter than the table.
+        chunk_keys(most(kCountKeys, s.codes)),
+        chunks(others > 0 ? blocks(s.tokens, chunk_keys) : 0),
+        value_width(s.head_width + 1) {
+    const int64_t tiles = most(1, edge_tiles * s.heads);
+    const int64_t evenly = blocks(s.tokens, blocks(kEnoughTasks, tiles));
+    split_keys = most(1, blocks(evenly, kBlockKeys)) * kBlockKeys;
+    splits = blocks(s.tokens, split_keys);
+    if (edge_tiles > 0) {
+      const int64_t positions = most(s.tokens / s.grid_width, s.grid_width);
+      turns = reserve(positions * s.head_width);
+      keys = reserve(s.tokens * s.width());
+      partial_floats = (s.head_width + 2) * kTileQueries;
+      if (splits > 1) partials = reserve(tiles * splits * partial_floats);
+    }
+    if (chunks > 0) {
+      chunk_sums = reserve(chunks * s.codes * s.width());
+      chunk_counts = reserve(chunks * s.codes);
+      occurring = reserve(s.codes);
+      counts = reserve(s.codes);
+      words = reserve(s.codes * s.width());
+      values = reserve(s.codes * s.heads * value_width);
+    }
+  }
+
+  int64_t others;                   // tokens that are not edge tokens
+  int64_t edge_tiles, other_tiles;  // of queries, in one head
+  int64_t chunk_keys, chunks;       // of the keys whose values are summed by code
+  int64_t value_width;              // of a code's summed values and their number, in one head
+  int64_t split_keys, splits;       // of the keys of one edge tile
+  int64_t partial_floats = 0;       // of one split: sums, bounds, weights
+  int64_t turns = 0, keys = 0, partials = 0;
+  int64_t chunk_sums = 0, chunk_counts = 0, occurring = 0, counts = 0, words = 0, values = 0;
+  int64_t floats = 0;
+
+ private:
+  int64_t reserve(int64_t count) {
+    const int64_t at = floats;
+    floats += blocks(count, 16) * 16;  // the next array begins a cache line
+    return at;
+  }
+};
+
+// A tile's memory. Queries are `tokens`, in lane order; the lanes behind the last repeat it.
+struct TileMemory {
+  static constexpr int64_t kMaxFloats = (Shape::kMaxHeadWidth + 1) * kTileQueries;
+  alignas(64) float floats[3 * kMaxFloats];
+  int64_t tokens[kTileQueries];
+  int count;
+};
+
+template <int kValue>
+struct Constant {
+  static constexpr int value = kValue;
+};
+
+// Calls body(Constant<V>{}) with the number of vectors that hold `count` queries.
+template <int kMost = kTileVectors, class Body>
+inline void with_vectors(int count, const Body& body) {
+  if constexpr (kMost > 1) {
+    if (count <= (kMost - 1) * kLanes) return with_vectors<kMost - 1>(count, body);
+  }
+  body(Constant<kMost>{});
+}
+
+// rows [V * kLanes] of `width` floats -> columns [width][V * kLanes], times scale. The scale's
+// rounding would be an error of all logits in the same direction, so what it leaves is added.
+template <int V>
+void gather_columns(const float* const* rows, int64_t width, double scale, float* columns) {
+  const float high = static_cast<float>(scale), low = static_cast<float>(scale - high);
+  for (int j = 0; j < V; ++j) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+      const int n = static_cast<int>(least(kLanes, width - c));
+      Vec square[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        const float* row = rows[j * kLanes + i] + c;
+        const Vec x = n == kLanes ? load(row) : load_partial(row, n);
+        square[i] = x * high + x * low;
+      }
+      transpose(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        if (i < n) store(columns + ((c + i) * V + j) * kLanes, square[i]);
+      }
+    }
+  }
+}
+
+// The inverse, each column times its factor, for the first `count` rows.
+template <int V>
+void scatter_rows(const float* columns, int64_t width, const Vec (&factor)[V], float* const* rows,
+                  int count) {
+  for (int j = 0; j < V; ++j) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+      const int n = static_cast<int>(least(kLanes, width - c));
+      Vec square[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        square[i] = i < n ? load(columns + ((c + i) * V + j) * kLanes) * factor[j] : Vec{};
+      }
+      transpose(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        if (j * kLanes + i >= count) continue;
+        float* row = rows[j * kLanes + i] + c;
+        if (n == kLanes) {
+          store(row, square[i]);
+        } else {
+          store_partial(row, square[i], n);
+        }
+      }
+    }
+  }
+}
+
+// One call: its arguments, and the steps that its tasks run.
+struct HybridAttention {
+  const Shape& shape;
+  const float* qkv;
+  const int64_t* edge;
+  const float* code_weight;
+  const float* codewords;
+  float* scratch;
+  float* out;
+  Plan plan = Plan(shape);
+  double scale = kLog2E / __builtin_sqrt(static_cast<double>(shape.head_width));
+  int64_t width = shape.width();
+  Rows queries = {qkv, 3 * width}, keys = {qkv + width, 3 * width};
+  Rows values = {qkv + 2 * width, 3 * width};
+
+  // ---- Rotary embedding.
+
+  // The turn of a position: cosines, each twice, then sines, minus and plus in turn, so that
+  // out = x * cosines + (x with neighbours exchanged) * sines. head_width floats for both.
+  const float* turn(int64_t position) const {
+    return scratch + plan.turns + position * shape.head_width;
+  }
+
+  // By repeated rotation in double precision: a sine and cosine a frequency, none a position.
+  void make_turns() const {
+    const int64_t half = shape.head_width / 2;
+    const int64_t positions = most(shape.tokens / shape.grid_width, shape.grid_width);
+    for (int64_t i = 0; i < half; i += 2) {
+      const double angle = kPositionScale * __builtin_pow(kTheta, -static_cast<double>(i) /
+                                                                      static_cast<double>(half));
+      const double step_cos = __builtin_cos(angle), step_sin = __builtin_sin(angle);
+      double cosine = 1, sine = 0;
+      for (int64_t position = 0; position < positions; ++position) {
+        float* at = scratch + plan.turns + position * shape.head_width + i;
+        at[0] = at[1] = static_cast<float>(cosine);
+        at[half] = static_cast<float>(sine);
+        at[half + 1] = -at[half];
+        const double next = cosine * step_cos - sine * step_sin;
+        sine = sine * step_cos + cosine * step_sin;
+        cosine = next;
+      }
+    }
+  }
+
+  // The first half of a head turns with the token's row, the second with its column.
+  void rotate(const float* x, int64_t token, float* y) const {
+    const int64_t half = shape.head_width / 2;
+    const int64_t positions[] = {token / shape.grid_width, token % shape.grid_width};
+    for (const int64_t position : positions) {
+      const float* cosines = turn(position);
+      const float* sines = cosines + half;
+      int64_t c = 0;
+      for (; c + kLanes <= half; c += kLanes) {
+        store(y + c, turned(load(x + c), load(cosines + c), load(sines + c)));
+      }
+      if (c < half) {
+        const int n = static_cast<int>(half - c);
+        store_partial(y + c,
+                      turned(load_partial(x + c, n), load_partial(cosines + c, n),
+                             load_partial(sines + c, n)),
+                      n);
+      }
+      x += half;
+      y += half;
+    }
+  }
+  static Vec turned(Vec x, Vec cosines, Vec sines) {
+    return x * cosines + flip_lanes<1>(x, AllLanes{}) * sines;
+  }
+
+  void rotate_keys(int64_t task) const {
+    const int64_t end = least(shape.tokens, (task + 1) * kRotateTokens);
+    for (int64_t token = task * kRotateTokens; token < end; ++token) {
+      float* rotated = scratch + plan.keys + token * width;
+      for (int64_t h = 0; h < width; h += shape.head_width) {
+        rotate(keys[token] + h, token, rotated + h);
+      }
+    }
+  }
+
+  // ---- Codes of keys, and the sums of values by code.
+
+  float* chunk_sums(int64_t chunk) const {
+    return scratch + plan.chunk_sums + chunk * shape.codes * width;
+  }
+  int32_t* chunk_counts(int64_t chunk) const {
+    return reinterpret_cast<int32_t*>(scratch + plan.chunk_counts) + chunk * shape.codes;
+  }
+
+  void count_chunk(int64_t chunk) const {
+    float* sums = chunk_sums(chunk);
+    int32_t* counts = chunk_counts(chunk);
+    __builtin_memset(sums, 0, static_cast<size_t>(shape.codes * width) * sizeof(float));
+    __builtin_memset(counts, 0, static_cast<size_t>(shape.codes) * sizeof(int32_t));
+    const int64_t end = least(shape.tokens, (chunk + 1) * plan.chunk_keys);
+    int64_t token = chunk * plan.chunk_keys;
+    for (; token + kTileKeys <= end; token += kTileKeys) add_keys<kTileKeys>(token, sums, counts);
+    for (; token < end; ++token) add_keys<1>(token, sums, counts);
+  }
+
+  template <int K>
+  void add_keys(int64_t token, float* sums, int32_t* counts) const {
+    int32_t codes[K];
+    if (shape.argmax) {
+      find_largest({keys[token], keys.stride}, codes);
+    } else {
+      find_signs({keys[token], keys.stride}, codes);
+    }
+    for (int k = 0; k < K; ++k) {
+      const float* value = values[token + k];
+      float* sum = sums + codes[k] * width;
+      int64_t c = 0;
+      for (; c + kLanes <= width; c += kLanes) store(sum + c, load(sum + c) + load(value + c));
+      for (; c < width; ++c) sum[c] += value[c];
+      ++counts[codes[k]];
+    }
+  }
+
+  // Scores [first, first + kLanes) of K keys.
+  template <int K>
+  inline __attribute__((always_inline)) void scores(Rows rows, int64_t first,
+                                                    Vec (&result)[K][1]) const {
+    const int64_t columns = shape.score_columns();
+    multiply_rows(code_weight + first, columns, rows, width, result);
+    const Vec bias = load(code_weight + width * columns + first);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) result[k][0] += bias;
+  }
+
+  // The bits score >= 0, the first the highest. Scores of the padding are -Inf or NaN: no bit.
+  template <int K>
+  void find_signs(Rows rows, int32_t (&codes)[K]) const {
+    VecInt bits[K] = {};
+    for (int64_t first = 0; first < shape.scores; first += kLanes) {
+      Vec score[K][1];
+      scores(rows, first, score);
+      VecInt place{};
+      for (int i = 0; i < kLanes; ++i) {
+        const int64_t bit = shape.scores - 1 - (first + i);
+        place[i] = bit >= 0 ? int32_t{1} << bit : 0;
+      }
+      for (int k = 0; k < K; ++k) bits[k] |= (score[k][0] >= Vec{}) & place;
+    }
+    for (int k = 0; k < K; ++k) codes[k] = join<kLanes / 2>(bits[k]);
+  }
+  template <int kFlip>
+  static int32_t join(VecInt bits) {
+    bits |= flip_lanes<kFlip>(bits, AllLanes{});
+    if constexpr (kFlip > 1) {
+      return join<kFlip / 2>(bits);
+    } else {
+      return bits[0];
+    }
+  }
+
+  // The first largest score; NaN is never larger.
+  template <int K>
+  void find_largest(Rows rows, int32_t (&codes)[K]) const {
+    Vec largest[K];
+    VecInt index[K] = {};
+    for (int k = 0; k < K; ++k) largest[k] = broadcast(-kInfinity);
+    for (int64_t first = 0; first < shape.scores; first += kLanes) {
+      Vec score[K][1];
+      scores(rows, first, score);
+      const VecInt group = VecInt{} + static_cast<int32_t>(first);
+      for (int k = 0; k < K; ++k) {
+        const VecInt larger = score[k][0] > largest[k];
+        largest[k] = larger ? score[k][0] : largest[k];
+        index[k] = larger ? group : index[k];
+      }
+    }
+    VecInt lane{};
+    for (int i = 0; i < kLanes; ++i) lane[i] = i;
+    for (int k = 0; k < K; ++k) {
+      const Vec best = spread_largest<kLanes / 2>(largest[k]);
+      // Where nothing was above -Inf, every lane has index 0 and code 0 is the least.
+      codes[k] = least_of<kLanes / 2>(largest[k] == best ? index[k] + lane : VecInt{} + INT32_MAX);
+    }
+  }
+  template <int kFlip>
+  static Vec spread_largest(Vec v) {
+    const Vec other = flip_lanes<kFlip>(v, AllLanes{});
+    v = v > other ? v : other;
+    if constexpr (kFlip > 1) v = spread_largest<kFlip / 2>(v);
+    return v;
+  }
+  template <int kFlip>
+  static int32_t least_of(VecInt v) {
+    const VecInt other = flip_lanes<kFlip>(v, AllLanes{});
+    v = v < other ? v : other;
+    if constexpr (kFlip > 1) {
+      return least_of<kFlip / 2>(v);
+    } else {
+      return v[0];
+    }
+  }
+
+  // Lists the codes that occur; returns how many.
+  int64_t list_codes() const {
+    int32_t* occurring = reinterpret_cast<int32_t*>(scratch + plan.occurring);
+    int32_t* counts = reinterpret_cast<int32_t*>(scratch + plan.counts);
+    for (int64_t code = 0; code < shape.codes; ++code) counts[code] = chunk_counts(0)[code];
+    for (int64_t chunk = 1; chunk < plan.chunks; ++chunk) {
+      const int32_t* more = chunk_counts(chunk);
+      for (int64_t code = 0; code < shape.codes; ++code) counts[code] += more[code];
+    }
+    int64_t found = 0;
+    for (int64_t code = 0; code < shape.codes; ++code) {
+      if (counts[code] > 0) occurring[found++] = static_cast<int32_t>(code);
+    }
+    return found;
+  }
+
+  // Codewords and values of the codes that occur, without gaps. A code's value in a head is the sum
+  // of its keys' values and then their number: numerator and denominator of the attention at once.
+  void gather_codes(int64_t task, int64_t found) const {
+    const int32_t* occurring = reinterpret_cast<const int32_t*>(scratch + plan.occurring);
+    const int32_t* counts = reinterpret_cast<const int32_t*>(scratch + plan.counts);
+    const int64_t end = least(found, (task + 1) * kGatherCodes);
+    for (int64_t i = task * kGatherCodes; i < end; ++i) {
+      const int64_t code = occurring[i];
+      __builtin_memcpy(scratch + plan.words + i * width, codewords + code * width,
+                       static_cast<size_t>(width) * sizeof(float));
+      for (int64_t head = 0; head < shape.heads; ++head) {
+        float* value = scratch + plan.values + (i * shape.heads + head) * plan.value_width;
+        __builtin_memset(value, 0, static_cast<size_t>(shape.head_width) * sizeof(float));
+        for (int64_t chunk = 0; chunk < plan.chunks; ++chunk) {
+          const float* sum = chunk_sums(chunk) + code * width + head * shape.head_width;
+          for (int64_t c = 0; c < shape.head_width; ++c) value[c] += sum[c];
+        }
+        value[shape.head_width] = static_cast<float>(counts[code]);
+      }
+    }
+  }
+
+  // ---- Tiles of queries.
+
+  template <int V>
+  static QueryTile<V> make_tile(TileMemory& memory, int64_t depth, int64_t width) {
+    constexpr int kStride = QueryTile<V>::kStride;
+    QueryTile<V> tile{};
+    tile.depth = depth;
+    tile.width = width;
+    tile.queries = memory.floats;
+    tile.block = memory.floats + depth * kStride;
+    tile.sums = tile.block + width * kStride;
+    return tile;
+  }
+
+  // Divides and writes the output rows. `denominator` is what the sums are divided by.
+  template <int V>
+  void finish(const QueryTile<V>& tile, const Vec (&denominator)[V], int64_t head,
+              const TileMemory& memory) const {
+    Vec factor[V];
+    for (int j = 0; j < V; ++j) {
+      const VecInt is_number =
+          (tile.sums_weight[j] == tile.sums_weight[j]) & (tile.sums_top[j] > broadcast(kLowest));
+      factor[j] = is_number ? broadcast(1.0f) / denominator[j] : broadcast(__builtin_nanf(""));
+    }
+    float* rows[kTileQueries];
+    for (int i = 0; i < memory.count; ++i) {
+      rows[i] = out + memory.tokens[i] * width + head * shape.head_width;
+    }
+    scatter_rows<V>(tile.sums, shape.head_width, factor, rows, memory.count);
+  }
+
+  void edge_tokens(int64_t index, TileMemory& memory) const {
+    const int64_t first = index * kTileQueries;
+    memory.count = static_cast<int>(least(kTileQueries, shape.edges - first));
+    for (int i = 0; i < kTileQueries; ++i) {
+      memory.tokens[i] = edge[first + least(i, memory.count - 1)];
+    }
+  }
+
+  // The tokens between the edge tokens: edge[j] - j of them lie before edge token j.
+  void other_tokens(int64_t index, TileMemory& memory) const {
+    const int64_t first = index * kTileQueries;
+    memory.count = static_cast<int>(least(kTileQueries, plan.others - first));
+    int64_t low = 0, high = shape.edges;  // the first j with edge[j] - j > first
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (edge[middle] - middle > first) {
+        high = middle;
+      } else {
+        low = middle + 1;
+      }
+    }
+    int64_t token = first + low;
+    for (int i = 0; i < kTileQueries; ++i) {
+      memory.tokens[i] = token;
+      if (i + 1 >= memory.count) continue;
+      ++token;
+      for (; low < shape.edges && edge[low] == token; ++low) ++token;
+    }
+  }
+
+  void edge_task(int64_t task) const {
+    const int64_t split = task % plan.splits, tile_index = task / plan.splits;
+    const int64_t head = tile_index / plan.edge_tiles, at = head * shape.head_width;
+    const int64_t first = split * plan.split_keys;
+    const int64_t n = least(plan.split_keys, shape.tokens - first);
+    TileMemory memory;
+    edge_tokens(tile_index % plan.edge_tiles, memory);
+    with_vectors(memory.count, [&](auto vectors) {
+      constexpr int V = decltype(vectors)::value;
+      QueryTile<V> tile = make_tile<V>(memory, shape.head_width, shape.head_width);
+      const float* rows[tile.kStride];
+      for (int i = 0; i < tile.kStride; ++i) {  // rotated where the block will be
+        float* row = tile.block + i * shape.head_width;
+        rotate(queries[memory.tokens[i]] + at, memory.tokens[i], row);
+        rows[i] = row;
+      }
+      gather_columns<V>(rows, shape.head_width, scale, memory.floats);
+      float* partial = scratch + plan.partials + task * plan.partial_floats;
+      if (plan.splits > 1) tile.sums = partial;
+      attend(tile, {scratch + plan.keys + first * width + at, width},
+             {values[first] + at, values.stride}, n);
+      if (plan.splits == 1) return finish(tile, tile.sums_weight, head, memory);
+      for (int j = 0; j < V; ++j) {
+        float* bounds = partial + shape.head_width * tile.kStride + j * kLanes;
+        store(bounds, tile.sums_top[j]);
+        store(bounds + tile.kStride, tile.sums_weight[j]);
+      }
+    });
+  }
+
+  // Joins the splits of an edge tile, in order.
+  void join_task(int64_t task) const {
+    const int64_t head = task / plan.edge_tiles;
+    TileMemory memory;
+    edge_tokens(task % plan.edge_tiles, memory);
+    with_vectors(memory.count, [&](auto vectors) {
+      constexpr int V = decltype(vectors)::value;
+      QueryTile<V> tile = make_tile<V>(memory, shape.head_width, shape.head_width);
+      const int64_t floats = shape.head_width * tile.kStride;
+      const float* first = scratch + plan.partials + task * plan.splits * plan.partial_floats;
+      for (int64_t i = 0; i < floats; i += kLanes) store(tile.sums + i, Vec{});
+      for (int j = 0; j < V; ++j) {
+        Vec top = broadcast(kLowest);
+        for (int64_t split = 0; split < plan.splits; ++split) {
+          const Vec other = load(first + split * plan.partial_floats + floats + j * kLanes);
+          top = other > top ? other : top;
+        }
+        tile.sums_top[j] = top;
+        for (int64_t split = 0; split < plan.splits; ++split) {
+          const float* partial = first + split * plan.partial_floats + j * kLanes;
+          const Vec factor = exp2_nonpositive(load(partial + floats) - top);
+          tile.sums_weight[j] += load(partial + floats + tile.kStride) * factor;
+          for (int64_t c = 0; c < floats; c += tile.kStride) {
+            float* sum = tile.sums + c + j * kLanes;
+            store(sum, load(sum) + load(partial + c) * factor);
+          }
+        }
+      }
+      finish(tile, tile.sums_weight, head, memory);
+    });
+  }
+
+  void other_task(int64_t task, int64_t found) const {
+    const int64_t head = task / plan.other_tiles, at = head * shape.head_width;
+    TileMemory memory;
+    other_tokens(task % plan.other_tiles, memory);
+    with_vectors(memory.count, [&](auto vectors) {
+      constexpr int V = decltype(vectors)::value;
+      QueryTile<V> tile = make_tile<V>(memory, shape.head_width, plan.value_width);
+      const float* rows[tile.kStride];
+      for (int i = 0; i < tile.kStride; ++i) rows[i] = queries[memory.tokens[i]] + at;
+      gather_columns<V>(rows, shape.head_width, scale, memory.floats);
+      attend(tile, {scratch + plan.words + at, width},
+             {scratch + plan.values + head * plan.value_width, shape.heads * plan.value_width},
+             found);
+      Vec numbers[V];
+      for (int j = 0; j < V; ++j) {
+        numbers[j] = load(tile.sums + shape.head_width * tile.kStride + j * kLanes);
+      }
+      finish(tile, numbers, head, memory);
+    });
+  }
+
+  // ---- The call.
+
+  void run(const Parallel& parallel) const {
+    const int64_t rotations = plan.edge_tiles > 0 ? blocks(shape.tokens, kRotateTokens) : 0;
+    if (rotations > 0) make_turns();
+    run_tasks(parallel, plan.chunks + rotations, [this](int64_t task) {
+      if (task < plan.chunks) {
+        count_chunk(task);
+      } else {
+        rotate_keys(task - plan.chunks);
+      }
+    });
+    const int64_t found = plan.chunks > 0 ? list_codes() : 0;
+    run_tasks(parallel, blocks(found, kGatherCodes),
+              [=](int64_t task) { gather_codes(task, found); });
+    const int64_t tiles = shape.heads * plan.edge_tiles, edge_tasks = tiles * plan.splits;
+    run_tasks(parallel, edge_tasks + shape.heads * plan.other_tiles, [=](int64_t task) {
+      if (task < edge_tasks) {
+        edge_task(task);
+      } else {
+        other_task(task - edge_tasks, found);
+      }
+    });
+    if (plan.splits > 1) run_tasks(parallel, tiles, [this](int64_t task) { join_task(task); });
+  }
+
+  template <class Body>
+  static void run_tasks(const Parallel& parallel, int64_t count, const Body& body) {
+    if (count == 0) return;
+    parallel_for(parallel, static_cast<size_t>(count),
+                 [&](size_t task) { body(static_cast<int64_t>(task)); });
+  }
+};
+
+}  // namespace
+
+size_t hybrid_attention_scratch(const Shape& shape) {
+  return static_cast<size_t>(Plan(shape).floats) * sizeof(float);
+}
+
+void hybrid_attention(const Shape& shape, const float* qkv, const int64_t* edge,
+                      const float* code_weight, const float* codewords, void* scratch, float* out,
+                      const Parallel& parallel) {
+  if (shape.tokens == 0) return;
+  HybridAttention{shape, qkv, edge, code_weight, codewords, static_cast<float*>(scratch), out}.run(
+      parallel);
+}
+
+}  // namespace i2f::I2F_TIER

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/parallel.h"
+
+namespace i2f {
+
+// The numbers of one HybridAttention call (OPERATORS.md).
+struct HybridAttentionShape {
+  static constexpr int64_t kMaxHeadWidth = 256;  // a tile of queries stays on the stack
+  static constexpr int64_t kCodePadding = 16;    // columns of the packed code weight
+
+  int64_t tokens;      // L, a multiple of grid_width
+  int64_t edges;       // E, 0..L
+  int64_t grid_width;  // tokens a row of the grid, at least 1
+  int64_t heads;       // at least 1
+  int64_t head_width;  // D / heads, a multiple of 4, 4..kMaxHeadWidth
+  int64_t scores;      // B, rows of the code weight: bits of a code, or codes
+  int64_t codes;       // K, rows of the codewords: 2^B, or B
+  bool argmax;  // a key's code is its first largest score ("vq"), not the signs of all ("bsq")
+
+  int64_t width() const { return heads * head_width; }
+  int64_t score_columns() const {
+    return (scores + kCodePadding - 1) / kCodePadding * kCodePadding;
+  }
+};
+
+// Bytes of scratch that a call needs.
+using HybridAttentionScratchKernel = size_t(const HybridAttentionShape& shape);
+
+// Full attention for edge tokens, codebook attention for the others: writes every element of
+// out [L, D]. qkv [L, 3 * D]; edge [E] strictly ascending in [0, L); codewords [K, D];
+// code_weight [D + 1, score_columns]: the code weight transposed, its last row the bias, padded
+// with 0 and a bias of -Inf; scratch aligned to 64 bytes. Any float may be NaN or Inf.
+//
+// Error: that of the plain float32 formula, or less; sums are of blocks, not running. A row whose
+// logits hold a NaN or +Inf, or nothing but -Inf, is NaN. Same bits for any number of threads.
+using HybridAttentionKernel = void(const HybridAttentionShape& shape, const float* qkv,
+                                   const int64_t* edge, const float* code_weight,
+                                   const float* codewords, void* scratch, float* out,
+                                   const Parallel& parallel);
+
+}  // namespace i2f

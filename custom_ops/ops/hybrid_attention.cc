@@ -1,0 +1,118 @@
+// HybridAttention: full attention for edge tokens, codebook attention for the others
+// (OPERATORS.md).
+
+#include "kernels/hybrid_attention.h"
+
+#include <limits>
+
+#include "ops/operator.h"
+
+namespace i2f {
+namespace {
+
+constexpr size_t kCodeWeight = 2, kCodeBias = 3;  // inputs
+
+class HybridAttention final : public Kernel {
+ public:
+  explicit HybridAttention(const KernelInfo& info)
+      : heads_(info.attribute("heads", int64_t{1})),
+        grid_width_(info.attribute("grid_width", int64_t{0})),
+        argmax_(info.attribute("quantizer", {"bsq", "vq"}, 0) == 1) {
+    expect(heads_ >= 1, "attribute heads to be at least 1", std::to_string(heads_));
+    expect(grid_width_ >= 1, "attribute grid_width to be at least 1", std::to_string(grid_width_));
+    if (info.known(kCodeWeight, kCodeBias + 1)) packed_ = pack(info);
+  }
+
+  void compute(KernelContext& context) const override {
+    const auto qkv = context.get<float>(0, "qkv", {"L", "3*D"});
+    HybridAttentionShape shape{};
+    shape.tokens = qkv.dim(0);
+    shape.heads = heads_;
+    shape.head_width = qkv.dim(1) / 3 / heads_;
+    shape.grid_width = grid_width_;
+    shape.argmax = argmax_;
+    expect(qkv.dim(1) == 3 * shape.width() && shape.head_width % 4 == 0 && shape.head_width >= 4 &&
+               shape.head_width <= shape.kMaxHeadWidth,
+           "qkv float32 [L, 3*D] with D / heads a multiple of 4 from 4 to " +
+               std::to_string(shape.kMaxHeadWidth),
+           "3*D = " + std::to_string(qkv.dim(1)) + " for " + std::to_string(heads_) + " heads");
+    expect(shape.tokens % grid_width_ == 0,
+           "L to be a multiple of grid_width=" + std::to_string(grid_width_),
+           std::to_string(shape.tokens));
+
+    const auto edge = context.get<int64_t>(1, "edge", {"E"});
+    shape.edges = edge.dim(0);
+    check_ascending(edge, shape.tokens);
+
+    const int64_t width = shape.width();
+    shape.scores = context.get<float>(kCodeWeight, "code_weight", {"B", {"D", width}}).dim(0);
+    context.get<float>(kCodeBias, "code_bias", {{"B", shape.scores}});
+    const auto codewords = context.get<float>(4, "codewords", {"K", {"D", width}});
+    shape.codes = codewords.dim(0);
+    check_codes(shape);
+
+    const Buffer<float> packed = packed_.data() != nullptr ? Buffer<float>() : pack(context);
+    const float* code_weight = packed_.data() != nullptr ? packed_.data() : packed.data();
+    const Buffer<char> scratch(kernels().hybrid_attention_scratch(shape));
+    kernels().hybrid_attention(shape, qkv.data, edge.data, code_weight, codewords.data,
+                               scratch.data(), context.output<float>(0, {shape.tokens, width}),
+                               context.parallel());
+  }
+
+ private:
+  static void check_ascending(const Tensor<int64_t>& edge, int64_t tokens) {
+    int64_t previous = -1;
+    for (int64_t i = 0; i < edge.dim(0); ++i) {
+      const int64_t token = edge.data[i];
+      if (token <= previous || token >= tokens) {
+        throw OperatorError("expected edge strictly ascending in [0, " + std::to_string(tokens) +
+                            "), got " + std::to_string(token) +
+                            (i > 0 ? " after " + std::to_string(previous) : ""));
+      }
+      previous = token;
+    }
+  }
+
+  static void check_codes(const HybridAttentionShape& shape) {
+    const std::string got =
+        "B = " + std::to_string(shape.scores) + ", K = " + std::to_string(shape.codes);
+    if (shape.argmax) {
+      expect(shape.scores >= 1 && shape.codes == shape.scores, "K = B >= 1 for quantizer vq", got);
+    } else {
+      expect(shape.scores >= 1 && shape.scores <= 30 && shape.codes == int64_t{1} << shape.scores,
+             "K = 2**B, 1 <= B <= 30, for quantizer bsq", got);
+    }
+  }
+
+  // The code weight and bias as HybridAttentionKernel takes them.
+  static Buffer<float> pack(const Inputs& inputs) {
+    const auto weight = inputs.get<float>(kCodeWeight, "code_weight", {"B", "D"});
+    const auto bias = inputs.get<float>(kCodeBias, "code_bias", {{"B", weight.dim(0)}});
+    HybridAttentionShape shape{};
+    shape.scores = weight.dim(0);
+    const int64_t width = weight.dim(1), columns = shape.score_columns();
+    Buffer<float> packed(
+        checked_product(static_cast<size_t>(width) + 1, static_cast<size_t>(columns)));
+    for (int64_t b = 0; b < columns; ++b) {
+      const bool known = b < shape.scores;
+      for (int64_t d = 0; d < width; ++d) {
+        packed.data()[d * columns + b] = known ? weight.data[b * width + d] : 0.0f;
+      }
+      packed.data()[width * columns + b] =
+          known ? bias.data[b] : -std::numeric_limits<float>::infinity();
+    }
+    return packed;
+  }
+
+  int64_t heads_, grid_width_;
+  bool argmax_;
+  Buffer<float> packed_;  // when the code weight and bias are constant
+};
+
+}  // namespace
+
+OperatorSpec HybridAttention_spec() {
+  return {"HybridAttention", 5, false, {kElementType<float>}, create_kernel<HybridAttention>};
+}
+
+}  // namespace i2f
