@@ -15,7 +15,7 @@ import onnxruntime as ort
 from inter2former_deploy import library
 from inter2former_deploy.contract import DOMAIN_VERSION
 from inter2former_deploy.errors import OperatorLibraryError
-from inter2former_deploy.runtime.one_node import ELEMENT, STRING, one_node_model
+from inter2former_deploy.runtime.onnx_bytes import ELEMENT, STRING, one_node_model
 
 PACKAGES = ("inter2former-deploy", "numpy", "onnxruntime", "opencv-python-headless", "typer")
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "safetensors")

@@ -16,6 +16,7 @@ from inter2former_deploy.contract import DECODER_INPUTS, ENCODER_INPUT, IMAGE_FE
 from inter2former_deploy.errors import BundleError
 from inter2former_deploy.labels import Labels
 from inter2former_deploy.runtime.bundle import Bundle, open_bundle
+from inter2former_deploy.runtime.onnx_bytes import keep_outputs
 from inter2former_deploy.runtime.postprocess import Box
 from inter2former_deploy.runtime.preprocess import Floats, Frame, check_image, model_input
 from inter2former_deploy.runtime.session import Session
@@ -46,8 +47,12 @@ class Segmenter:
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
         self.bundle: Bundle = open_bundle(Path(bundle))
-        self._encoder = _Graph(self.bundle.encoder, (ENCODER_INPUT,), IMAGE_FEATURES, num_threads, custom_ops)
-        self._decoder = _Graph(self.bundle.decoder, DECODER_INPUTS, ("box_logits", "box"), num_threads, custom_ops)
+        encoder, decoder = self.bundle.encoder, self.bundle.decoder
+        self._encoder = _Graph(encoder, encoder, (ENCODER_INPUT,), IMAGE_FEATURES, num_threads, custom_ops)
+        # Without the map of all logits, which `Session.logits` makes when it is asked for.
+        wanted = ("box_logits", "box")
+        model = keep_outputs(decoder.read_bytes(), wanted)
+        self._decoder = _Graph(decoder, model, DECODER_INPUTS, wanted, num_threads, custom_ops)
         self._encoding = Lock()
 
     @property
@@ -82,10 +87,16 @@ class Segmenter:
 
 
 class _Graph:
-    """One graph in onnxruntime, asked for some of its outputs only."""
+    """A graph in onnxruntime: the model of a file, or what was made of it."""
 
     def __init__(
-        self, path: Path, inputs: Sequence[str], outputs: Sequence[str], num_threads: int | None, custom_ops: bool
+        self,
+        path: Path,
+        model: Path | bytes,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        num_threads: int | None,
+        custom_ops: bool,
     ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = num_threads or 0  # 0: onnxruntime's choice, the number of cores
@@ -93,7 +104,7 @@ class _Graph:
         if custom_ops:
             library.register(options)
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raise BundleError(
                 f"onnxruntime {ort.__version__} cannot load {path} ({error}): "
@@ -102,12 +113,9 @@ class _Graph:
         _expect_names(path, "inputs", inputs, [value.name for value in self._session.get_inputs()])
         _expect_names(path, "outputs", outputs, [value.name for value in self._session.get_outputs()])
         self._outputs = list(outputs)
-        self._run_options = ort.RunOptions()
-        # Nodes that only serve other outputs, such as the map of all logits, do not run.
-        self._run_options.only_execute_path_to_fetches = True
 
     def run(self, feeds: Mapping[str, ort.OrtValue]) -> Features:
-        values = self._session.run_with_ort_values(self._outputs, dict(feeds), self._run_options)
+        values = self._session.run_with_ort_values(self._outputs, dict(feeds))
         return dict(zip(self._outputs, values, strict=True))
 
 

@@ -1,0 +1,163 @@
+"""ONNX models as bytes, without the onnx package: enough of protobuf's wire format for two small tasks."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterator, Mapping
+
+import numpy as np
+
+from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
+
+# TensorProto.DataType
+ELEMENT = {np.dtype(np.float32): 1, np.dtype(np.uint8): 2, np.dtype(np.int64): 7}
+STRING = 8
+
+# Field numbers of onnx.proto
+_MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET_IMPORT = 1, 7, 8
+_GRAPH_NODE, _GRAPH_NAME, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 2, 11, 12
+_NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
+_ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_STRING, _ATTRIBUTE_TYPE = 1, 2, 3, 4, 20
+_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
+_VALUE_NAME, _VALUE_TYPE = 1, 2
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
+
+
+def keep_outputs(model: bytes, names: Collection[str]) -> bytes:
+    """The model with only some of its outputs, and without the nodes that only the others need.
+
+    onnxruntime computes every output of a graph, asked for or not.
+    """
+    return b"".join(
+        _field(number, _keep_graph_outputs(content, names)) if number == _MODEL_GRAPH else raw
+        for number, content, raw in _fields(model)
+    )
+
+
+def _keep_graph_outputs(graph: bytes, names: Collection[str]) -> bytes:
+    needed = set(names)
+    kept = []
+    for number, content, raw in reversed(list(_fields(graph))):  # nodes stand after those whose results they take
+        if number == _GRAPH_OUTPUT and _strings(content, _VALUE_NAME)[0] not in names:
+            continue
+        if number == _GRAPH_NODE:
+            if needed.isdisjoint(_strings(content, _NODE_OUTPUT)):
+                continue
+            needed.update(_taken(content))
+        kept.append(raw)
+    return b"".join(reversed(kept))
+
+
+def _taken(node: bytes) -> list[str]:
+    """Names of the values that a node takes, those its subgraphs take from outside among them."""
+    names = _strings(node, _NODE_INPUT)
+    for number, attribute, _ in _fields(node):
+        if number == _NODE_ATTRIBUTE:
+            for kind, graph, _ in _fields(attribute):
+                if kind in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
+                    for part, inner, _ in _fields(graph):
+                        if part == _GRAPH_NODE:
+                            names += _taken(inner)
+    return names
+
+
+def _strings(message: bytes, wanted: int) -> list[str]:
+    return [content.decode() for number, content, _ in _fields(message) if number == wanted]
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Number, content (empty where it is a number) and all bytes of each field."""
+    at = 0
+    while at < len(message):
+        start = at
+        key, at = _read_varint(message, at)
+        wire, content = key & 7, b""
+        if wire == _VARINT:
+            _, at = _read_varint(message, at)
+        elif wire == _BYTES:
+            length, at = _read_varint(message, at)
+            content, at = message[at : at + length], at + length
+        elif wire in (_FIXED32, _FIXED64):
+            at += 4 if wire == _FIXED32 else 8
+        else:
+            raise ValueError(f"not an ONNX model: wire type {wire} at byte {start}")
+        if at > len(message):
+            raise ValueError("not an ONNX model: it ends within a field")
+        yield key >> 3, content, message[start:at]
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(message):
+            raise ValueError("not an ONNX model: it ends within a number")
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        shift, at = shift + 7, at + 1
+        if byte < 0x80:
+            return value, at
+
+
+def one_node_model(
+    operator: str,
+    inputs: Mapping[str, np.ndarray],
+    outputs: Mapping[str, int],
+    attributes: Mapping[str, int | float | str],
+) -> bytes:
+    """A model of one node of our domain, whose inputs and outputs are the graph's.
+
+    Args:
+        operator: of `custom_ops/OPERATORS.md`.
+        inputs: examples by name, in order; they say the element types.
+        outputs: element types (`ELEMENT`, `STRING`) by name, in order.
+        attributes: of the node.
+    """
+    node = b"".join(
+        [_field(_NODE_INPUT, name) for name in inputs]
+        + [_field(_NODE_OUTPUT, name) for name in outputs]
+        + [_field(_NODE_OP_TYPE, operator), _field(_NODE_DOMAIN, DOMAIN)]
+        + [_field(_NODE_ATTRIBUTE, _attribute(name, value)) for name, value in attributes.items()]
+    )
+    graph = b"".join(
+        [_field(_GRAPH_NODE, node), _field(_GRAPH_NAME, operator)]
+        + [_field(_GRAPH_INPUT, _value(name, ELEMENT[array.dtype])) for name, array in inputs.items()]
+        + [_field(_GRAPH_OUTPUT, _value(name, element)) for name, element in outputs.items()]
+    )
+    imports = [_field(_MODEL_OPSET_IMPORT, _opset(*opset)) for opset in (("", 18), (DOMAIN, DOMAIN_VERSION))]
+    return _number(_MODEL_IR_VERSION, 8) + b"".join(imports) + _field(_MODEL_GRAPH, graph)
+
+
+def _opset(domain: str, version: int) -> bytes:
+    return _field(1, domain) + _number(2, version)
+
+
+def _attribute(name: str, value: int | float | str) -> bytes:
+    head = _field(_ATTRIBUTE_NAME, name)
+    if isinstance(value, str):
+        return head + _field(_ATTRIBUTE_STRING, value) + _number(_ATTRIBUTE_TYPE, 3)
+    if isinstance(value, float):
+        return head + _varint(_ATTRIBUTE_FLOAT << 3 | _FIXED32) + struct.pack("<f", value) + _number(_ATTRIBUTE_TYPE, 1)
+    return head + _number(_ATTRIBUTE_INT, value) + _number(_ATTRIBUTE_TYPE, 2)
+
+
+def _value(name: str, element: int) -> bytes:
+    tensor_type = _field(1, _number(1, element))  # without a shape
+    return _field(_VALUE_NAME, name) + _field(_VALUE_TYPE, tensor_type)
+
+
+def _field(number: int, content: bytes | str) -> bytes:
+    data = content.encode() if isinstance(content, str) else content
+    return _varint(number << 3 | _BYTES) + _varint(len(data)) + data
+
+
+def _number(number: int, value: int) -> bytes:
+    return _varint(number << 3 | _VARINT) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    data = bytearray()
+    while value > 0x7F:
+        data.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*data, value])

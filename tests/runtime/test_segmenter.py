@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime
+import pytest
+from toy_bundle import BOX, SIZE, toy_logits
+
+from inter2former_deploy.labels import Click, add_clicks, unknown_labels
+from inter2former_deploy.runtime import Segmenter
+from inter2former_deploy.runtime.onnx_bytes import keep_outputs
+from inter2former_deploy.runtime.postprocess import Box, foreground_mask
+from inter2former_deploy.runtime.preprocess import Frame, model_input
+
+
+def picture(seed: int, height: int = 200, width: int = 150) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture
+def segmenter(toy_bundle: Path) -> Segmenter:
+    return Segmenter(toy_bundle, num_threads=1, custom_ops=False)
+
+
+def test_image_and_labels_reach_the_graphs_and_the_mask_comes_back(segmenter: Segmenter) -> None:
+    assert segmenter.size == SIZE
+    image, frame = picture(1), Frame(200, 150, SIZE)
+    labels = unknown_labels(SIZE)
+    add_clicks(labels, [Click(25, 40, True)])  # scale 1/4
+    logits = toy_logits(model_input(image, frame), labels)
+    session = segmenter.open(image)
+    mask = session.click(100, 160)
+    np.testing.assert_array_equal(mask, foreground_mask(logits, Box(*BOX), frame))
+    np.testing.assert_allclose(session.logits[: BOX[3], BOX[0] :], logits, rtol=1e-5, atol=1e-5)
+    assert (session.logits[BOX[3] :] == -100).all()
+
+
+def test_later_images_and_clicks_leave_earlier_sessions_alone(segmenter: Segmenter) -> None:
+    first = segmenter.open(picture(1))
+    masks = [first.click(100, 160)]
+    other = segmenter.open(picture(2, 60, 90))
+    other.click(3, 4)
+    logits = first.logits
+    other.click(50, 50, False)
+    np.testing.assert_array_equal(first.logits, logits)
+    masks.append(first.click(20, 30, False))
+    fresh = segmenter.open(picture(1))
+    np.testing.assert_array_equal(masks, [fresh.click(100, 160), fresh.click(20, 30, False)])
+
+
+def test_one_segmenter_serves_several_threads(segmenter: Segmenter) -> None:
+    def work(seed: int) -> list[np.ndarray]:
+        rng = np.random.default_rng(seed)
+        session = segmenter.open(picture(seed))
+        return [session.click(int(rng.integers(150)), int(rng.integers(200)), bool(rng.integers(2))) for _ in range(10)]
+
+    with ThreadPoolExecutor(8) as pool:
+        parallel = list(pool.map(work, range(16)))
+    for seed, masks in enumerate(parallel):
+        np.testing.assert_array_equal(masks, work(seed))
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_bad_thread_counts(toy_bundle: Path, threads: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Segmenter(toy_bundle, num_threads=threads)
+
+
+@pytest.mark.parametrize("threads", [1.5, True, "2"])
+def test_thread_counts_are_whole_numbers(toy_bundle: Path, threads: Any) -> None:
+    with pytest.raises(TypeError, match="whole number"):
+        Segmenter(toy_bundle, num_threads=threads)
+
+
+def test_importing_the_runtime_loads_neither_torch_nor_onnx(tmp_path: Path) -> None:
+    code = (
+        "import sys, inter2former_deploy.runtime; print(*{'torch', 'onnx', 'onnxscript', 'typer'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == ""
+
+
+def test_keep_outputs_drops_what_only_the_others_need() -> None:
+    graph = onnx.parser.parse_graph(
+        """
+        g (float[2] x, bool choose) => (float[2] wanted, float[2] unwanted) {
+            shared = Neg (x)
+            outer = Exp (x)
+            dead = Log (shared)
+            unwanted = Abs (dead)
+            wanted = If (choose) <
+                then_branch = then_graph () => (float[2] a) { b = Identity (outer) a = Add (b, shared) },
+                else_branch = else_graph () => (float[2] c) { c = Identity (shared) }
+            >
+        }"""
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    pruned = onnx.load_model_from_string(keep_outputs(model.SerializeToString(), ["wanted"]))
+    assert [node.op_type for node in pruned.graph.node] == ["Neg", "Exp", "If"]
+    session = onnxruntime.InferenceSession(pruned.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = np.array([1, 2], np.float32)
+    (wanted,) = session.run(None, {"x": x, "choose": np.array(True)})
+    np.testing.assert_allclose(wanted, np.exp(x) - x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("keep", [1, 100])
+def test_keep_outputs_refuses_what_is_no_model(toy_bundle: Path, keep: int) -> None:
+    model = (toy_bundle / "decoder.onnx").read_bytes()
+    with pytest.raises(ValueError, match="not an ONNX model"):
+        keep_outputs(model[:keep], ["box"])
