@@ -62,4 +62,7 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
         atol=0.0,
         reason="losses and gradients, of the largest: the release's float32 gradient itself errs by 6e-6",
     ),
+    ("training", "float32"): Tolerance(
+        rtol=1e-5, atol=0.0, reason="tokens, loss and gradients, of the largest: the release sums in another order"
+    ),
 }

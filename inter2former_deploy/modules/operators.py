@@ -251,7 +251,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tenso
     """
 
     def split(x: Tensor) -> Tensor:
-        return x.reshape(1, len(x), heads, -1).transpose(1, 2)  # [1, heads, T, D/heads]
+        return x.reshape(1, len(x), heads, x.shape[1] // heads).transpose(1, 2)  # [1, heads, T, D/heads]
 
     mask = None if bias is None else bias.expand(1, 1, len(query), -1)
     out = F.scaled_dot_product_attention(split(query), split(key), split(value), attn_mask=mask)
