@@ -1,11 +1,12 @@
 """A bundle without a model: graphs of a few nodes with the contract's names, for what does not depend on the numbers.
 
-Foreground is what is bright, or was labelled so. `logits`, which the runtime must not ask for, fails when it is computed.
+Foreground is what is bright, or was labelled so. `logits`, which the runtime must not compute, fails if it does.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,43 +20,66 @@ from inter2former_deploy.manifest import Manifest
 SIZE = 64
 BOX = (16, 0, 64, 48)
 
-_FEATURES = {"image_embedding": "float[4,4,1]"} | {name: "float[1,1,1]" for name in EDGE_INPUTS}
-_FEATURES["edge_3"] = f"float[{SIZE},{SIZE},1]"
+FEATURES = {"image_embedding": "float[4,4,1]"} | dict.fromkeys(EDGE_INPUTS, "float[1,1,1]")
+FEATURES["edge_3"] = f"float[{SIZE},{SIZE},1]"  # brightness
+TYPES = FEATURES | {
+    "canny_maps": f"float[3,{SIZE},{SIZE}]",
+    "logits": f"float[{SIZE},{SIZE}]",
+    "box_logits": "float[hb,wb]",
+    "box": "int64[4]",
+    "tokens": "float[16,1]",
+    "edge_tokens": "int64[E]",
+}
 
 
-def toy_graphs(folder: Path) -> None:
-    """Write encoder.onnx and decoder.onnx."""
-    outputs = {**_FEATURES, "canny_maps": f"float[6,{SIZE},{SIZE}]"}
-    constants = "".join(
-        f"{name} = Constant <value = float[1,1,1] {{0}}> ()\n" for name in EDGE_INPUTS[:3] + EDGE_INPUTS[4:]
-    )
+def write_toy_bundle(folder: Path, *, gain: float = 1 / 32, decoder_names: Mapping[str, str] | None = None) -> Path:
+    """Make a folder with a whole bundle.
+
+    Args:
+        folder: to be made.
+        gain: of brightness; another one makes another decoder.
+        decoder_names: new names of the decoder's inputs and outputs.
+    """
+    folder.mkdir(parents=True)
+    _write_encoder(folder / ENCODER_FILE)
+    _write_decoder(folder / DECODER_FILE, gain, decoder_names or {})
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (ENCODER_FILE, DECODER_FILE)}
+    Manifest(size=SIZE, config=PROBE.to_dict(), files=files, opset=18).write(folder)
+    return folder
+
+
+def toy_logits(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """What the graphs compute in their box: picture `[S, S, 3]`, labels `[S, S]`."""
+    left, top, right, bottom = BOX
+    whole = (picture.mean(axis=2) - 127.5) / 32 + (labels.astype(np.float32) - 2)
+    return np.asarray(whole[top:bottom, left:right], np.float32)
+
+
+def _declared(names: tuple[str, ...]) -> str:
+    return ", ".join(f"{TYPES[name]} {name}" for name in names)
+
+
+def _write_encoder(path: Path) -> None:
+    unused = [f"{name} = Constant <value = float[1,1,1] {{0}}> ()" for name in EDGE_INPUTS if name != "edge_3"]
     _write(
-        folder / ENCODER_FILE,
+        path,
         f"""
-        encoder (float[{SIZE},{SIZE},3] image) => ({", ".join(f"{outputs[name]} {name}" for name in ENCODER_OUTPUTS)}) {{
+        encoder (float[{SIZE},{SIZE},3] image) => ({_declared(ENCODER_OUTPUTS)}) {{
             edge_3 = ReduceMean <keepdims = 1> (image, last)
             image_embedding = Slice (edge_3, zeros, fours)
-            {constants}
-            everything = Transpose <perm = [2, 0, 1]> (image)
-            canny_maps = Concat <axis = 0> (everything, everything)
+            canny_maps = Transpose <perm = [2, 0, 1]> (image)
+            {" ".join(unused)}
         }}""",
         last=np.array([2]),
         zeros=np.array([0, 0]),
         fours=np.array([4, 4]),
     )
-    types = {
-        "logits": f"float[{SIZE},{SIZE}]",
-        "box_logits": "float[hb,wb]",
-        "box": "int64[4]",
-        "tokens": "float[16,1]",
-        "edge_tokens": "int64[E]",
-    }
+
+
+def _write_decoder(path: Path, gain: float, names: Mapping[str, str]) -> None:
     left, top, right, bottom = BOX
-    _write(
-        folder / DECODER_FILE,
-        f"""
-        decoder (uint8[{SIZE},{SIZE}] labels, {", ".join(f"{kind} {name}" for name, kind in _FEATURES.items())})
-            => ({", ".join(f"{types[name]} {name}" for name in DECODER_OUTPUTS)}) {{
+    text = f"""
+        decoder (uint8[{SIZE},{SIZE}] labels, {_declared(tuple(FEATURES))}) => ({_declared(DECODER_OUTPUTS)}) {{
             box = Identity (corners)
             bright = Squeeze (edge_3, last)
             centred = Sub (bright, grey)
@@ -65,29 +89,27 @@ def toy_graphs(folder: Path) -> None:
             all = Add (scaled, known)
             box_logits = Slice (all, start, stop)
             row = Cast <to = 7> (labels)
-            index = Add (row, big)
-            poison = Gather <axis = 0> (all, index)
-            logits = Reshape (poison, flat)
+            outside = Add (row, huge)
+            failing = Gather <axis = 0> (all, outside)
+            logits = Reshape (failing, flat)
             tokens = Identity (logits)
             edge_tokens = Cast <to = 7> (logits)
-        }}""",
+        }}"""
+    for old, new in names.items():
+        text = text.replace(old, new)
+    _write(
+        path,
+        text,
         corners=np.array(BOX),
         last=np.array([2]),
         grey=np.float32(127.5),
-        gain=np.float32(1 / 32),
+        gain=np.float32(gain),
         two=np.float32(2),
         start=np.array([top, left]),
         stop=np.array([bottom, right]),
-        big=np.array(10**9),
+        huge=np.array(10**9),
         flat=np.array([SIZE, -1]),
     )
-
-
-def toy_logits(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """What the graphs compute in their box: picture `[S, S, 3]`, labels `[S, S]`."""
-    left, top, right, bottom = BOX
-    whole = (picture.mean(axis=2) - 127.5) / 32 + (labels.astype(np.float32) - 2)
-    return np.asarray(whole[top:bottom, left:right], np.float32)
 
 
 def _write(path: Path, text: str, **initializers: np.ndarray | np.floating) -> None:
@@ -98,12 +120,3 @@ def _write(path: Path, text: str, **initializers: np.ndarray | np.floating) -> N
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     onnx.save(model, path)
-
-
-def write_toy_bundle(folder: Path) -> Path:
-    """Write a whole bundle."""
-    folder.mkdir(parents=True)
-    toy_graphs(folder)
-    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (ENCODER_FILE, DECODER_FILE)}
-    Manifest(size=SIZE, config=PROBE.to_dict(), files=files).write(folder)
-    return folder
