@@ -4,6 +4,7 @@
 #include "kernels/edge_tokens.h"
 #include "kernels/hybrid_attention.h"
 #include "kernels/label_box.h"
+#include "kernels/prompt_embedding.h"
 #include "kernels/token_box.h"
 
 namespace i2f {
@@ -14,6 +15,9 @@ namespace i2f {
   X(HybridAttentionKernel, hybrid_attention)                \
   X(HybridAttentionScratchKernel, hybrid_attention_scratch) \
   X(LabelBoxKernel, label_box)                              \
+  X(PromptEmbeddingKernel, prompt_embedding)                \
+  X(PromptPackKernel, prompt_pack)                          \
+  X(PromptPackedSizeKernel, prompt_packed_size)             \
   X(TokenBoxKernel, token_box)
 
 struct KernelTable {

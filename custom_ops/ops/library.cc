@@ -15,6 +15,7 @@ namespace i2f {
   X(OperatorInfo)        \
   X(EdgeTokens)          \
   X(HybridAttention)     \
+  X(PromptEmbedding)     \
   X(TokenBox)
 
 #define I2F_DECLARE(name) OperatorSpec name##_spec();

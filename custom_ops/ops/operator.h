@@ -33,6 +33,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "kernels/memory.h"
 #include "kernels/parallel.h"
 #include "ops/dispatch.h"
 
@@ -149,6 +150,20 @@ class Buffer {
     void operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
   };
   std::unique_ptr<void, Free> memory_;
+};
+
+// Lends buffers to a kernel until it leaves scope.
+class Lender {
+ public:
+  Memory memory() {
+    return {this, [](void* self, size_t count, size_t size) -> void* {
+              auto& buffers = static_cast<Lender*>(self)->buffers_;
+              return buffers.emplace_back(checked_product(count, size)).data();
+            }};
+  }
+
+ private:
+  std::vector<Buffer<char>> buffers_;
 };
 
 // One run of a node: inputs, outputs and threads.

@@ -56,7 +56,7 @@ def _prompt_network(labels: Array, label_table: Array, convolutions: list[tuple[
         for dy in range(3):
             for dx in range(3):
                 tap = padded[dy : dy + 2 * height : 2, dx : dx + 2 * width : 2]
-                y += tap @ weight[:, :, dy, dx].T
+                y += (tap.reshape(height * width, -1) @ weight[:, :, dy, dx].T).reshape(y.shape)
         x = np.where(y + bias <= 0, np.zeros((), x.dtype), y + bias)  # ReLU that keeps NaN
     return x
 

@@ -1,0 +1,91 @@
+// PromptEmbedding: labels to tokens, only around the object (OPERATORS.md).
+
+#include "kernels/prompt_embedding.h"
+
+#include <optional>
+
+#include "ops/labels.h"
+#include "ops/operator.h"
+
+namespace i2f {
+namespace {
+
+class PromptEmbedding final : public Kernel {
+ public:
+  explicit PromptEmbedding(const KernelInfo& info)
+      : dense_(info.attribute("dense", int64_t{0})),
+        patch_(info.attribute("patch", int64_t{16})),
+        inputs_(info.input_count()) {
+    expect(dense_ == 0 || dense_ == 1, "attribute dense to be 0 or 1", std::to_string(dense_));
+    const size_t weights = inputs_ - kFirstWeight;
+    expect(inputs_ > kFirstWeight && weights % 2 == 0 && weights / 2 <= kMaxPromptLevels,
+           "1 to " + std::to_string(kMaxPromptLevels) + " pairs of weight and bias",
+           std::to_string(inputs_) + " inputs");
+    expect(patch_ == int64_t{1} << levels(),
+           "attribute patch = 2**" + std::to_string(levels()) + " for as many convolutions",
+           std::to_string(patch_));
+    if (info.known(kTable, inputs_)) constant_ = pack(info);
+  }
+
+  void compute(KernelContext& context) const override {
+    const LabelMap labels = label_map(context, 0, patch_);
+    const int64_t side = labels.side, grid = side / patch_;
+    expect(side <= kMaxPromptSide, "labels of at most " + std::to_string(kMaxPromptSide) + " rows",
+           std::to_string(side));
+    const Packed fed = constant_ ? Packed{} : pack(context);
+    const Packed& packed = constant_ ? *constant_ : fed;
+    const int64_t channels = packed.shape.channels[packed.shape.levels];
+    const auto embedding =
+        context.get<float>(1, "embedding", {{"h", grid}, {"w", grid}, {"C", channels}});
+    int64_t box[4] = {0, 0, side, side};
+    if (dense_ == 0) kernels().label_box(labels.data, side, patch_, box);
+    Lender lender;
+    expect_label(kernels().prompt_embedding(
+        labels.data, side, box, embedding.data, packed.shape, packed.weights.data(),
+        context.parallel(), lender.memory(), context.output<float>(0, {grid * grid, channels})));
+  }
+
+ private:
+  static constexpr size_t kTable = 2, kFirstWeight = 3;  // inputs
+
+  struct Packed {
+    PromptShape shape;
+    Buffer<float> weights;
+  };
+
+  int levels() const { return static_cast<int>((inputs_ - kFirstWeight) / 2); }
+
+  Packed pack(const Inputs& inputs) const {
+    const auto table = inputs.get<float>(kTable, "label_table", {5, {"T"}});
+    PromptWeights weights{};
+    PromptShape& shape = weights.shape;
+    shape.levels = levels();
+    shape.channels[0] = table.dim(1);
+    weights.table = table.data;
+    for (int i = 0; i < shape.levels; ++i) {
+      const size_t index = kFirstWeight + 2 * static_cast<size_t>(i);
+      const std::string weight = "w" + std::to_string(i), bias = "b" + std::to_string(i);
+      const auto w =
+          inputs.get<float>(index, weight.c_str(), {{"C_out"}, {"C_in", shape.channels[i]}, 3, 3});
+      shape.channels[i + 1] = w.dim(0);
+      weights.weight[i] = w.data;
+      weights.bias[i] = inputs.get<float>(index + 1, bias.c_str(), {{"C_out", w.dim(0)}}).data;
+      expect(shape.channels[i] > 0 && w.dim(0) > 0, "one channel at least", "none");
+    }
+    Packed packed{shape, Buffer<float>(static_cast<size_t>(kernels().prompt_packed_size(shape)))};
+    kernels().prompt_pack(weights, packed.weights.data());
+    return packed;
+  }
+
+  int64_t dense_, patch_;
+  size_t inputs_;
+  std::optional<Packed> constant_;  // packed once, when the weights are constant
+};
+
+}  // namespace
+
+OperatorSpec PromptEmbedding_spec() {
+  return {"PromptEmbedding", 3, true, {kElementType<float>}, create_kernel<PromptEmbedding>};
+}
+
+}  // namespace i2f
