@@ -39,7 +39,7 @@ def probe_weights() -> dict[str, Any]:
     from make_weights import state_dict
 
     arrays = state_dict("probe", SEED)
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
 
 @pytest.fixture(scope="session")

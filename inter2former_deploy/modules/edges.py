@@ -33,7 +33,7 @@ class FixedFilter(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weight", weight[:, None])
+        self.register_buffer("weight", weight[:, None].clone())  # each its own, to be saved separately
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, H, W] -> [B, channels, H, W]."""
@@ -57,7 +57,7 @@ class Canny(nn.Module):
         self.g_h = FixedFilter(gauss.view(1, 1, 5))
         self.g_v = FixedFilter(gauss.view(1, 5, 1))
         self.sobh = FixedFilter(sobel[None])
-        self.sobv = FixedFilter(sobel.T.clone()[None])
+        self.sobv = FixedFilter(sobel.T[None])
         self.dirf = FixedFilter(differences)  # self minus neighbour k
         for name, values in (("mean", MEAN_BGR), ("std", STD_BGR)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
@@ -106,9 +106,10 @@ def gradient_direction(gx: Tensor, gy: Tensor) -> Tensor:
     """
     width, height = gx.abs(), gy.abs()
     # Octants from the x axis: 0 horizontal, 1 diagonal, 2 vertical, then counted on to 4 where gx < 0.
-    octant = (height > TAN_22_5 * width).to(gx) + (height > TAN_67_5 * width).to(gx)
+    octant: Tensor = (height > TAN_22_5 * width).to(gx) + (height > TAN_67_5 * width).to(gx)
     octant = torch.where(gx < 0, 4 - octant, octant)
-    return torch.where(gy < 0, 4 - octant, 4 + octant) * 45
+    direction: Tensor = 45 * torch.where(gy < 0, 4 - octant, 4 + octant)
+    return direction
 
 
 class ResidualBlock(nn.Module):
@@ -135,7 +136,7 @@ class CannyNet(nn.Module):
         channels: Of the features, fine to coarse, at S, S/2, S/4 and S/8.
     """
 
-    def __init__(self, config: EdgeNetworkConfig, channels: tuple[int, ...]) -> None:
+    def __init__(self, *, config: EdgeNetworkConfig, channels: tuple[int, ...]) -> None:
         super().__init__()
         self.canny = Canny()
         self.conv1 = nn.Conv2d(5, channels[0], 3, padding=1)

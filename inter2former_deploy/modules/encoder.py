@@ -213,7 +213,7 @@ class HRSAMEncoder(nn.Module):
         out_channels: Channels of the embedding.
     """
 
-    def __init__(self, config: EncoderConfig, out_channels: int) -> None:
+    def __init__(self, *, config: EncoderConfig, out_channels: int) -> None:
         super().__init__()
         self.config = config
         dim, stages = config.dim, len(config.fusion_after)

@@ -18,7 +18,7 @@ MAPS = ("grad_mag", "grad_ori", "thin", "thresh", "early")
 
 @pytest.fixture(scope="module")
 def network(probe_weights: dict[str, Any]) -> CannyNet:
-    network = CannyNet(PROBE.edges, PROBE.decoder.pyramid[::-1])
+    network = CannyNet(config=PROBE.edges, channels=PROBE.decoder.pyramid[::-1])
     prefix = "edge_detector."
     network.load_state_dict({k.removeprefix(prefix): v for k, v in probe_weights.items() if k.startswith(prefix)})
     return network.eval()

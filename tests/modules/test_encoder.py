@@ -13,7 +13,7 @@ from inter2former_deploy.modules.encoder import HRSAMEncoder, RotaryEmbedding, W
 
 @pytest.fixture(scope="module")
 def encoder(probe_weights: dict[str, Any]) -> HRSAMEncoder:
-    encoder = HRSAMEncoder(PROBE.encoder, PROBE.decoder.dim)
+    encoder = HRSAMEncoder(config=PROBE.encoder, out_channels=PROBE.decoder.dim)
     prefix = "backbone."
     encoder.load_state_dict({k.removeprefix(prefix): v for k, v in probe_weights.items() if k.startswith(prefix)})
     return encoder.eval()
@@ -50,7 +50,7 @@ def test_other_shapes_are_refused(encoder: HRSAMEncoder, shape: tuple[int, ...])
 
 
 def test_every_parameter_learns_but_the_unused_class_slot(encoder: HRSAMEncoder) -> None:
-    trained = HRSAMEncoder(PROBE.encoder, PROBE.decoder.dim)
+    trained = HRSAMEncoder(config=PROBE.encoder, out_channels=PROBE.decoder.dim)
     trained.load_state_dict(encoder.state_dict())
     # At this size every block pads the main map, so that every padding vector is used.
     trained(torch.randn(2, 3, 96, 96)).square().mean().backward()
