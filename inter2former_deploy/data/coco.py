@@ -58,7 +58,7 @@ class CocoDataset:
         image = read_image(path)
         name = f"{path.name}#{entry.get('id', index)}"
         said = self.images[entry["image_id"]]
-        height, width = int(said.get("height", image.shape[0])), int(said.get("width", image.shape[1]))
+        height, width = int(said.get("height") or image.shape[0]), int(said.get("width") or image.shape[1])
         try:
             mask = decode_segmentation(entry["segmentation"], height, width)
         except (ValueError, TypeError, KeyError) as error:

@@ -31,6 +31,7 @@ class FolderDataset:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.pairs: list[tuple[Path, Path]] = []
+        self.groups: list[str] = []  # the folder of every pair's images and masks
         alone: list[Path] = []
         found = False
         for parent in [root, *sorted(p for p in root.rglob("*") if p.is_dir())]:
@@ -40,7 +41,9 @@ class FolderDataset:
                     of_images, of_masks = _files(parent / images), _files(parent / masks)
                     alone += [of_images[k] for k in of_images.keys() - of_masks.keys()]
                     alone += [of_masks[k] for k in of_masks.keys() - of_images.keys()]
-                    self.pairs += [(of_images[k], of_masks[k]) for k in sorted(of_images.keys() & of_masks.keys())]
+                    both = sorted(of_images.keys() & of_masks.keys())
+                    self.pairs += [(of_images[k], of_masks[k]) for k in both]
+                    self.groups += [str(parent.relative_to(root))] * len(both)
         if not found:
             names = ", ".join(f"{images}/ and {masks}/" for images, masks in PAIRS)
             raise DataError(f"{root}: no folders of images and masks side by side; known names: {names}")
@@ -55,7 +58,7 @@ class FolderDataset:
 
     def __getitem__(self, index: int) -> Sample:
         image, mask = self.pairs[index]
-        return Sample(str(image.relative_to(self.root)), read_image(image), read_mask(mask))
+        return Sample(str(image.relative_to(self.root)), read_image(image), read_mask(mask), self.groups[index])
 
 
 def _files(folder: Path) -> dict[Path, Path]:

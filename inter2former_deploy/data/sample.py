@@ -27,6 +27,7 @@ class Sample:
     name: str  # unique in its dataset: file and object, or kind and index of a synthetic scene
     image: NDArray[np.uint8]  # [H, W, 3] RGB
     mask: NDArray[np.uint8]  # [H, W], 1 object, 0 background, `IGNORE` neither
+    group: str = ""  # scores are also given for every group of a dataset
 
     def __post_init__(self) -> None:
         if self.image.shape[:2] != self.mask.shape:

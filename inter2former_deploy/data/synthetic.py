@@ -320,7 +320,7 @@ class SyntheticDataset:
             raise IndexError(index)
         scene = make_scene(self.seed, index)
         image, masks = render(scene, self.size)
-        return Sample(scene.name, image, masks[scene.target].astype(np.uint8))
+        return Sample(scene.name, image, masks[scene.target].astype(np.uint8), scene.name.split("-")[0])
 
 
 def training_view(rng: Rng, target: NDArray[np.bool_], smallest: float = 0.3) -> View:

@@ -1,0 +1,100 @@
+"""`i2f train`: pictures with masks in, weights out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inter2former_deploy.config import load_config
+
+
+def train(
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[DATA]...",
+            help="Folders of images and masks, COCO/LVIS JSON files, or 'synthetic', which is also what is used "
+            "without any.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of state, log, plot and weights; an unfinished run goes on.")
+    ] = Path("train"),
+    config: Annotated[str, typer.Option(help="Model: a preset or a JSON file.")] = "demo",
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the images that JSON files name.", show_default=False)
+    ] = None,
+    synthetic: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of synthetic pictures when both kinds are given.")
+    ] = 0.5,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
+    batch: Annotated[int, typer.Option(help="Pictures a step.")] = 6,
+    targets: Annotated[int, typer.Option(help="Objects trained on in each picture.")] = 2,
+    size: Annotated[int, typer.Option(help="Side of the training pictures, pixels.")] = 256,
+    late_size: Annotated[int, typer.Option(help="The same for the last part of the run.")] = 256,
+    late_batch: Annotated[int, typer.Option(help="Pictures a step there.")] = 6,
+    late_share: Annotated[float, typer.Option(help="Share of the steps that the last part takes.")] = 0.0,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    warmup: Annotated[int, typer.Option(help="Steps to reach it.")] = 300,
+    ema: Annotated[float, typer.Option(help="Decay of the averaged weights.")] = 0.999,
+    seed: Annotated[int, typer.Option(help="Of weights, pictures and clicks.")] = 0,
+    bf16: Annotated[bool, typer.Option(help="Encoder, edge network and upsampling in bfloat16.")] = True,
+    teacher: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a teacher's features, <sample>.npy [C, h, w], to imitate.", show_default=False),
+    ] = None,
+    distillation: Annotated[float, typer.Option(help="Weight of the teacher's term.")] = 1.0,
+    device: Annotated[str, typer.Option(help="Of torch: cpu, cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch; its own choice if not given.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare pictures.")] = 1,
+    save_every: Annotated[float, typer.Option(help="Seconds between saved states.")] = 180.0,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of progress.")] = 20,
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after this time, to go on later.", show_default=False)
+    ] = None,
+) -> None:
+    """Train a model; the same command goes on where it was stopped, also after a kill.
+
+    Example: i2f train photos/ --config demo --steps 20000 -o run
+    """
+    given = dict(locals())
+    import torch
+
+    from inter2former_deploy.data import DataError, check, open_dataset
+    from inter2former_deploy.training import TrainConfig
+    from inter2former_deploy.training import train as run
+
+    numbers = TrainConfig(**{f.name: given[f.name] for f in fields(TrainConfig) if f.name in given})
+    sources = data or ["synthetic"]
+    datasets = [open_dataset(source, images=images) for source in sources if source != "synthetic"]
+    problems = [p for d in datasets for p in check(d, _checked)]
+    if problems:
+        raise DataError(f"{len(problems)} samples cannot be used:\n" + "\n".join(f"  {p}" for p in problems))
+    if threads:
+        torch.set_num_threads(threads)
+    weights = run(
+        load_config(config),
+        numbers,
+        output,
+        datasets=datasets,
+        synthetic=synthetic if "synthetic" in sources else 0.0,
+        teacher=teacher,
+        device=device,
+        workers=workers,
+        save_every=save_every,
+        log_every=log_every,
+        minutes=math.inf if minutes is None else minutes,
+        report=typer.echo,
+    )
+    if weights:
+        typer.echo(f"weights: {weights}  ({weights.stat().st_size / 1e6:.1f} MB)")
+
+
+def _checked(done: int, total: int) -> None:
+    if done % 500 == 0 or done == total:
+        typer.echo(f"checked {done}/{total} samples")

@@ -1,0 +1,50 @@
+"""The PyTorch reference modules behind the runtime's interface."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inter2former_deploy.contract import MEAN_BGR, STD_BGR
+from inter2former_deploy.runtime.postprocess import Box
+from inter2former_deploy.runtime.preprocess import Frame, check_image, model_input
+from inter2former_deploy.runtime.session import Session
+
+if TYPE_CHECKING:
+    from inter2former_deploy.modules.model import Inter2Former
+
+
+class ReferenceSegmenter:
+    """Opens images like `runtime.Segmenter`, with pre- and postprocessing of the runtime and the modules between.
+
+    Args:
+        model: in evaluation mode.
+        size: model resolution, a multiple of 16.
+    """
+
+    def __init__(self, model: Inter2Former, size: int) -> None:
+        self.model, self.size = model.eval(), size
+
+    def open(self, image: NDArray[np.uint8]) -> Session:
+        """A session on an image, uint8 RGB `[H, W, 3]`.
+
+        Raises:
+            TypeError, ValueError: it is no such image.
+        """
+        import torch
+
+        checked = check_image(image)
+        frame = Frame(checked.shape[0], checked.shape[1], self.size)
+        bgr = torch.from_numpy(model_input(checked, frame)[..., ::-1].copy())
+        with torch.inference_mode():
+            x = ((bgr - torch.tensor(MEAN_BGR)) / torch.tensor(STD_BGR)).permute(2, 0, 1)[None]
+            features = self.model.encode(x.contiguous())
+
+        def decode(labels: NDArray[np.uint8]) -> tuple[Box, NDArray[np.float32]]:
+            with torch.inference_mode():
+                logits = self.model.decode(features, torch.from_numpy(labels)[None])[0, 0]
+            return Box(0, 0, self.size, self.size), logits.numpy()
+
+        return Session(frame, decode)

@@ -1,0 +1,161 @@
+"""Simulated click sessions and their scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inter2former_deploy.clicks import MAX_CLICKS, iou, mean_iou, next_click, number_of_clicks
+from inter2former_deploy.data import Dataset
+from inter2former_deploy.labels import Click
+
+THRESHOLDS = (0.85, 0.90, 0.95)  # of NoC
+REPORTED = (1, 2, 3, 5, 10, 20)  # n of n-mIoU
+AGREEMENT = 0.999  # least IoU of the masks of two models that count as the same
+
+
+class ClickSession(Protocol):
+    """What a session offers: `runtime.Session` does."""
+
+    def click(self, x: float, y: float, positive: bool = True) -> NDArray[np.bool_]:
+        """Adds a click and returns the mask, `[H, W]`."""
+
+
+class Opens(Protocol):
+    """What opens images: `runtime.Segmenter` and `ReferenceSegmenter` do."""
+
+    def open(self, image: NDArray[np.uint8]) -> ClickSession:
+        """A session on an image, uint8 RGB `[H, W, 3]`."""
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """One session."""
+
+    name: str
+    group: str
+    clicks: list[Click]  # made; fewer than the budget when the mask became perfect
+    ious: list[float]  # after each click of the budget; a perfect mask stays
+    open_seconds: float  # pre-processing and encoder
+    click_seconds: list[float]
+    agreement: list[float] | None = None  # IoU with the other model's mask after each click
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All sessions of a dataset."""
+
+    results: list[SampleResult]
+    problems: list[str] = field(default_factory=list)  # samples that could not be run, and why
+
+    def scores(self) -> dict[str, Any]:
+        """Scores of all samples and of every group, as plain numbers; empty without results."""
+        groups = sorted({r.group for r in self.results})
+        parts = {g: [r for r in self.results if r.group == g] for g in groups} if len(groups) > 1 else {}
+        return {"all": _scores(self.results), **{g: _scores(p) for g, p in parts.items()}} if self.results else {}
+
+    def worst(self, count: int) -> list[SampleResult]:
+        """The samples of the lowest mean IoU over all clicks, the worst first."""
+        return sorted(self.results, key=lambda r: (float(np.mean(r.ious)), r.name))[:count]
+
+    def differing(self) -> list[str]:
+        """Samples on which the two models' masks agreed less than `AGREEMENT` after some click."""
+        return [r.name for r in self.results if r.agreement is not None and min(r.agreement) < AGREEMENT]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers."""
+        results = [{**asdict(r), "clicks": [list(c) for c in r.clicks]} for r in self.results]
+        return {"scores": self.scores(), "problems": self.problems, "differing": self.differing(), "results": results}
+
+
+def _scores(results: list[SampleResult]) -> dict[str, Any]:
+    ious = np.array([r.ious for r in results])
+    clicks = np.concatenate([r.click_seconds for r in results])
+    budget = ious.shape[1]
+    return {
+        "samples": len(results),
+        **{f"NoC@{t * 100:.0f}": number_of_clicks(ious, t) for t in THRESHOLDS},
+        **{f"failures@{t * 100:.0f}": int((ious < t).all(1).sum()) for t in THRESHOLDS},
+        **{f"{n}-mIoU": mean_iou(ious, n) for n in REPORTED if n <= budget},
+        "mIoU by click": ious.mean(0).tolist(),
+        "SPC": float(np.mean([(r.open_seconds + sum(r.click_seconds)) / len(r.click_seconds) for r in results])),
+        "online SPC": float(clicks.mean()),
+        "agreement": min((min(r.agreement) for r in results if r.agreement), default=None),
+    }
+
+
+def evaluate(
+    model: Opens,
+    dataset: Dataset,
+    *,
+    clicks: int = MAX_CLICKS,
+    seed: int | None = None,
+    against: Opens | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Evaluation:
+    """Runs a simulated session on every sample.
+
+    A sample that cannot be run is named among the problems, and the others go on.
+
+    Args:
+        model: what is scored.
+        dataset: samples.
+        clicks: budget of a session.
+        seed: of clicks drawn at random among the candidates; `None` takes the first candidate.
+        against: another model that gets the same clicks; its masks are compared.
+        progress: told the number of samples done, their total, and the name of the last.
+    """
+    results: list[SampleResult] = []
+    problems: list[str] = []
+    for index in range(len(dataset)):
+        name = f"sample {index}"
+        try:
+            sample = dataset[index]
+            name = sample.name
+            rng = None if seed is None else np.random.default_rng([seed, index])
+            results.append(_run(model, against, sample.name, sample.group, sample.image, sample.mask, clicks, rng))
+        except Exception as error:  # whatever is wrong with one sample, the others count
+            problems.append(f"{name}: {error}")
+        if progress:
+            progress(index + 1, len(dataset), name)
+    return Evaluation(results, problems)
+
+
+def _run(
+    model: Opens,
+    against: Opens | None,
+    name: str,
+    group: str,
+    image: NDArray[np.uint8],
+    target: NDArray[np.uint8],
+    budget: int,
+    rng: np.random.Generator | None,
+) -> SampleResult:
+    start = time.perf_counter()
+    session = model.open(image)
+    open_seconds = time.perf_counter() - start
+    other = against.open(image) if against else None
+    mask = np.zeros(target.shape, bool)
+    made: list[Click] = []
+    ious: list[float] = []
+    seconds: list[float] = []
+    agreement: list[float] = []
+    for _ in range(budget):
+        click = next_click(mask, target, made, rng=rng)
+        if click is None:
+            break
+        start = time.perf_counter()
+        mask = session.click(click.x, click.y, click.positive)
+        seconds.append(time.perf_counter() - start)
+        made.append(click)
+        ious.append(iou(mask, target))
+        if other:
+            theirs = other.click(click.x, click.y, click.positive)
+            agreement.append(iou(mask, theirs.astype(np.uint8)) if (mask | theirs).any() else 1.0)
+    ious += [ious[-1]] * (budget - len(ious))
+    return SampleResult(name, group, made, ious, open_seconds, seconds, agreement if other else None)

@@ -1,0 +1,308 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from inter2former_deploy.checkpoint import save_checkpoint
+from inter2former_deploy.clicks import iou
+from inter2former_deploy.config import ModelConfig
+from inter2former_deploy.data import Dataset
+from inter2former_deploy.modules.losses import training_loss
+from inter2former_deploy.modules.model import Inter2Former
+
+from .batches import Batch, Batches
+from .config import TrainConfig
+from .experts import ExpertLoad
+from .fast import fast_forms, prepare
+from .interaction import simulate
+from .state import LOG_FILE, PLOT_FILE, Average, Log, load_state, plot_log, save_state
+
+WEIGHTS_FILE = "weights.safetensors"
+
+
+class Trainer:
+    """Model, optimiser and averaged weights, and one step of them.
+
+    Args:
+        model_config: what to train.
+        config: how.
+        device: where.
+        teacher_channels: of a teacher's features to imitate; 0 for none.
+    """
+
+    def __init__(
+        self, model_config: ModelConfig, config: TrainConfig, *, device: str = "cpu", teacher_channels: int = 0
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.device = config, torch.device(device)
+        self.model = Inter2Former(model_config)
+        initialise(self.model, config.size)
+        prepare(self.model.to(self.device))
+        # A linear map lets the embedding have other channels than the teacher's; it is not part of the result.
+        self.projection = nn.Linear(model_config.decoder.dim, teacher_channels) if teacher_channels else nn.Identity()
+        self.projection.to(self.device)
+        named = [*self.model.named_parameters(), *self.projection.named_parameters()]
+        groups = [
+            {"params": [p for _, p in named if p.requires_grad and p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for _, p in named if p.requires_grad and p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        self.average = Average(self.model, config.ema)
+        self.step = 0
+        self.experts = ExpertLoad(self.model)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine."""
+        c = self.config
+        if step < c.warmup:
+            return c.learning_rate * (step + 1) / c.warmup
+        done = (step - c.warmup) / max(1, c.steps - c.warmup)
+        return c.learning_rate * (c.final_rate + (1 - c.final_rate) * 0.5 * (1 + math.cos(math.pi * done)))
+
+    @fast_forms()
+    def train_step(self, batch: Batch) -> dict[str, Any]:
+        """One step on a batch; returns its losses, IoU, gradient norm and expert load."""
+        c = self.config
+        # Every choice of a step comes from seed and step, so that a resumed run repeats it.
+        rng = np.random.default_rng([c.seed, self.step, 1])
+        images = batch.images.to(self.device)
+        targets = batch.masks.shape[1]
+        masks = batch.masks.flatten(0, 1)  # [B*T, S, S]
+        maps = self.model.edge_detector.canny_maps(images)  # comparisons of neighbours: never in bf16
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        with self.autocast():
+            embedding = self.model.backbone(images).float()
+            edges = self.model.edge_detector.features(maps)
+        owner = torch.arange(len(images), device=self.device).repeat_interleave(targets)
+        labels = torch.from_numpy(simulate(masks.numpy(), self._predictor(embedding, edges, owner), rng, c)).to(
+            self.device
+        )
+
+        self.model.train()
+        with self.experts.counting() as load:
+            tokens, quantization = self.model.neck.training_forward(embedding[owner], labels)
+        with self.autocast():
+            logits, low_res = self.model.decode_head.training_forward(tokens, [e[owner] for e in edges])
+        terms = training_loss(logits.float(), low_res.float(), masks[:, None].to(self.device), quantization)
+        loss = terms.total
+        distillation = self._distillation(embedding, batch.teacher)
+        if distillation is not None:
+            loss = loss + c.distillation * distillation
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
+        if torch.isfinite(norm):  # a step into nowhere is left out, and shows in the log
+            self.optimizer.step()
+        self.step += 1
+        self.average.update(self.model, self.step)
+        predicted = (logits[:, 0] > 0).cpu().numpy()
+        return {
+            "full": terms.full_res.item(),
+            "low": terms.low_res.item(),
+            "quantization": terms.quantization.item(),
+            "distillation": 0.0 if distillation is None else distillation.item(),
+            "iou": float(np.mean([iou(p, m) for p, m in zip(predicted, masks.numpy(), strict=True)])),
+            "gradient": norm.item(),
+            "load": load,
+        }
+
+    def autocast(self) -> torch.autocast:
+        """bf16 for encoder, edge network and upsampling; the neck's codes and routes are decided in float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16)
+
+    def _predictor(self, embedding: Tensor, edges: Sequence[Tensor], owner: Tensor) -> Any:
+        embedding, edges = embedding.detach(), [e.detach() for e in edges]
+
+        def predict(labels: NDArray[np.uint8], samples: list[int]) -> NDArray[np.bool_]:
+            pictures = owner[samples]
+            self.model.eval()
+            with torch.no_grad():
+                tokens, _ = self.model.neck(embedding[pictures], torch.from_numpy(labels).to(self.device))
+                with self.autocast():
+                    logits = self.model.decode_head(tokens, [e[pictures] for e in edges]).logits
+            return cast(NDArray[np.bool_], (logits[:, 0] > 0).cpu().numpy())
+
+        return predict
+
+    def _distillation(self, embedding: Tensor, teacher: Tensor | None) -> Tensor | None:
+        """Mean squared error to the teacher's features, over the pictures that have them."""
+        if teacher is None:
+            return None
+        teacher = teacher.to(self.device)
+        has = ~teacher.flatten(1).isnan().any(1)
+        student = self.projection(embedding[has].permute(0, 2, 3, 1))
+        return F.mse_loss(student, teacher[has].permute(0, 2, 3, 1))
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs; random choices follow from seed and step."""
+        return {
+            "step": self.step,
+            "model_config": self.model.config.to_dict(),
+            "config": asdict(self.config),
+            "model": self.model.state_dict(),
+            "projection": self.projection.state_dict(),
+            "average": self.average.weights,
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continues from `state`.
+
+        Raises:
+            ValueError: the state is of another model configuration.
+        """
+        if state["model_config"] != self.model.config.to_dict():
+            raise ValueError("the saved state is of another model configuration; choose another output folder")
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.projection.load_state_dict(state["projection"])
+        self.average.weights = {k: v.to(self.device) for k, v in state["average"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def train(
+    model_config: ModelConfig,
+    config: TrainConfig,
+    out: Path,
+    *,
+    datasets: Sequence[Dataset] = (),
+    synthetic: float = 0.0,
+    teacher: Path | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+    save_every: float = 180.0,
+    log_every: int = 20,
+    minutes: float = math.inf,
+    report: Callable[[str], None] = print,
+) -> Path | None:
+    """Trains a model, or goes on where an earlier call with the same folder ended.
+
+    Args:
+        model_config: what to train.
+        config: how. A resumed run may have other numbers than before.
+        out: folder of state, log, plot and, at the end, weights.
+        datasets: real pictures; none for synthetic scenes alone.
+        synthetic: share of synthetic pictures beside real ones.
+        teacher: folder of a teacher's features (`Batches`), for distillation.
+        device: of torch.
+        workers: processes that prepare pictures.
+        save_every: seconds between saved states: what a kill can cost.
+        log_every: steps between lines of the log.
+        minutes: ends the call after this time, with its state saved, to be resumed.
+        report: takes lines of progress.
+
+    Returns:
+        The weights' file (float16 safetensors of the averaged weights) when all steps are done, else `None`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    batches = Batches(config, datasets, synthetic=synthetic, teacher=teacher)
+    trainer = Trainer(model_config, config, device=device, teacher_channels=batches.teacher_channels)
+    state = load_state(out)
+    if state is not None:
+        trainer.load(state)
+        report(f"resumed at step {trainer.step}")
+    log = Log(out / LOG_FILE, from_step=trainer.step)
+    start = saved = time.monotonic()
+    first, entries = trainer.step, []
+    loader = torch.utils.data.DataLoader(
+        batches, sampler=range(first, config.steps), batch_size=None, num_workers=workers, persistent_workers=False
+    )
+    with _interrupts() as interrupted:
+        for batch in loader:
+            entries.append(trainer.train_step(batch))
+            now = time.monotonic()
+            last = trainer.step == config.steps
+            stop = interrupted() or now - start > 60 * minutes
+            if trainer.step % log_every == 0 or last:
+                mean = _mean(entries)
+                log.write(step=trainer.step, rate=trainer.learning_rate(trainer.step), seconds=now - start, **mean)
+                left = (now - start) / (trainer.step - first) * (config.steps - trainer.step)
+                report(
+                    f"step {trainer.step}/{config.steps}  full {mean['full']:.4f}  low {mean['low']:.4f}  "
+                    f"IoU {mean['iou']:.3f}  gradient {mean['gradient']:.2f}  "
+                    f"experts {min(mean['load']):.1%}-{max(mean['load']):.1%}  {left / 60:.0f} min left"
+                )
+                entries = []
+            if now - saved > save_every or last or stop:
+                save_state(out, trainer.state())
+                saved = now
+            if stop:
+                report(f"stopped at step {trainer.step}; the same command goes on")
+                break
+    plot_log(out / LOG_FILE, out / PLOT_FILE)
+    return export_weights(trainer, out / WEIGHTS_FILE) if trainer.step >= config.steps else None
+
+
+def export_weights(trainer: Trainer, path: Path) -> Path:
+    """Writes the averaged weights as safetensors in half precision; Canny's filters and counters stay as they are."""
+    model = Inter2Former(trainer.model.config)
+    model.load_state_dict(trainer.average.weights)
+    save_checkpoint(model, path, dtype=torch.float16)
+    return path
+
+
+def initialise(model: nn.Module, size: int) -> None:
+    """Starting weights where PyTorch's own are not good enough.
+
+    Args:
+        model: an `Inter2Former`.
+        size: of the training pictures.
+    """
+    backbone, neck, edge_detector = (getattr(model, n) for n in ("backbone", "neck", "edge_detector"))
+    nn.init.trunc_normal_(backbone.pos_embed, std=0.02)
+    for module in backbone.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif hasattr(module, "padding") and isinstance(module.padding, nn.Parameter):
+            nn.init.trunc_normal_(module.padding, std=0.02)
+    # A click must stand out from the image embedding (variance 1) after four convolutions.
+    for module in neck.ref_conv.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            nn.init.zeros_(module.bias)
+    # Every Canny map has length 1 over the image: its values are about 1 / size. The first convolution must lift them
+    # to about 1, and its bias must not drown them.
+    with torch.no_grad():
+        edge_detector.conv1.weight *= size
+        edge_detector.conv1.bias.zero_()
+
+
+def _mean(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    columns = {k: [e[k] for e in entries] for k in entries[0]}
+    return {k: np.mean(v, 0).tolist() for k, v in columns.items()}
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Within, Ctrl-C and SIGTERM only raise a flag: the step ends and the state is saved."""
+    raised: list[int] = []
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    try:
+        old = [signal.signal(s, lambda number, _: raised.append(number)) for s in wanted]
+    except ValueError:  # not in the main thread: whoever is there takes care
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(raised)
+    finally:
+        for s, handler in zip(wanted, old, strict=True):
+            signal.signal(s, handler)

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from inter2former_deploy.checkpoint import load_model
+from inter2former_deploy.config import DecoderConfig, EdgeNetworkConfig, EncoderConfig, ModelConfig
+from inter2former_deploy.data import IGNORE, FolderDataset, Sample
+from inter2former_deploy.modules import operators
+from inter2former_deploy.training import TrainConfig, train
+from inter2former_deploy.training.batches import Batches
+from inter2former_deploy.training.fast import OneGroupNorm, fast_forms
+from inter2former_deploy.training.interaction import draw_rounds, simulate
+from inter2former_deploy.training.loop import Trainer
+from inter2former_deploy.training.state import STATE_FILE, load_state, read_log, save_state
+
+TINY = ModelConfig(
+    name="tiny",
+    encoder=EncoderConfig(depth=2, dim=32, heads=2, window=4, pos_grid=4, anchor_size=32, fusion_after=(0, 1)),
+    edges=EdgeNetworkConfig(blocks=1),
+    decoder=DecoderConfig(
+        layers=2,
+        attention_dim=16,
+        code_bits=4,
+        experts=4,
+        expert_hidden=16,
+        prompt_channels=(4, 8, 8, 16),
+        pyramid=(16, 8, 4, 4),
+        edge_rule="exact",
+    ),
+)
+SHORT = TrainConfig(steps=4, batch=2, targets=2, size=64, late_size=64, late_batch=2, warmup=1, bf16=False)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_fast_forms_compute_what_the_reference_does():
+    torch.manual_seed(0)
+    x = torch.randn(2, 8, 6, 6, requires_grad=True)
+    weight, bias = torch.randn(8, requires_grad=True), torch.randn(8, requires_grad=True)
+
+    def gradients(y):
+        return torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum(), (x, weight, bias))
+
+    reference = operators.upsample(x, weight, bias, 1e-5)
+    with fast_forms():
+        fast = operators.upsample(x, weight, bias, 1e-5)
+    torch.testing.assert_close(fast, reference, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients(fast), gradients(reference), rtol=1e-4, atol=1e-4)
+
+    norm = nn.GroupNorm(1, 8)
+    nn.init.normal_(norm.weight)
+    reference = norm(x)
+    norm.__class__ = OneGroupNorm
+    torch.testing.assert_close(norm(x), reference, rtol=1e-5, atol=1e-5)
+
+
+def test_rounds_follow_their_distribution():
+    rng = np.random.default_rng(0)
+    counts = np.bincount([draw_rounds(rng, SHORT) for _ in range(4000)], minlength=5)
+    np.testing.assert_allclose(counts[1:5] / counts[:4], 0.6, atol=0.1)
+    assert all(draw_rounds(rng, replace(SHORT, max_rounds=0)) == 0 for _ in range(5))
+
+
+def test_a_simulated_user_starts_on_the_object_and_then_corrects():
+    masks = np.zeros((2, 64, 64), np.uint8)
+    masks[:, 16:48, 16:48] = 1
+    masks[1, :, :8] = IGNORE
+    seen = []
+
+    def everything(labels, samples):  # a model that calls all of the picture object
+        seen.append((labels.copy(), samples))
+        return np.ones(labels.shape, bool)
+
+    config = replace(SHORT, round_decay=50.0, max_rounds=2)  # practically always two rounds
+    labels = simulate(masks, everything, np.random.default_rng(0), config)
+    first, samples = seen[0]
+    assert samples == [0, 1]
+    assert (first == 4).any((1, 2)).all()  # the first click lies on the object
+    assert (masks[first == 4] == 1).mean() > 0.5
+    assert not (first == 0).any()
+    assert (labels == 0).any((1, 2)).all()  # then the user takes background away,
+    assert ((labels == 3) | (labels == 4) | (labels == 0)).all()  # and the prediction was folded in
+    centres = np.argwhere(labels[1] == 0).mean(0)
+    assert centres[1] > 8  # nobody clicks ignored pixels
+
+
+def test_a_resumed_run_ends_exactly_as_an_unbroken_one(tmp_path):
+    lines: list[str] = []
+    weights = train(TINY, SHORT, tmp_path / "whole", workers=0, log_every=1, report=lines.append)
+    assert weights is not None
+    assert any("IoU" in line and "experts" in line for line in lines)
+    assert train(TINY, SHORT, tmp_path / "broken", workers=0, log_every=1, minutes=0.0, report=lines.append) is None
+    assert load_state(tmp_path / "broken")["step"] == 1
+    again = train(TINY, SHORT, tmp_path / "broken", workers=0, log_every=1, report=lines.append)
+    assert any("resumed at step 1" in line for line in lines)
+    assert again.read_bytes() == weights.read_bytes()
+    logs = [read_log(tmp_path / run / "log.jsonl") for run in ("whole", "broken")]
+    assert [e["full"] for e in logs[0]] == [e["full"] for e in logs[1]]
+    assert [e["step"] for e in logs[1]] == [1, 2, 3, 4]
+    assert (tmp_path / "whole/log.png").stat().st_size > 1000
+    assert load_model(weights).config == TINY
+
+
+def test_a_kill_while_saving_leaves_the_old_state(tmp_path, monkeypatch):
+    save_state(tmp_path, {"step": 1})
+
+    def torn(state, file):
+        file.write(b"half of a sta")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(KeyboardInterrupt):
+        save_state(tmp_path, {"step": 2})
+    assert load_state(tmp_path) == {"step": 1}
+    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1}) + '\n{"step": 2, "fu')
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1}]
+    assert (tmp_path / STATE_FILE).is_file()
+
+
+@pytest.mark.parametrize("attention", ["hybrid", "vq"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_batch_is_learned_by_heart(attention, bf16):
+    config = replace(SHORT, learning_rate=5e-3, steps=1000, bf16=bf16, max_rounds=1)
+    trainer = Trainer(TINY.with_decoder(attention=attention), config)
+    batch = Batches(config)[0]
+    results = [trainer.train_step(batch) for _ in range(40)]
+    assert np.mean([r["iou"] for r in results[-5:]]) > np.mean([r["iou"] for r in results[:5]]) + 0.1
+    assert all(np.isfinite(r["gradient"]) for r in results)
+    for result in results:
+        np.testing.assert_allclose(sum(result["load"]), 1, atol=1e-6)
+    averaged, last = trainer.average.weights, trainer.model.state_dict()
+    assert any(not torch.equal(averaged[k], last[k]) for k in last)  # the average lags behind
+
+
+class Halves:
+    """The object is the white half of each picture."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        image = np.zeros((90, 120, 3), np.uint8)
+        image[:, 60:] = 255
+        return Sample(f"half-{index}", image, (image[..., 0] > 0).astype(np.uint8))
+
+
+def test_real_pictures_keep_image_and_mask_together():
+    batches = Batches(replace(SHORT, batch=8, steps=2), [Halves()])
+    batch = batches[0]
+    assert batch.images.shape == (8, 3, 64, 64)
+    assert batch.masks.shape == (8, 2, 64, 64)
+    for image, mask in zip(batch.images, batch.masks[:, 0], strict=True):
+        outside = (image == 0).all(0)  # padding
+        bright = image.mean(0) > 0.6
+        assert (bright == (mask == 1))[~outside].float().mean() > 0.97
+    assert torch.equal(batches[0].images, batch.images)
+    assert not torch.equal(batches[1].images, batch.images)
+
+
+def test_synthetic_batches_have_targets_in_view_and_padding():
+    batch = Batches(replace(SHORT, batch=16))[0]
+    assert (batch.masks == 1).any(-1).any(-1).all()
+    padded = (batch.images == 0).all(1)  # [B, S, S]
+    assert padded.any()
+    assert not (batch.masks == 1).any(1)[padded].any()
+
+
+def test_a_teachers_features_are_cut_like_the_picture(tmp_path):
+    at = (np.arange(32) + 0.5) / 32
+    teacher = np.stack(np.broadcast_arrays(at[None, :], at[:, None])).astype(np.float16)  # x and y
+    np.save(tmp_path / "half-0.npy", teacher)
+    batches = Batches(SHORT, teacher=tmp_path)
+    assert batches.teacher_channels == 2
+    plain = batches._features("half-0", (0.25, 0.5, 0.5, 0.25), 64)
+    np.testing.assert_allclose(plain[0, 0], 0.25 + 0.5 * (np.arange(4) + 0.5) / 4, atol=2e-3)
+    np.testing.assert_allclose(plain[1, :, 0], 0.5 + 0.25 * (np.arange(4) + 0.5) / 4, atol=2e-3)
+    mirrored = batches._features("half-0", (-0.25 - 0.5, 0.5, 0.5, 0.25), 64)
+    np.testing.assert_allclose(mirrored, plain.flip(2), atol=2e-3)
+    assert batches._features("unknown", (0.0, 0.0, 1.0), 64) is None
+
+    config = replace(SHORT, distillation=100.0)
+    trainer = Trainer(TINY, config, teacher_channels=2)
+    batch = Batches(config)[0]._replace(teacher=torch.ones(2, 2, 4, 4))
+    before = trainer.train_step(batch)["distillation"]
+    for _ in range(8):
+        after = trainer.train_step(batch)["distillation"]
+    assert after < before
+
+
+def test_a_run_on_a_folder_of_pictures(tmp_path):
+    for kind, array in (("images", Halves()[0].image), ("masks", Halves()[0].mask * 255)):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "data" / kind / "a.png"), array)
+    data = FolderDataset(tmp_path / "data")
+    assert train(TINY, replace(SHORT, steps=1), tmp_path / "run", datasets=[data], workers=0, report=str) is not None
+    with pytest.raises(ValueError, match="another model configuration"):
+        train(TINY.with_decoder(experts=2), SHORT, tmp_path / "run", workers=0, report=str)
+
+
+def test_impossible_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"size must be a positive multiple of 16, got 100; .*ema"):
+        TrainConfig(size=100, ema=1.0)
