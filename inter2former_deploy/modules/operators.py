@@ -138,14 +138,15 @@ def prompt_embedding(
     """
 
     def convolve(crop: Tensor) -> Tensor:
-        x = F.embedding(crop.long(), label_table).permute(2, 0, 1)[None]  # [1, T, H, W]
+        x = F.embedding(crop.long(), label_table)[None].permute(0, 3, 1, 2)  # [1, T, H, W], channels last in memory
         for weight, bias in ((w0, b0), (w1, b1), (w2, b2), (w3, b3)):
             x = F.relu(F.conv2d(x, weight, bias, stride=2, padding=1))
         return x[0].permute(1, 2, 0)  # [H/patch, W/patch, C]
 
-    if dense:
+    side = len(labels)
+    top, bottom, left, right = (0, side, 0, side) if dense else _prompt_box(labels, patch)
+    if (top, bottom, left, right) == (0, side, 0, side):
         return (embedding + convolve(labels)).flatten(0, 1)
-    top, bottom, left, right = _prompt_box(labels, patch)
     box = slice(top // patch, bottom // patch), slice(left // patch, right // patch)
     background = convolve(labels.new_ones(3 * patch, 3 * patch))[1, 1]
     tokens = embedding + background
