@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+if TYPE_CHECKING:
+    from inter2former_deploy.modules.model import Inter2Former
 
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS), str(TESTS / "reference")]  # `from tolerances import TOLERANCES`, `import make_weights`
@@ -40,6 +43,18 @@ def probe_weights() -> dict[str, Any]:
 
     arrays = state_dict("probe", SEED)
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+
+
+@pytest.fixture(scope="session")
+def probe_model(probe_weights: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Inter2Former:
+    """The model behind the golden arrays, through our loader, in evaluation mode; do not change it."""
+    import torch
+
+    from inter2former_deploy.checkpoint import load_model
+
+    path = tmp_path_factory.mktemp("checkpoint") / "probe.pth"
+    torch.save({"meta": {}, "state_dict": probe_weights}, path)
+    return load_model(path)
 
 
 @pytest.fixture(scope="session")

@@ -108,8 +108,7 @@ def gradient_direction(gx: Tensor, gy: Tensor) -> Tensor:
     # Octants from the x axis: 0 horizontal, 1 diagonal, 2 vertical, then counted on to 4 where gx < 0.
     octant: Tensor = (height > TAN_22_5 * width).to(gx) + (height > TAN_67_5 * width).to(gx)
     octant = torch.where(gx < 0, 4 - octant, octant)
-    direction: Tensor = 45 * torch.where(gy < 0, 4 - octant, 4 + octant)
-    return direction
+    return torch.where(gy < 0, 4 - octant, 4 + octant).mul(45)
 
 
 class ResidualBlock(nn.Module):
@@ -124,8 +123,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]."""
-        out: Tensor = self.conv1(F.silu(self.norm1(x)))
-        return x + self.conv2(F.silu(self.norm2(out)))
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        out: Tensor = x + self.conv2(F.silu(self.norm2(hidden)))
+        return out
 
 
 class CannyNet(nn.Module):
