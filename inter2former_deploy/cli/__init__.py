@@ -1,0 +1,85 @@
+"""The command `i2f`: thin commands over library functions. Each loads what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import inter2former_deploy
+from inter2former_deploy.cli import doctor, evaluate, export, info, segment, train, verify
+from inter2former_deploy.errors import BundleError, OperatorLibraryError
+
+# Exit codes beside 0; Typer itself exits with 2 on wrong usage.
+FAILED, BAD_INPUT, UNEXPECTED = 1, 2, 3
+EXIT_CODES = (
+    "Exit codes: 0 all well; 1 a comparison failed or a problem was found; 2 wrong usage or bad input; "
+    "3 an unexpected error."
+)
+EXPECTED_ERRORS = (ValueError, OSError, BundleError, OperatorLibraryError)  # of bad input; all others are defects
+
+app = typer.Typer(
+    name="i2f",
+    help="Inter2Former on CPUs: export a model, check it, segment images with clicks.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain text: quick, and the same in a log
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("export")(export.export)
+app.command("verify")(verify.verify)
+app.command("segment", cls=segment.OrderedClicks)(segment.segment)
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.command("info")(info.info)
+app.command("doctor")(doctor.doctor)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(inter2former_deploy.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="On an error, show where it comes from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    _Options.debug = debug
+
+
+class _Options:
+    debug = False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `i2f`: errors become one line on standard error and an exit code.
+
+    Args:
+        arguments: of the command line, this process's if None.
+
+    Raises:
+        SystemExit: always, with one of the exit codes.
+    """
+    _Options.debug = False
+    try:
+        app(args=arguments, prog_name="i2f")
+    except EXPECTED_ERRORS as error:
+        _fail(error, str(error), BAD_INPUT)
+    except Exception as error:
+        _fail(error, f"unexpected {type(error).__name__}: {error} (i2f --debug ... shows where)", UNEXPECTED)
+
+
+def _fail(error: Exception, message: str, code: int) -> None:
+    if _Options.debug:
+        traceback.print_exception(error)
+    typer.echo(f"i2f: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inter2former_deploy.cli import app
+from inter2former_deploy.library import LIBRARY_VARIABLE
+
+COMMANDS = [command.name for command in app.registered_commands]
+
+
+def test_version(i2f: Callable[..., Any]) -> None:
+    done = i2f("--version")
+    assert (done.code, done.out) == (0, "0.1.0\n")
+
+
+@pytest.mark.parametrize("command", [[], *[[name] for name in COMMANDS]])
+def test_help(i2f: Callable[..., Any], command: list[str]) -> None:
+    done = i2f(*command, "--help")
+    assert done.code == 0
+    assert done.out.startswith(" ".join(["Usage: i2f", *command]))
+
+
+@pytest.mark.parametrize("arguments", [["frobnicate"], ["segment"], ["info", "--frobnicate"]])
+def test_wrong_usage(i2f: Callable[..., Any], arguments: list[str]) -> None:
+    done = i2f(*arguments)
+    assert done.code == 2
+    assert "Error: " in done.err
+
+
+def test_debug_shows_where_an_error_comes_from(i2f: Callable[..., Any], tmp_path: Path) -> None:
+    assert "Traceback" not in i2f("info", tmp_path).err
+    done = i2f("--debug", "info", tmp_path)
+    assert done.code == 2
+    assert "Traceback" in done.err
+    assert done.err.splitlines()[-1].startswith(f"i2f: {tmp_path} is no whole bundle")
+    assert "Traceback" not in i2f("info", tmp_path).err
+
+
+def test_a_defect_has_its_own_exit_code(
+    i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(folder: Path) -> None:
+        raise KeyError("gone")
+
+    monkeypatch.setattr("inter2former_deploy.runtime.bundle.open_bundle", fail)
+    done = i2f("info", tmp_path)
+    assert (done.code, done.err) == (3, "i2f: unexpected KeyError: 'gone' (i2f --debug ... shows where)\n")
+
+
+def test_info(i2f: Callable[..., Any], toy_bundle: Path) -> None:
+    done = i2f("info", toy_bundle)
+    assert done.code == 0
+    for word in ("probe, images scaled into 64 x 64", "released", "opset 18", "decoder.onnx"):
+        assert word in done.out
+    manifest = json.loads(i2f("info", toy_bundle, "--json").out)
+    assert manifest == json.loads((toy_bundle / "manifest.json").read_text())
+
+
+def test_doctor_finds_a_missing_library(i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIBRARY_VARIABLE, "/nowhere/lib.so")
+    done = i2f("doctor")
+    assert done.code == 1
+    assert "WRONG  operator library" in done.out
+    assert "/nowhere/lib.so, which is no file; correct or unset it" in done.out
+    report = json.loads(i2f("doctor", "--json").out)
+    assert report["ok"] is False
+    assert [f["name"] for f in report["findings"] if not f["ok"]] == ["operator library"]
+
+
+def test_commands_load_what_they_need_when_they_run(tmp_path: Path) -> None:
+    heavy = {"torch", "onnx", "onnxscript", "onnxruntime"}
+    code = f"import sys, inter2former_deploy.cli; print(*{heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == ""

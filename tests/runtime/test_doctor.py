@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from operators import twins
+
+from inter2former_deploy.library import library_path
+from inter2former_deploy.runtime import doctor
+from inter2former_deploy.runtime.onnx_bytes import ELEMENT, one_node_model
+
+TWINS = {
+    "EdgeTokens": twins.edge_tokens,
+    "PromptEmbedding": twins.prompt_embedding,
+    "HybridAttention": twins.hybrid_attention,
+    "HybridExperts": twins.hybrid_experts,
+    "TokenBox": twins.token_box,
+    "LocalUpsample": twins.local_upsample,
+}
+CASES = {case.operator: case for case in doctor.known_answers()}
+
+
+@pytest.mark.parametrize("operator", TWINS)
+def test_known_answers_are_right(operator: str) -> None:
+    case = CASES[operator]
+    answer = TWINS[operator](*case.inputs.values(), **case.attributes)
+    np.testing.assert_allclose(answer, case.expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("operator", CASES)
+def test_models_say_what_was_meant(operator: str) -> None:
+    case = CASES[operator]
+    outputs = {"out": ELEMENT[case.expected.dtype]}
+    model = onnx.load_model_from_string(one_node_model(operator, case.inputs, outputs, case.attributes))
+    (node,) = model.graph.node
+    assert list(node.input) == list(case.inputs)
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    attributes = {name: a.decode() if isinstance(a, bytes) else a for name, a in attributes.items()}
+    assert attributes == {name: pytest.approx(a) if isinstance(a, float) else a for name, a in case.attributes.items()}
+
+
+def test_a_healthy_installation() -> None:
+    findings = doctor.examine()
+    assert [finding for finding in findings if not finding.ok] == []
+    assert {f"operator {name}" for name in TWINS} <= {finding.name for finding in findings}
+    (found,) = (finding for finding in findings if finding.name == "operator library")
+    assert str(library_path()) in found.detail
+
+
+def test_a_wrong_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = [case for case in doctor.known_answers() if case.operator == "TokenBox"]
+    monkeypatch.setattr(doctor, "known_answers", lambda: wrong)
+    wrong[0].expected[0] += 1
+    (problem,) = (finding for finding in doctor.examine() if not finding.ok)
+    assert problem.name == "operator TokenBox"
+    assert problem.detail == "expected [3, 1, 3, 2], got [2, 1, 3, 2]"
