@@ -1,0 +1,65 @@
+"""`i2f ablate`: variants of the decoder, trained alike and scored side by side."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inter2former_deploy.clicks import MAX_CLICKS
+from inter2former_deploy.config import load_config
+
+
+def ablate(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of runs, JSON and plots; unfinished runs go on.")
+    ] = Path("ablate"),
+    config: Annotated[str, typer.Option(help="Model: a preset or a JSON file.")] = "demo",
+    steps: Annotated[int, typer.Option(help="Optimiser steps of each variant.")] = 3000,
+    train_size: Annotated[int, typer.Option(help="Side of the training pictures, pixels.")] = 256,
+    dataset: Annotated[str, typer.Option(help="What to score on, as for i2f eval.")] = "synthetic",
+    size: Annotated[int, typer.Option(help="Model resolution of the scores.")] = 1024,
+    length: Annotated[int, typer.Option(min=1, help="Number of synthetic pictures.")] = 100,
+    clicks: Annotated[int, typer.Option(min=1, help="Clicks a session.")] = MAX_CLICKS,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare training pictures.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads to use.", show_default=False)] = None,
+) -> None:
+    """Train and score the paper's ablations: attention, prompt, upsampling, edge rule.
+
+    Example: i2f ablate --steps 3000 -o ablate
+    """
+    import torch
+
+    from inter2former_deploy.data import open_dataset
+    from inter2former_deploy.evaluation import plot_mean_iou, table
+    from inter2former_deploy.evaluation.ablation import (
+        evaluate_variants,
+        load_variants,
+        plot_speed_and_accuracy,
+        train_variants,
+    )
+    from inter2former_deploy.training import TrainConfig
+
+    if threads:
+        torch.set_num_threads(threads)
+    samples = open_dataset(dataset, length=length, size=size)
+    numbers = TrainConfig(steps=steps, size=train_size)
+    weights = train_variants(load_config(config), numbers, output, report=typer.echo, workers=workers)
+
+    def progress(done: int, total: int, _: str) -> None:
+        typer.echo(f"scored {done}/{total}", err=True)
+
+    results = evaluate_variants(load_variants(weights, size), samples, clicks=clicks, progress=progress)
+    rows = {name: result.scores()["all"] for name, result in results.items() if result.results}
+    (output / "ablate.json").write_text(json.dumps({name: r.to_dict() for name, r in results.items()}))
+    if rows:
+        plot_speed_and_accuracy(rows, output / "ablate.png")
+        plot_mean_iou(rows, output / "ablate-iou.png")
+        typer.echo(table(rows))
+    problems = sorted({p for r in results.values() for p in r.problems})
+    for problem in problems:
+        typer.echo(f"not scored: {problem}", err=True)
+    if problems:
+        raise typer.Exit(1)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from inter2former_deploy.config import PROBE
+from inter2former_deploy.data import SyntheticDataset
+from inter2former_deploy.evaluation.ablation import (
+    BASE,
+    VARIANTS,
+    evaluate_variants,
+    load_variants,
+    plot_speed_and_accuracy,
+    train_variants,
+)
+from inter2former_deploy.training import TrainConfig
+
+SMALL = replace(
+    PROBE.with_decoder(prompt_channels=(4, 8, 8, 16), pyramid=(16, 8, 4, 4), expert_hidden=16, experts=2),
+    name="small",
+    encoder=replace(PROBE.encoder, depth=2, dim=16, fusion_after=(0, 1)),
+)
+
+
+def test_all_variants_are_trained_alike_and_scored_on_the_same_samples(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    config = TrainConfig(steps=1, batch=1, targets=1, size=64, warmup=1, bf16=False, max_rounds=0)
+    weights = train_variants(SMALL, config, tmp_path, report=str, workers=0)
+    assert list(weights) == list(VARIANTS)
+    assert len({p.read_bytes() for p in weights.values()}) == len(VARIANTS) - 1  # upsampling is a matter of inference
+    models = load_variants(weights, 64)
+    decoders = {name: m.model.config.decoder for name, m in models.items()}
+    assert decoders[BASE].attention == "hybrid"
+    assert decoders["all VQ attention"].attention == "vq"
+    assert decoders["full upsampling"].upsampling == "full"
+    assert decoders["edge rule as released"].edge_rule == "released"
+    for name, changes in VARIANTS.items():
+        assert replace(decoders[name], **VARIANTS[BASE]) == decoders[BASE], name
+        assert all(getattr(decoders[name], k) == v for k, v in changes.items())
+    results = evaluate_variants(models, SyntheticDataset(length=2, size=64), clicks=2)
+    assert {tuple(r.name for r in e.results) for e in results.values()} == {("thin-000000", "solid-000001")}
+    plot_speed_and_accuracy({n: e.scores()["all"] for n, e in results.items()}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    torch.set_num_threads(threads)
+
+
+def test_a_stopped_training_is_no_result(tmp_path):
+    config = TrainConfig(steps=2, batch=1, targets=1, size=64, max_rounds=0)
+    with pytest.raises(RuntimeError, match="was stopped"):
+        train_variants(SMALL, config, tmp_path, report=str, workers=0, minutes=0.0)
