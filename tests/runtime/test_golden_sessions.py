@@ -1,0 +1,124 @@
+"""Whole sessions of the release, through a real bundle."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from tolerances import TOLERANCES
+
+from inter2former_deploy.contract import DECODER_FILE, EDGE_INPUTS, ENCODER_FILE
+from inter2former_deploy.manifest import Manifest
+from inter2former_deploy.runtime import Segmenter, Session
+from inter2former_deploy.runtime.preprocess import Frame
+
+if TYPE_CHECKING:
+    from inter2former_deploy.modules.model import Inter2Former
+
+SIZE = 256
+BIAS = 0.42  # added to the last convolution of these sessions (golden/README.md)
+
+
+@pytest.fixture(scope="module")
+def model(probe_model: Inter2Former) -> Inter2Former:
+    import torch
+
+    changed = copy.deepcopy(probe_model)
+    with torch.no_grad():
+        changed.decode_head.upsamplers[3].conv.bias += BIAS
+    return changed
+
+
+@pytest.fixture(scope="module")
+def bundle(model: Inter2Former, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import onnx
+
+    from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
+
+    folder = tmp_path_factory.mktemp("golden")
+    files = {}
+    for name, export in ((ENCODER_FILE, export_encoder), (DECODER_FILE, export_decoder)):
+        data = export(model, size=SIZE).SerializeToString()
+        (folder / name).write_bytes(data)
+        files[name] = hashlib.sha256(data).hexdigest()
+    Manifest(size=SIZE, config=model.config.to_dict(), files=files).write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "custom-ops"])
+def segmenter(bundle: Path, request: pytest.FixtureRequest) -> Segmenter:
+    return Segmenter(bundle, num_threads=2, custom_ops=request.param)
+
+
+def steps(arrays: dict[str, Any], session: Session) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Click as the release did: number of the click, our mask and the release's."""
+    height, width = arrays["image_bgr"].shape[:2]
+    for i, (y, x, positive) in enumerate(arrays["clicks_yxp"]):
+        mask = session.click(int(x), int(y), bool(positive))
+        expected = np.unpackbits(arrays[f"mask_{i}"], count=height * width).reshape(height, width).astype(bool)
+        yield i, mask, expected
+
+
+def test_session_on_the_release_s_features(
+    segmenter: Segmenter,
+    model: Inter2Former,
+    golden: Callable[[str], dict[str, Any]],
+    assert_close: Callable[..., None],
+) -> None:
+    """With the stored embedding and edge features, labels and masks are the release's, pixel for pixel."""
+    import torch
+
+    arrays = golden("session")
+    with torch.no_grad():
+        edges = model.decode_head.project_edges([torch.from_numpy(arrays[f"edge_{i}"]) for i in range(4)])
+    features = {"image_embedding": arrays["image_embedding"][0].transpose(1, 2, 0)}
+    features |= {name: edge.numpy() for name, edge in zip(EDGE_INPUTS, edges, strict=True)}
+    values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x)) for name, x in features.items()}
+    session = Session(Frame(*arrays["image_bgr"].shape[:2], SIZE), partial(segmenter._decode, values))
+    for i, mask, expected in steps(arrays, session):
+        np.testing.assert_array_equal(session.labels, arrays[f"label_{i}"])
+        assert_close(session.logits, arrays[f"logits_{i}"], "session logits")
+        np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("name", ["session", "session_third"])
+def test_session_from_the_image(segmenter: Segmenter, golden: Callable[[str], dict[str, Any]], name: str) -> None:
+    """Edge maps are ill-conditioned, so pixels near the boundary may differ; the first label map may not."""
+    arrays = golden(name)
+    session = segmenter.open(arrays["image_bgr"][..., ::-1])
+    allowed = TOLERANCES["session pixels", "bool"].atol
+    for i, mask, expected in steps(arrays, session):
+        if i == 0:
+            np.testing.assert_array_equal(session.labels, arrays["label_0"])
+        assert 0.2 < expected.mean() < 0.8  # neither empty nor full: the comparison means something
+        assert (mask != expected).mean() <= allowed
+        assert (session.labels != arrays[f"label_{i}"]).mean() <= allowed
+
+
+def test_plain_onnxruntime_and_the_library_give_the_same_masks(
+    bundle: Path, golden: Callable[[str], dict[str, Any]]
+) -> None:
+    arrays = golden("session")
+    plain, fast = (Segmenter(bundle, num_threads=2, custom_ops=c).open(arrays["image_bgr"]) for c in (False, True))
+    for (_, a, _), (_, b, _) in zip(steps(arrays, plain), steps(arrays, fast), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_undo_gives_back_the_release_s_state(segmenter: Segmenter, golden: Callable[[str], dict[str, Any]]) -> None:
+    arrays = golden("session")
+    session = segmenter.open(arrays["image_bgr"][..., ::-1])
+    states = [(mask, session.labels, session.logits) for _, mask, _ in steps(arrays, session)]
+    session.undo()
+    mask = session.undo()
+    for actual, expected in zip((mask, session.labels, session.logits), states[-3], strict=True):
+        np.testing.assert_array_equal(actual, expected)
+    y, x, positive = (int(v) for v in arrays["clicks_yxp"][-2])
+    for actual, expected in zip((session.click(x, y, bool(positive)), session.labels), states[-2][:2], strict=True):
+        np.testing.assert_array_equal(actual, expected)
