@@ -38,8 +38,6 @@ def model(probe_model: Inter2Former) -> Inter2Former:
 
 @pytest.fixture(scope="module")
 def bundle(model: Inter2Former, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import onnx
-
     from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
 
     folder = tmp_path_factory.mktemp("golden")
@@ -84,7 +82,7 @@ def test_session_on_the_release_s_features(
     session = Session(Frame(*arrays["image_bgr"].shape[:2], SIZE), partial(segmenter._decode, values))
     for i, mask, expected in steps(arrays, session):
         np.testing.assert_array_equal(session.labels, arrays[f"label_{i}"])
-        assert_close(session.logits, arrays[f"logits_{i}"], "session logits")
+        assert_close(session.logits, arrays[f"logits_{i}"], "session logits of a bundle")
         np.testing.assert_array_equal(mask, expected)
 
 
