@@ -3,6 +3,7 @@
 
 #include "kernels/edge_tokens.h"
 #include "kernels/hybrid_attention.h"
+#include "kernels/hybrid_experts.h"
 #include "kernels/label_box.h"
 #include "kernels/prompt_embedding.h"
 #include "kernels/token_box.h"
@@ -14,6 +15,9 @@ namespace i2f {
   X(EdgeTokensKernel, edge_tokens)                          \
   X(HybridAttentionKernel, hybrid_attention)                \
   X(HybridAttentionScratchKernel, hybrid_attention_scratch) \
+  X(PackedExpertsSizeKernel, packed_experts_size)           \
+  X(PackExpertsKernel, pack_experts)                        \
+  X(HybridExpertsKernel, hybrid_experts)                    \
   X(LabelBoxKernel, label_box)                              \
   X(PromptEmbeddingKernel, prompt_embedding)                \
   X(PromptPackKernel, prompt_pack)                          \

@@ -15,6 +15,7 @@ namespace i2f {
   X(OperatorInfo)        \
   X(EdgeTokens)          \
   X(HybridAttention)     \
+  X(HybridExperts)       \
   X(PromptEmbedding)     \
   X(TokenBox)
 

@@ -1,0 +1,356 @@
+// Each expert is two matrix products around a LayerNorm, fused a tile of tokens at a time: the tile
+// reads its tokens where they lie (row pointers, no gathered copy), its hidden values stay in the
+// first cache, and only results are written. Edge tokens are sorted by expert, so that a tile has
+// one expert.
+
+#include "kernels/hybrid_experts.h"
+
+#include "kernels/gemm.h"
+#include "kernels/math.h"
+
+namespace i2f::I2F_TIER {
+namespace {
+
+constexpr int kRows = kTileRows<2>;        // tokens of a tile
+constexpr int64_t kTaskRows = 4 * kRows;   // tokens of a task of the shared expert, at least
+constexpr int64_t kMostTasks = 64;         // of the shared expert: bounds the scratch
+constexpr int64_t kBatchRows = 8 * kRows;  // tokens of a task of a routed expert, at most
+
+// Where the packed parameters lie, in floats.
+//   gate     ceil((1+R) / kLanes) panels of one vector
+//   bias     R
+//   experts  1+R times: `up`, panels of two vectors, the one of w1 and the one of w2 for the same
+//            hidden units, then `down`, panels of two vectors of w3 with the norm's scale and shift
+//            folded in
+struct Layout {
+  explicit Layout(const ExpertSizes& sizes)
+      : gate_panels(ceil_div(1 + sizes.routed, kLanes)),
+        up_panels(ceil_div(sizes.hidden, kLanes)),
+        down_panels(ceil_div(sizes.channels, 2 * kLanes)),
+        up_panel(panel_floats<2>(sizes.channels)),
+        down_panel(panel_floats<2>(sizes.hidden)),
+        bias(gate_panels * panel_floats<1>(sizes.channels)),
+        experts(bias + ceil_div(sizes.routed, kLanes) * kLanes),
+        down(up_panels * up_panel),
+        expert(down + down_panels * down_panel),
+        total(experts + (1 + sizes.routed) * expert) {}
+
+  int64_t gate_panels, up_panels, down_panels;
+  int64_t up_panel, down_panel;  // floats of one
+  int64_t bias, experts;         // offsets; the gate's is 0
+  int64_t down, expert;          // of `down` in an expert, and an expert's size
+  int64_t total;
+};
+
+// Vector `n` of the `of` vectors of a panel: columns of w [columns, depth] from `first` on, 0
+// behind the last.
+void pack_vector(const float* w, const float* bias, int64_t columns, int64_t depth, int64_t first,
+                 int n, int of, float* panel) {
+  const int64_t width = columns - first < kLanes ? columns - first : kLanes;
+  float* to = panel + n * kLanes;
+  for (int64_t j = 0; j < kLanes; ++j) to[j] = j < width ? bias[first + j] : 0.0f;
+  for (int64_t k = 0; k < depth; ++k) {
+    to += of * kLanes;
+    for (int64_t j = 0; j < kLanes; ++j) to[j] = j < width ? w[(first + j) * depth + k] : 0.0f;
+  }
+}
+
+// LN(h) = n * scale + shift, so w3 LN(h) + b3 = (w3 scale) n + (w3 shift + b3).
+void pack_down(const float* w, const float* bias, const float* scale, const float* shift,
+               const ExpertSizes& sizes, int64_t first, int n, float* panel) {
+  const int64_t depth = sizes.hidden;
+  for (int j = 0; j < kLanes; ++j) {
+    const int64_t c = first + j;
+    const bool inside = c < sizes.channels;
+    double start = inside ? bias[c] : 0.0;
+    for (int64_t k = 0; k < depth; ++k) {
+      const float weight = inside ? w[c * depth + k] : 0.0f;
+      start += inside ? static_cast<double>(weight) * shift[k] : 0.0;
+      panel[((k + 1) * 2 + n) * kLanes + j] = inside ? weight * scale[k] : 0.0f;
+    }
+    panel[n * kLanes + j] = static_cast<float>(start);
+  }
+}
+
+// An edge token on its way to its expert.
+struct Routed {
+  int64_t token;
+  float gap;  // gate of its expert minus that of the shared one
+};
+
+// Edge tokens [begin, end) in the order of experts, all of one expert.
+struct Batch {
+  int64_t expert, begin, end;
+};
+
+// What the gates say of each edge token: its expert, 0..R-1, and Routed::gap.
+struct Choices {
+  int32_t* expert;
+  float* gap;
+};
+
+float sum_of_lanes(Vec v) {
+  float sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += v[i];
+  return sum;
+}
+
+struct Experts {
+  const ExpertSizes& sizes;
+  const Layout& layout;
+  const float* packed;
+  float epsilon;
+
+  // h [up_panels * kLanes], of which `hidden` count -> (h - mean) / sqrt(variance + epsilon)
+  void normalise(float* h) const {
+    const int64_t last = (layout.up_panels - 1) * kLanes;
+    VecInt lane;
+    for (int i = 0; i < kLanes; ++i) lane[i] = i;
+    const VecInt counts = lane < static_cast<int32_t>(sizes.hidden - last);
+    Vec sum = counts ? load(h + last) : Vec{};
+    for (int64_t i = 0; i < last; i += kLanes) sum += load(h + i);
+    const float size = static_cast<float>(sizes.hidden);
+    const Vec mean = broadcast(sum_of_lanes(sum) / size);
+    const Vec from_mean = load(h + last) - mean;
+    Vec squares = counts ? from_mean * from_mean : Vec{};
+    for (int64_t i = 0; i < last; i += kLanes) {
+      const Vec d = load(h + i) - mean;
+      squares += d * d;
+    }
+    const float variance = sum_of_lanes(squares) / size;
+    const Vec scale = broadcast(1.0f / __builtin_sqrtf(variance + epsilon));
+    for (int64_t i = 0; i <= last; i += kLanes) store(h + i, (load(h + i) - mean) * scale);
+  }
+
+  // Expert `index` on M tokens. `write(m, c, v, n)` takes channels c.. of token m, the first n
+  // lanes of v; `fetch` is called with 0, 1, ... often enough to fetch one row each of a tile
+  // ahead.
+  template <int M, class Write, class Fetch>
+  void tile(int64_t index, const float* const* rows, float* hidden, const Write& write,
+            const Fetch& fetch) const {
+    const float* up = packed + layout.experts + index * layout.expert;
+    const int64_t stride = layout.up_panels * kLanes;
+    Vec sums[M][2], results[M][2];  // one in registers, one in memory: the epilogues are loops
+    for (int64_t p = 0; p < layout.up_panels; ++p) {
+      fetch_rows(p, fetch);
+      multiply<M, 2>(rows, up + p * layout.up_panel, sizes.channels, sums);
+      copy<M, 2>(sums, results);
+#pragma GCC unroll 1
+      for (int m = 0; m < M; ++m) {
+        store(hidden + m * stride + p * kLanes, silu(results[m][0]) * results[m][1]);
+      }
+    }
+    const float* normed[M];
+    for (int m = 0; m < M; ++m) {
+      normed[m] = hidden + m * stride;
+      normalise(hidden + m * stride);
+    }
+    for (int64_t p = 0; p < layout.down_panels; ++p) {
+      fetch_rows(layout.up_panels + p, fetch);
+      multiply<M, 2>(normed, up + layout.down + p * layout.down_panel, sizes.hidden, sums);
+      copy<M, 2>(sums, results);
+      const int64_t c = p * 2 * kLanes, left = sizes.channels - c;
+      for (int m = 0; m < M; ++m) {
+        write(m, c, results[m][0], left);
+        if (left > kLanes) write(m, c + kLanes, results[m][1], left - kLanes);
+      }
+    }
+  }
+
+  // Spreads the rows of the next tile over the panels of this one.
+  template <class Fetch>
+  void fetch_rows(int64_t panel, const Fetch& fetch) const {
+    const int64_t panels = layout.up_panels + layout.down_panels;
+    for (int64_t r = kRows * panel / panels; r < kRows * (panel + 1) / panels; ++r) fetch(r);
+  }
+
+  // The hardware does not see through so many short rows.
+  void fetch_token(const float* x, const float* out, int64_t token) const {
+    for (int64_t c = 0; c < sizes.channels; c += 16) {
+      __builtin_prefetch(x + token * sizes.channels + c, 0);
+      __builtin_prefetch(out + token * sizes.channels + c, 1);
+    }
+  }
+
+  // The shared expert on tokens [begin, end).
+  void shared(const float* x, int64_t begin, int64_t end, float* hidden, float* out) const {
+    for_parts(begin, end, kRows, [&](int64_t first, int64_t last) {
+      with_rows<kRows>(last - first, [&](auto height) {
+        constexpr int M = decltype(height)::kCount;
+        const float* rows[M];
+        for (int m = 0; m < M; ++m) rows[m] = x + (first + m) * sizes.channels;
+        tile<M>(
+            0, rows, hidden,
+            [&](int m, int64_t c, Vec v, int64_t left) {
+              float* to = out + (first + m) * sizes.channels + c;
+              left >= kLanes ? store(to, v) : store_partial(to, v, static_cast<int>(left));
+            },
+            [&](int64_t r) {
+              if (last + r < end) fetch_token(x, out, last + r);
+            });
+      });
+    });
+  }
+
+  // Gates of edge tokens [begin, end): which expert, and by how much it is ahead of the shared one.
+  void gate(const float* x, const int64_t* edge, int64_t begin, int64_t end, float* gates,
+            const Choices& choices) const {
+    const int64_t stride = layout.gate_panels * kLanes;
+    for_parts(begin, end, kRows, [&](int64_t first, int64_t last) {
+      with_rows<kRows>(last - first, [&](auto height) {
+        constexpr int M = decltype(height)::kCount;
+        const float* rows[M];
+        for (int m = 0; m < M; ++m) rows[m] = x + edge[first + m] * sizes.channels;
+        for (int64_t p = 0; p < layout.gate_panels; ++p) {
+          Vec sums[M][1];
+          multiply<M, 1>(rows, packed + p * panel_floats<1>(sizes.channels), sizes.channels, sums);
+          for (int m = 0; m < M; ++m) store(gates + m * stride + p * kLanes, sigmoid(sums[m][0]));
+        }
+      });
+      for (int64_t i = first; i < last; ++i) choose(gates + (i - first) * stride, i, choices);
+    });
+  }
+
+  void choose(const float* gates, int64_t i, const Choices& choices) const {
+    const float* bias = packed + layout.bias;
+    int64_t best = 0;
+    float highest = -__builtin_inff();
+    for (int64_t r = 0; r < sizes.routed; ++r) {
+      const float score = gates[1 + r] + bias[r];
+      best = score > highest ? r : best;  // a NaN is not
+      highest = score > highest ? score : highest;
+    }
+    choices.expert[i] = static_cast<int32_t>(best);
+    choices.gap[i] = gates[1 + best] - gates[0];
+  }
+
+  // Mixes a batch's expert into what the shared one wrote.
+  void routed(const float* x, const Batch& batch, const Routed* sorted, float* hidden,
+              float* out) const {
+    for_parts(batch.begin, batch.end, kRows, [&](int64_t first, int64_t last) {
+      with_rows<kRows>(last - first, [&](auto height) {
+        constexpr int M = decltype(height)::kCount;
+        constexpr int kPadded = (M + kLanes - 1) / kLanes * kLanes;
+        const float* rows[M];
+        float* to[M];
+        float gap[kPadded] = {}, own[kPadded], of_shared[kPadded];
+        for (int m = 0; m < M; ++m) {
+          rows[m] = x + sorted[first + m].token * sizes.channels;
+          to[m] = out + sorted[first + m].token * sizes.channels;
+          gap[m] = sorted[first + m].gap;
+        }
+        for (int m = 0; m < M; m += kLanes) {  // the softmax of two
+          store(own + m, sigmoid(load(gap + m)));
+          store(of_shared + m, sigmoid(-load(gap + m)));
+        }
+        tile<M>(
+            1 + batch.expert, rows, hidden,
+            [&](int m, int64_t c, Vec v, int64_t left) {
+              const int count = static_cast<int>(left < kLanes ? left : kLanes);
+              float* at = to[m] + c;
+              const Vec shared = left < kLanes ? load_partial(at, count) : load(at);
+              const Vec mixed = broadcast(of_shared[m]) * shared + broadcast(own[m]) * v;
+              left < kLanes ? store_partial(at, mixed, count) : store(at, mixed);
+            },
+            [&](int64_t r) {
+              if (last + r < batch.end) fetch_token(x, out, sorted[last + r].token);
+            });
+      });
+    });
+  }
+};
+
+// First index of `edge` whose token is `token` or later.
+int64_t first_from(const int64_t* edge, int64_t edges, int64_t token) {
+  int64_t low = 0, high = edges;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    edge[middle] < token ? low = middle + 1 : high = middle;
+  }
+  return low;
+}
+
+// Counting sort of the edge tokens by expert, stable; returns the number of batches. `next` has
+// R + 1 elements to work with.
+int64_t sort_by_expert(const int64_t* edge, int64_t edges, int64_t routed, const Choices& choices,
+                       int64_t* next, Routed* sorted, Batch* batches) {
+  for (int64_t r = 0; r <= routed; ++r) next[r] = 0;
+  for (int64_t i = 0; i < edges; ++i) ++next[choices.expert[i] + 1];
+  int64_t count = 0;
+  for (int64_t r = 0; r < routed; ++r) {
+    for_parts(next[r], next[r] + next[r + 1], kBatchRows,
+              [&](int64_t begin, int64_t end) { batches[count++] = {r, begin, end}; });
+    next[r + 1] += next[r];
+  }
+  for (int64_t i = 0; i < edges; ++i) {
+    sorted[next[choices.expert[i]]++] = {edge[i], choices.gap[i]};
+  }
+  return count;
+}
+
+}  // namespace
+
+size_t packed_experts_size(const ExpertSizes& sizes) {
+  return static_cast<size_t>(Layout(sizes).total);
+}
+
+void pack_experts(const ExpertSizes& sizes, const ExpertWeights& weights, float* packed) {
+  const Layout layout(sizes);
+  const int64_t channels = sizes.channels, hidden = sizes.hidden;
+  for (int64_t p = 0; p < layout.gate_panels; ++p) {
+    pack_vector(weights.gate_weight, weights.gate_bias, 1 + sizes.routed, channels, p * kLanes, 0,
+                1, packed + p * panel_floats<1>(channels));
+  }
+  for (int64_t r = 0; r < sizes.routed; ++r) packed[layout.bias + r] = weights.expert_bias[r];
+  for (int64_t index = 0; index <= sizes.routed; ++index) {
+    const int64_t norm = index == 0 ? 0 : hidden;
+    float* up = packed + layout.experts + index * layout.expert;
+    for (int64_t p = 0; p < layout.up_panels; ++p) {
+      pack_vector(weights.w1 + index * hidden * channels, weights.b1 + index * hidden, hidden,
+                  channels, p * kLanes, 0, 2, up + p * layout.up_panel);
+      pack_vector(weights.w2 + index * hidden * channels, weights.b2 + index * hidden, hidden,
+                  channels, p * kLanes, 1, 2, up + p * layout.up_panel);
+    }
+    for (int64_t i = 0; i < 2 * layout.down_panels; ++i) {
+      pack_down(weights.w3 + index * channels * hidden, weights.b3 + index * channels,
+                weights.norm_weight + norm, weights.norm_bias + norm, sizes, i * kLanes,
+                static_cast<int>(i % 2), up + layout.down + i / 2 * layout.down_panel);
+    }
+  }
+}
+
+void hybrid_experts(const float* x, int64_t tokens, const int64_t* edge, int64_t edges,
+                    const ExpertSizes& sizes, const float* packed, float epsilon, float* out,
+                    const Memory& memory, const Parallel& parallel) {
+  if (tokens == 0) return;
+  const Layout layout(sizes);
+  const Experts experts{sizes, layout, packed, epsilon};
+  const int64_t wide =
+      layout.up_panels > layout.gate_panels ? layout.up_panels : layout.gate_panels;
+  const int64_t tile = kRows * wide * kLanes;  // a tile's hidden values or gates
+
+  const Choices choices{take<int32_t>(memory, edges), take<float>(memory, edges)};
+  const int64_t most = ceil_div(tokens, kTaskRows);
+  const int64_t tasks = most < kMostTasks ? most : kMostTasks;
+  float* tiles = take<float>(memory, tasks * tile);
+  parallel_for(parallel, static_cast<size_t>(tasks), [&](size_t task) {
+    const auto i = static_cast<int64_t>(task);
+    const int64_t begin = tokens * i / tasks, end = tokens * (i + 1) / tasks;
+    experts.shared(x, begin, end, tiles + i * tile, out);
+    experts.gate(x, edge, first_from(edge, edges, begin), first_from(edge, edges, end),
+                 tiles + i * tile, choices);
+  });
+  if (edges == 0) return;
+
+  const int64_t most_batches = (edges < sizes.routed ? edges : sizes.routed) + edges / kBatchRows;
+  Batch* batches = take<Batch>(memory, most_batches);
+  Routed* sorted = take<Routed>(memory, edges);
+  const int64_t count = sort_by_expert(edge, edges, sizes.routed, choices,
+                                       take<int64_t>(memory, sizes.routed + 1), sorted, batches);
+  tiles = take<float>(memory, count * tile);
+  parallel_for(parallel, static_cast<size_t>(count), [&](size_t task) {
+    experts.routed(x, batches[task], sorted, tiles + static_cast<int64_t>(task) * tile, out);
+  });
+}
+
+}  // namespace i2f::I2F_TIER

@@ -1,0 +1,90 @@
+// HybridExperts: a shared expert for all tokens, routed experts for edge tokens (OPERATORS.md).
+
+#include "kernels/hybrid_experts.h"
+
+#include "ops/operator.h"
+
+namespace i2f {
+namespace {
+
+// The parameters in a kernel's own order.
+struct PackedExperts {
+  explicit PackedExperts(const Inputs& inputs) {
+    const auto gate = inputs.get<float>(2, "gate_weight", {"1+R", "C"});
+    const int64_t experts = gate.dim(0), channels = gate.dim(1);
+    expect(experts >= 2 && channels >= 1, "gate_weight [1+R, C] with R >= 1 and C >= 1",
+           "[" + std::to_string(experts) + ", " + std::to_string(channels) + "]");
+    const Dim all("1+R", experts), c("C", channels);
+    const auto w1 = inputs.get<float>(5, "w1", {all, "H", c});
+    expect(w1.dim(1) >= 1, "w1 [1+R, H, C] with H >= 1", "H=0");
+    const Dim h("H", w1.dim(1));
+    const auto take = [&](size_t index, const char* name, Shape shape) {
+      return inputs.get<float>(index, name, shape).data;
+    };
+    sizes = {channels, w1.dim(1), experts - 1};
+    ExpertWeights weights{};
+    weights.gate_weight = gate.data;
+    weights.gate_bias = take(3, "gate_bias", {all});
+    weights.expert_bias = take(4, "expert_bias", {{"R", experts - 1}});
+    weights.w1 = w1.data;
+    weights.b1 = take(6, "b1", {all, h});
+    weights.w2 = take(7, "w2", {all, h, c});
+    weights.b2 = take(8, "b2", {all, h});
+    weights.norm_weight = take(9, "norm_weight", {2, h});
+    weights.norm_bias = take(10, "norm_bias", {2, h});
+    weights.w3 = take(11, "w3", {all, c, h});
+    weights.b3 = take(12, "b3", {all, c});
+    data = Buffer<float>(kernels().packed_experts_size(sizes));
+    kernels().pack_experts(sizes, weights, data.data());
+  }
+
+  ExpertSizes sizes;
+  Buffer<float> data;
+};
+
+class HybridExperts final : public Kernel {
+ public:
+  explicit HybridExperts(const KernelInfo& info) : epsilon_(info.attribute("epsilon", 1e-5f)) {
+    if (info.known(2, 13)) packed_ = std::make_unique<PackedExperts>(info);
+  }
+
+  void compute(KernelContext& context) const override {
+    if (packed_ != nullptr) return run(context, *packed_);
+    run(context, PackedExperts(context));
+  }
+
+ private:
+  static void check_ascending(const Tensor<int64_t>& edge, int64_t tokens) {
+    int64_t previous = -1;
+    for (int64_t i = 0; i < edge.dim(0); ++i) {
+      const int64_t token = edge.data[i];
+      if (token <= previous || token >= tokens) {
+        throw OperatorError("expected edge strictly ascending in [0, " + std::to_string(tokens) +
+                            "), got " + std::to_string(token) +
+                            (i > 0 ? " after " + std::to_string(previous) : ""));
+      }
+      previous = token;
+    }
+  }
+
+  void run(KernelContext& context, const PackedExperts& experts) const {
+    const auto x = context.get<float>(0, "x", {"L", {"C", experts.sizes.channels}});
+    const auto edge = context.get<int64_t>(1, "edge", {"E"});
+    const int64_t tokens = x.dim(0), edges = edge.dim(0);
+    check_ascending(edge, tokens);
+    kernels().hybrid_experts(x.data, tokens, edge.data, edges, experts.sizes, experts.data.data(),
+                             epsilon_, context.output<float>(0, {tokens, experts.sizes.channels}),
+                             context.memory(), context.parallel());
+  }
+
+  float epsilon_;
+  std::unique_ptr<PackedExperts> packed_;  // when the parameters are constants
+};
+
+}  // namespace
+
+OperatorSpec HybridExperts_spec() {
+  return {"HybridExperts", 13, false, {kElementType<float>}, create_kernel<HybridExperts>};
+}
+
+}  // namespace i2f
