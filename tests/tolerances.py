@@ -75,7 +75,9 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
         rtol=1e-5, atol=0.0, reason="of the largest value, from the same embedding and edge features"
     ),
     ("session logits of a bundle", "float32"): Tolerance(
-        rtol=0, atol=2e-5, reason="from the release's image features; its own logits differ by 2e-6 with 1 and 2 threads"
+        rtol=0,
+        atol=2e-5,
+        reason="from the release's image features; its own logits differ by 2e-6 with 1 and 2 threads",
     ),
     ("session pixels", "bool"): Tolerance(
         rtol=0,
@@ -86,7 +88,7 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("session masks", "bool"): Tolerance(
         rtol=0.0,
         atol=0.02,
-        reason="1 - IoU, from the image on: how the convolutions round decides pixels of the Canny maps, in the release "
-        "as well; the test runs two convolution backends",
+        reason="1 - IoU, from the image on: how the convolutions round decides pixels of the Canny maps, in the "
+        "release as well; the test runs two convolution backends",
     ),
 }
