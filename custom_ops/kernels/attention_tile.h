@@ -142,17 +142,17 @@ struct QueryTile {
   Vec weight[V], sums_weight[V];              // sums of the weights
 };
 
-// Raises the bounds that a logit of the n keys exceeds; a query with a NaN among them gets a NaN.
-template <int V>
-__attribute__((noinline, cold)) void raise_top(QueryTile<V>& tile, Rows keys, int n) {
+// Raises the bounds that a logit of the K keys exceeds; a query with a NaN among them gets a NaN.
+template <int K, int V>
+__attribute__((noinline, cold)) void raise_top(QueryTile<V>& tile, Rows keys) {
   for (int j = 0; j < V; ++j) {
+    Vec logits[K][1];
+    multiply_rows(tile.queries + j * kLanes, tile.kStride, keys, tile.depth, logits);
     Vec largest = broadcast(kLowest);
     VecInt is_nan{};
-    for (int k = 0; k < n; ++k) {
-      Vec logit[1][1];
-      multiply_rows(tile.queries + j * kLanes, tile.kStride, {keys[k], 0}, tile.depth, logit);
-      largest = logit[0][0] > largest ? logit[0][0] : largest;
-      is_nan |= logit[0][0] != logit[0][0];
+    for (int k = 0; k < K; ++k) {
+      largest = logits[k][0] > largest ? logits[k][0] : largest;
+      is_nan |= logits[k][0] != logits[k][0];
     }
     Vec raised = largest >= tile.top[j] ? largest + broadcast(kSlack) : tile.top[j];
     raised = is_nan ? broadcast(__builtin_nanf("")) : raised;
@@ -185,7 +185,7 @@ inline __attribute__((always_inline)) void step(QueryTile<V>& tile, Rows keys, R
       }
     }
     if (__builtin_expect(!any(largest > (VecInt)broadcast(-kInfinity)) || raised, 1)) break;
-    raise_top(tile, keys, K);
+    raise_top<K>(tile, keys);
   }
 #pragma GCC unroll 4
   for (int j = 0; j < V; ++j) {

@@ -43,6 +43,7 @@ struct Plan {
       const int64_t positions = most(s.tokens / s.grid_width, s.grid_width);
       turns = reserve(positions * s.head_width);
       keys = reserve(s.tokens * s.width());
+      values = reserve(s.tokens * s.width());
       partial_floats = (s.head_width + 2) * kTileQueries;
       if (splits > 1) partials = reserve(tiles * splits * partial_floats);
     }
@@ -52,7 +53,7 @@ struct Plan {
       occurring = reserve(s.codes);
       counts = reserve(s.codes);
       words = reserve(s.codes * s.width());
-      values = reserve(s.codes * s.heads * value_width);
+      word_values = reserve(s.codes * s.heads * value_width);
     }
   }
 
@@ -62,8 +63,8 @@ struct Plan {
   int64_t value_width;              // of a code's summed values and their number, in one head
   int64_t split_keys, splits;       // of the keys of one edge tile
   int64_t partial_floats = 0;       // of one split: sums, bounds, weights
-  int64_t turns = 0, keys = 0, partials = 0;
-  int64_t chunk_sums = 0, chunk_counts = 0, occurring = 0, counts = 0, words = 0, values = 0;
+  int64_t turns = 0, keys = 0, values = 0, partials = 0;
+  int64_t chunk_sums = 0, chunk_counts = 0, occurring = 0, counts = 0, words = 0, word_values = 0;
   int64_t floats = 0;
 
  private:
@@ -172,21 +173,28 @@ struct HybridAttention {
 
   // By repeated rotation in double precision: a sine and cosine a frequency, none a position.
   void make_turns() const {
-    const int64_t half = shape.head_width / 2;
+    const int64_t half = shape.head_width / 2, frequencies = half / 2;
     const int64_t positions = most(shape.tokens / shape.grid_width, shape.grid_width);
-    for (int64_t i = 0; i < half; i += 2) {
-      const double angle = kPositionScale * __builtin_pow(kTheta, -static_cast<double>(i) /
-                                                                      static_cast<double>(half));
-      const double step_cos = __builtin_cos(angle), step_sin = __builtin_sin(angle);
-      double cosine = 1, sine = 0;
-      for (int64_t position = 0; position < positions; ++position) {
-        float* at = scratch + plan.turns + position * shape.head_width + i;
-        at[0] = at[1] = static_cast<float>(cosine);
-        at[half] = static_cast<float>(sine);
-        at[half + 1] = -at[half];
-        const double next = cosine * step_cos - sine * step_sin;
-        sine = sine * step_cos + cosine * step_sin;
-        cosine = next;
+    constexpr int64_t kMost = Shape::kMaxHeadWidth / 4;
+    double cosine[kMost], sine[kMost], step_cosine[kMost], step_sine[kMost];
+    for (int64_t i = 0; i < frequencies; ++i) {
+      const double angle =
+          kPositionScale * __builtin_pow(kTheta, -static_cast<double>(i) / frequencies);
+      cosine[i] = 1;
+      sine[i] = 0;
+      step_cosine[i] = __builtin_cos(angle);
+      step_sine[i] = __builtin_sin(angle);
+    }
+    for (int64_t position = 0; position < positions; ++position) {
+      float* cosines = scratch + plan.turns + position * shape.head_width;
+      float* sines = cosines + half;
+      for (int64_t i = 0; i < frequencies; ++i) {
+        cosines[2 * i] = cosines[2 * i + 1] = static_cast<float>(cosine[i]);
+        sines[2 * i] = static_cast<float>(sine[i]);
+        sines[2 * i + 1] = -sines[2 * i];
+        const double next = cosine[i] * step_cosine[i] - sine[i] * step_sine[i];
+        sine[i] = sine[i] * step_cosine[i] + cosine[i] * step_sine[i];
+        cosine[i] = next;
       }
     }
   }
@@ -217,14 +225,26 @@ struct HybridAttention {
     return x * cosines + flip_lanes<1>(x, AllLanes{}) * sines;
   }
 
+  // Where a token is in the rotated keys and in the copied values [heads, L, head_width]. Tiles of
+  // queries stream through both: rows that lie apart, as in qkv, come slower than they are used.
+  int64_t row(int64_t head, int64_t token) const {
+    return (head * shape.tokens + token) * shape.head_width;
+  }
+
   void rotate_keys(int64_t task) const {
     const int64_t end = least(shape.tokens, (task + 1) * kRotateTokens);
-    for (int64_t token = task * kRotateTokens; token < end; ++token) {
-      float* rotated = scratch + plan.keys + token * width;
-      for (int64_t h = 0; h < width; h += shape.head_width) {
-        rotate(keys[token] + h, token, rotated + h);
+    for (int64_t head = 0; head < shape.heads; ++head) {
+      const int64_t at = head * shape.head_width;
+      for (int64_t token = task * kRotateTokens; token < end; ++token) {
+        rotate(keys[token] + at, token, scratch + plan.keys + row(head, token));
+        copy(values[token] + at, shape.head_width, scratch + plan.values + row(head, token));
       }
     }
+  }
+  static void copy(const float* from, int64_t count, float* to) {
+    int64_t c = 0;
+    for (; c + kLanes <= count; c += kLanes) store(to + c, load(from + c));
+    for (; c < count; ++c) to[c] = from[c];
   }
 
   // ---- Codes of keys, and the sums of values by code.
@@ -241,19 +261,25 @@ struct HybridAttention {
     int32_t* counts = chunk_counts(chunk);
     __builtin_memset(sums, 0, static_cast<size_t>(shape.codes * width) * sizeof(float));
     __builtin_memset(counts, 0, static_cast<size_t>(shape.codes) * sizeof(int32_t));
+    int32_t places[2 * Shape::kCodePadding] = {};
+    for (int64_t i = 0; i < shape.scores && !shape.argmax; ++i) {
+      places[i] = int32_t{1} << (shape.scores - 1 - i);
+    }
     const int64_t end = least(shape.tokens, (chunk + 1) * plan.chunk_keys);
     int64_t token = chunk * plan.chunk_keys;
-    for (; token + kTileKeys <= end; token += kTileKeys) add_keys<kTileKeys>(token, sums, counts);
-    for (; token < end; ++token) add_keys<1>(token, sums, counts);
+    for (; token + kTileKeys <= end; token += kTileKeys) {
+      add_keys<kTileKeys>(token, places, sums, counts);
+    }
+    for (; token < end; ++token) add_keys<1>(token, places, sums, counts);
   }
 
   template <int K>
-  void add_keys(int64_t token, float* sums, int32_t* counts) const {
+  void add_keys(int64_t token, const int32_t* places, float* sums, int32_t* counts) const {
     int32_t codes[K];
     if (shape.argmax) {
       find_largest({keys[token], keys.stride}, codes);
     } else {
-      find_signs({keys[token], keys.stride}, codes);
+      find_signs({keys[token], keys.stride}, places, codes);
     }
     for (int k = 0; k < K; ++k) {
       const float* value = values[token + k];
@@ -276,18 +302,14 @@ struct HybridAttention {
     for (int k = 0; k < K; ++k) result[k][0] += bias;
   }
 
-  // The bits score >= 0, the first the highest. Scores of the padding are -Inf or NaN: no bit.
+  // The bits score >= 0, the first the highest; `places` holds what each is worth, the padding 0.
   template <int K>
-  void find_signs(Rows rows, int32_t (&codes)[K]) const {
+  void find_signs(Rows rows, const int32_t* places, int32_t (&codes)[K]) const {
     VecInt bits[K] = {};
     for (int64_t first = 0; first < shape.scores; first += kLanes) {
       Vec score[K][1];
       scores(rows, first, score);
-      VecInt place{};
-      for (int i = 0; i < kLanes; ++i) {
-        const int64_t bit = shape.scores - 1 - (first + i);
-        place[i] = bit >= 0 ? int32_t{1} << bit : 0;
-      }
+      const VecInt place = (VecInt)load(reinterpret_cast<const float*>(places) + first);
       for (int k = 0; k < K; ++k) bits[k] |= (score[k][0] >= Vec{}) & place;
     }
     for (int k = 0; k < K; ++k) codes[k] = join<kLanes / 2>(bits[k]);
@@ -371,7 +393,7 @@ struct HybridAttention {
       __builtin_memcpy(scratch + plan.words + i * width, codewords + code * width,
                        static_cast<size_t>(width) * sizeof(float));
       for (int64_t head = 0; head < shape.heads; ++head) {
-        float* value = scratch + plan.values + (i * shape.heads + head) * plan.value_width;
+        float* value = scratch + plan.word_values + (i * shape.heads + head) * plan.value_width;
         __builtin_memset(value, 0, static_cast<size_t>(shape.head_width) * sizeof(float));
         for (int64_t chunk = 0; chunk < plan.chunks; ++chunk) {
           const float* sum = chunk_sums(chunk) + code * width + head * shape.head_width;
@@ -462,8 +484,8 @@ struct HybridAttention {
       gather_columns<V>(rows, shape.head_width, scale, memory.floats);
       float* partial = scratch + plan.partials + task * plan.partial_floats;
       if (plan.splits > 1) tile.sums = partial;
-      attend(tile, {scratch + plan.keys + first * width + at, width},
-             {values[first] + at, values.stride}, n);
+      attend(tile, {scratch + plan.keys + row(head, first), shape.head_width},
+             {scratch + plan.values + row(head, first), shape.head_width}, n);
       if (plan.splits == 1) return finish(tile, tile.sums_weight, head, memory);
       for (int j = 0; j < V; ++j) {
         float* bounds = partial + shape.head_width * tile.kStride + j * kLanes;
@@ -516,7 +538,7 @@ struct HybridAttention {
       for (int i = 0; i < tile.kStride; ++i) rows[i] = queries[memory.tokens[i]] + at;
       gather_columns<V>(rows, shape.head_width, scale, memory.floats);
       attend(tile, {scratch + plan.words + at, width},
-             {scratch + plan.values + head * plan.value_width, shape.heads * plan.value_width},
+             {scratch + plan.word_values + head * plan.value_width, shape.heads * plan.value_width},
              found);
       Vec numbers[V];
       for (int j = 0; j < V; ++j) {

@@ -17,7 +17,7 @@ struct HybridAttentionShape {
   int64_t grid_width;  // tokens a row of the grid, at least 1
   int64_t heads;       // at least 1
   int64_t head_width;  // D / heads, a multiple of 4, 4..kMaxHeadWidth
-  int64_t scores;      // B, rows of the code weight: bits of a code, or codes
+  int64_t scores;      // B, rows of the code weight: bits of a code (at most 30), or codes
   int64_t codes;       // K, rows of the codewords: 2^B, or B
   bool argmax;  // a key's code is its first largest score ("vq"), not the signs of all ("bsq")
 
