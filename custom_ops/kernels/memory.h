@@ -6,7 +6,7 @@
 
 namespace i2f {
 
-// Lends memory for the length of one call, uninitialised and aligned to a cache line. `take` throws
+// Lends memory for the length of one call, uninitialised and aligned for any vector. `take` throws
 // when there is none: a kernel owns nothing that would need to be given back.
 struct Memory {
   void* lender;

@@ -23,15 +23,15 @@ class EdgeTokens final : public Kernel {
   void compute(KernelContext& context) const override {
     const LabelMap labels = label_map(context, 0, patch_);
     const int64_t grid = labels.side / patch_;
-    const Buffer<uint8_t> flags(checked_product(grid, grid));
+    auto* flags = context.scratch<uint8_t>(checked_product(grid, grid));
     int64_t box[4];
     kernels().label_box(labels.data, labels.side, patch_, box);
     expect_label(kernels().edge_tokens(labels.data, labels.side, patch_, rule_, box,
-                                       context.parallel(), flags.data()));
-    const int64_t count = std::count(flags.data(), flags.data() + grid * grid, 1);
+                                       context.parallel(), flags));
+    const int64_t count = std::count(flags, flags + grid * grid, 1);
     int64_t* edge = context.output<int64_t>(0, {count});
     for (int64_t token = 0; token < grid * grid; ++token) {
-      if (flags.data()[token] != 0) *edge++ = token;
+      if (flags[token] != 0) *edge++ = token;
     }
   }
 

@@ -212,6 +212,35 @@ void KernelContext::output_text(size_t index, const char* text) {
   check(api_, api_.FillStringTensor(output_value(index, {}), &text, 1));
 }
 
+KernelContext::~KernelContext() {
+  for (void* block : scratch_) allocator_->Free(allocator_, block);
+  if (allocator_ != nullptr) api_.ReleaseAllocator(allocator_);
+}
+
+void* KernelContext::take(size_t bytes) {
+  if (allocator_ == nullptr) {
+    OrtMemoryInfo* cpu = nullptr;
+    check(api_, api_.CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &cpu));
+    OrtStatus* status = api_.KernelContext_GetAllocator(context_, cpu, &allocator_);
+    api_.ReleaseMemoryInfo(cpu);
+    check(api_, status);
+  }
+  scratch_.push_back(
+      nullptr);  // first, so that no block is lost when there is no memory for the list
+  void* block = allocator_->Alloc(allocator_, bytes == 0 ? 1 : bytes);
+  if (block == nullptr) {
+    scratch_.pop_back();
+    throw std::bad_alloc();
+  }
+  return scratch_.back() = block;
+}
+
+Memory KernelContext::memory() {
+  return {this, [](void* self, size_t count, size_t size) {
+            return static_cast<KernelContext*>(self)->take(checked_product(count, size));
+          }};
+}
+
 Parallel KernelContext::parallel() const {
   return {const_cast<KernelContext*>(this),
           [](void* self, size_t count, void (*task)(void*, size_t), void* user) {

@@ -134,7 +134,7 @@ class KernelInfo final : public Inputs {
   const OrtKernelInfo* info_;
 };
 
-// Uninitialised memory aligned to a cache line, given back when it leaves scope.
+// Uninitialised memory aligned to a cache line, for what outlives a run: packed weights.
 template <class T>
 class Buffer {
  public:
@@ -152,24 +152,13 @@ class Buffer {
   std::unique_ptr<void, Free> memory_;
 };
 
-// Lends buffers to a kernel until it leaves scope.
-class Lender {
- public:
-  Memory memory() {
-    return {this, [](void* self, size_t count, size_t size) -> void* {
-              auto& buffers = static_cast<Lender*>(self)->buffers_;
-              return buffers.emplace_back(checked_product(count, size)).data();
-            }};
-  }
-
- private:
-  std::vector<Buffer<char>> buffers_;
-};
-
-// One run of a node: inputs, outputs and threads.
+// One run of a node: inputs, outputs, memory and threads.
 class KernelContext final : public Inputs {
  public:
   KernelContext(const OrtApi& api, OrtKernelContext* context) : Inputs(api), context_(context) {}
+  KernelContext(const KernelContext&) = delete;
+  KernelContext& operator=(const KernelContext&) = delete;
+  ~KernelContext();
 
   // Allocates output `index`; the caller writes every element.
   template <class T>
@@ -178,10 +167,15 @@ class KernelContext final : public Inputs {
   }
   void output_text(size_t index, const char* text);  // a string scalar
 
+  // Uninitialised memory for this run, from the session's arena: it stays warm between runs.
+  template <class T>
+  T* scratch(size_t count) {
+    return static_cast<T*>(take(checked_product(count, sizeof(T))));
+  }
+  Memory memory();  // the same, for kernels that know only later how much they need
+
   // The session's threads.
   Parallel parallel() const;
-
-  const OrtApi& api() const { return api_; }
 
  protected:
   const OrtValue* value(size_t index) const override;
@@ -189,7 +183,10 @@ class KernelContext final : public Inputs {
  private:
   OrtValue* output_value(size_t index, std::initializer_list<int64_t> dims);
   void* allocate(size_t index, ONNXTensorElementDataType type, std::initializer_list<int64_t> dims);
+  void* take(size_t bytes);
   OrtKernelContext* context_;
+  OrtAllocator* allocator_ = nullptr;  // the session's, asked for when scratch is first needed
+  std::vector<void*> scratch_;
 };
 
 // One node of a session. `compute` may run on several threads at once: everything it changes is its

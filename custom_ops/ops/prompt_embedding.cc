@@ -39,10 +39,9 @@ class PromptEmbedding final : public Kernel {
         context.get<float>(1, "embedding", {{"h", grid}, {"w", grid}, {"C", channels}});
     int64_t box[4] = {0, 0, side, side};
     if (dense_ == 0) kernels().label_box(labels.data, side, patch_, box);
-    Lender lender;
     expect_label(kernels().prompt_embedding(
         labels.data, side, box, embedding.data, packed.shape, packed.weights.data(),
-        context.parallel(), lender.memory(), context.output<float>(0, {grid * grid, channels})));
+        context.parallel(), context.memory(), context.output<float>(0, {grid * grid, channels})));
   }
 
  private:
