@@ -41,6 +41,7 @@ def train(
     late_share: Annotated[float, typer.Option(help="Share of the steps that the last part takes.")] = 0.0,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
     warmup: Annotated[int, typer.Option(help="Steps to reach it.")] = 300,
+    decay_share: Annotated[float, typer.Option(help="Last share of the steps in which it falls.")] = 1.0,
     ema: Annotated[float, typer.Option(help="Decay of the averaged weights.")] = 0.999,
     seed: Annotated[int, typer.Option(help="Of weights, pictures and clicks.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Encoder, edge network and upsampling in bfloat16.")] = True,

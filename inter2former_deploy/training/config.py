@@ -17,7 +17,8 @@ class TrainConfig:
     late_batch: int = 6
     late_share: float = 0.0  # share of the steps that the last part takes
     learning_rate: float = 1e-3  # highest, of AdamW
-    warmup: int = 300  # steps to reach it; it then falls to `final_rate` of it along a half cosine
+    warmup: int = 300  # steps to reach it
+    decay_share: float = 1.0  # last share of the steps in which it falls to `final_rate` of itself along half a cosine
     final_rate: float = 0.01
     weight_decay: float = 0.05  # of matrices and convolutions; vectors are not decayed
     clip_norm: float = 1.0  # largest gradient norm
@@ -40,6 +41,7 @@ class TrainConfig:
                 ("late_batch", "positive", self.late_batch > 0),
                 ("size", "a positive multiple of 16", self.size > 0 and self.size % 16 == 0),
                 ("late_size", "a positive multiple of 16", self.late_size > 0 and self.late_size % 16 == 0),
+                ("decay_share", "0 to 1", 0 <= self.decay_share <= 1),
                 ("late_share", "0 to 1", 0 <= self.late_share <= 1),
                 ("learning_rate", "positive", self.learning_rate > 0),
                 ("warmup", "0 or more", self.warmup >= 0),

@@ -66,12 +66,12 @@ class Trainer:
         self.experts = ExpertLoad(self.model)
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine."""
+        """Linear warm-up, a constant part, half a cosine."""
         c = self.config
-        if step < c.warmup:
-            return c.learning_rate * (step + 1) / c.warmup
-        done = (step - c.warmup) / max(1, c.steps - c.warmup)
-        return c.learning_rate * (c.final_rate + (1 - c.final_rate) * 0.5 * (1 + math.cos(math.pi * done)))
+        start = max(c.warmup, c.steps * (1 - c.decay_share))
+        done = min(max(0.0, (step - start) / max(1.0, c.steps - start)), 1.0)
+        decayed = c.final_rate + (1 - c.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
+        return c.learning_rate * min(decayed, (step + 1) / max(1, c.warmup))
 
     @fast_forms()
     def train_step(self, batch: Batch) -> dict[str, Any]:
@@ -267,6 +267,10 @@ def initialise(model: nn.Module, size: int) -> None:
     """
     backbone, neck, edge_detector = (getattr(model, n) for n in ("backbone", "neck", "edge_detector"))
     nn.init.trunc_normal_(backbone.pos_embed, std=0.02)
+    with torch.no_grad():
+        project = backbone.patch_embed.proj
+        project.weight.copy_(_cosines(len(project.weight), project.weight.shape[-1]))
+        project.bias.zero_()
     for module in backbone.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02)
@@ -284,6 +288,25 @@ def initialise(model: nn.Module, size: int) -> None:
     with torch.no_grad():
         edge_detector.conv1.weight *= size
         edge_detector.conv1.bias.zero_()
+
+
+def _cosines(channels: int, patch: int) -> Tensor:
+    """The lowest frequencies of a patch's cosine transform, colour by colour: the starting patch projection.
+
+    A token so starts with its patch's colours, slopes and coarse texture; higher frequencies are raised, since their
+    amplitudes are lower in photographs.
+
+    Returns:
+        [channels, 3, patch, patch].
+    """
+    at = (torch.arange(patch) + 0.5) * math.pi / patch
+    frequencies = sorted(((u, v) for u in range(patch) for v in range(patch)), key=lambda f: (f[0] ** 2 + f[1] ** 2, f))
+    weight = torch.zeros(channels, 3, patch, patch)
+    for channel in range(channels):
+        u, v = frequencies[channel // 3]
+        wave = torch.outer(torch.cos(u * at), torch.cos(v * at))
+        weight[channel, channel % 3] = wave / wave.norm() / patch * (1 + math.hypot(u, v))
+    return weight
 
 
 def _mean(entries: list[dict[str, Any]]) -> dict[str, Any]:
