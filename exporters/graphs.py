@@ -1,7 +1,7 @@
 """The reference modules as ONNX graphs: what is computed once an image, and what is computed at every click.
 
-The graphs are exported from the modules themselves. Operators of our domain are `torch.library` custom operators there and
-become bare nodes here; their function bodies are appended afterwards, as the exporter would inline functions it knows.
+The graphs are exported from the modules themselves. Operators of our domain are `torch.library` custom operators there
+and become bare nodes here; their function bodies are appended afterwards, as the exporter inlines functions it knows.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 import onnx_ir
+import onnx_ir.passes.common as onnx_passes
 import onnxscript.optimizer
 import torch
 from onnx.defs import OpSchema
@@ -39,6 +40,7 @@ from inter2former_deploy.modules.model import Inter2Former
 
 DEFAULT_OPSET = 20  # the first with GELU as one operator; onnxruntime 1.17 and later run it
 
+_ENLARGING = ("ConstantOfShape", "Expand", "Tile")  # left to onnxruntime: their results would bloat the file
 _OPERATORS = (
     "edge_tokens",
     "prompt_embedding",
@@ -167,21 +169,24 @@ def _export(
             output_names=outputs,
             opset_version=opset,
             custom_translation_table=dict(_translation(name) for name in _OPERATORS),
-            optimize=False,
+            optimize=True,
             verbose=False,
         )
         if program is None:
             raise RuntimeError("torch.onnx.export returned no program")
         graph = program.model
-        # Whatever follows from weights alone is computed here, whatever its size: stacked experts, codewords, rotary tables.
-        everything = 1 << 40
-        onnxscript.optimizer.optimize(graph, input_size_limit=everything, output_size_limit=everything)
-    for node in graph.graph.all_nodes():  # the exporter's notes hold paths of this machine
-        node.metadata_props.clear()
-        node.doc_string = None
+        # What follows from weights alone is computed here, whatever its size: stacked experts, codewords, rotary tables.
+        onnxscript.optimizer.fold_constants(
+            graph,
+            onnx_shape_inference=False,
+            output_size_limit=1 << 40,
+            should_fold=lambda node: node.op_type not in ("Constant", *_ENLARGING),
+        )
+    onnx_passes.RemoveUnusedNodesPass()(graph)
+    onnx_passes.DeduplicateInitializersPass()(graph)
+    onnx_passes.ClearMetadataAndDocStringPass()(graph)  # they hold paths of this machine
     for value in (*graph.graph.inputs, *graph.graph.outputs, *graph.graph.initializers.values()):
         value.metadata_props.clear()
-    graph.metadata_props.clear()
     proto = onnx_ir.to_proto(graph)
     used = {(node.domain, node.op_type) for node in proto.graph.node}
     if any(domain == DOMAIN for domain, _ in used):
@@ -237,6 +242,7 @@ def _translation(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return operator, translate
 
 
+_TENSOR_TYPES = ("tensor(float)", "tensor(uint8)", "tensor(int64)")
 _ATTRIBUTES: dict[str, tuple[Callable[[Any], Any], OpSchema.AttrType]] = {
     "int": (int, OpSchema.AttrType.INT),
     "bool": (int, OpSchema.AttrType.INT),
