@@ -197,9 +197,10 @@ class TorchArchive:
             if t.storage != storage:
                 storage, data = t.storage, torch.empty(0)  # frees the previous one before reading
                 raw = bytearray(self._read(f"data/{storage.key}"))
-                data = torch.frombuffer(raw, dtype=storage.dtype) if raw else torch.empty(0, dtype=storage.dtype)
+                if storage.count:
+                    data = torch.frombuffer(raw, dtype=storage.dtype, count=storage.count)
             empty = 0 in t.shape
-            view = data.new_empty(t.shape) if empty else data.as_strided(t.shape, t.stride, t.offset)
+            view = torch.empty(t.shape, dtype=t.dtype) if empty else data.as_strided(t.shape, t.stride, t.offset)
             result[i] = view.clone(memory_format=torch.contiguous_format)
         return [result[i] for i in range(len(tensors))]
 

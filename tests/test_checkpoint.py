@@ -331,6 +331,14 @@ def test_the_forged_tensor_is_read_when_its_numbers_are_good(tmp_path: Path, sma
     assert tensor.shape == (17, 64)
 
 
+def test_bytes_beyond_a_storage_are_ignored(tmp_path: Path, small: Path) -> None:
+    with zipfile.ZipFile(small) as archive:
+        longer = archive.read("small/data/0") + b"\xff"
+    with TorchArchive(small) as good, TorchArchive(rewrite(small, tmp_path / "long.pth", {"data/0": longer})) as long:
+        (expected,), (tensor,) = (a.read(a.content["state_dict"].values()) for a in (good, long))
+    assert torch.equal(tensor, expected)
+
+
 @pytest.mark.parametrize(
     ("offset", "shape", "stride"),
     [
