@@ -55,53 +55,47 @@ def foreground_mask(box_logits: Floats, box: Box, frame: Frame) -> Mask:
     mask = np.zeros((frame.height, frame.width), bool)
     y = _Axis(box.top, box.bottom, frame, frame.height)
     x = _Axis(box.left, box.right, frame, frame.width)
-    if not (y.count and x.count):
+    if not (y.lower.size and x.lower.size):
         return mask
 
-    # The box with the -100 around it that its border pixels mix with.
-    logits = np.full((y.source, x.source), OUTSIDE_LOGIT, np.float32)
-    logits[box.top - y.start :, box.left - x.start :][: box.bottom - box.top, : box.right - box.left] = box_logits
+    # The box, with what its border pixels mix with: the -100 around it, or themselves where the map ends.
+    logits = np.full((y.logits, x.logits), OUTSIDE_LOGIT, np.float32)
+    logits[box.top - y.start : -1, box.left - x.start : -1] = box_logits
+    if box.bottom == frame.size:
+        logits[-1] = logits[-2]
+    if box.right == frame.size:
+        logits[:, -1] = logits[:, -2]
 
+    # Cell (r, c) lies between logits (r, c) and (r + 1, c + 1): 0 background, 1 foreground, 2 and more both.
     signs = logits > 0
-    result = mask[y.target : y.target + y.count, x.target : x.target + x.count]
-    result[...] = signs.take(x.lower, axis=1).take(y.lower, axis=0)
+    corner = signs[:-1, :-1]
+    differ = corner != signs[1:, 1:]
+    differ |= corner != signs[1:, :-1]
+    differ |= corner != signs[:-1, 1:]
+    cells = corner.view(np.uint8) + np.uint8(2) * differ
 
-    # Cell (r, c) lies between logits (r, c) and (r + 1, c + 1); in the last row (column) of the map it is a line.
-    differ = np.zeros_like(signs)
-    differ[:-1] = signs[:-1] != signs[1:]
-    differ[:, :-1] |= signs[:, :-1] != signs[:, 1:]
-    differ[:-1, :-1] |= signs[:-1, :-1] != signs[1:, 1:]
-    r, c = np.divmod(np.flatnonzero(differ), x.source)
-    r_next, c_next = np.minimum(r + 1, y.source - 1), np.minimum(c + 1, x.source - 1)
-    corners = logits[r, c], logits[r, c_next], logits[r_next, c], logits[r_next, c_next]
-    for i in range(y.most):
-        for j in range(x.most):
-            here = (i < y.pixels[r]) & (
-                j < x.pixels[c]
-            )  # cells that hold an (i + 1)-th row and (j + 1)-th column of the result
-            row, column = y.first[r[here]] + i, x.first[c[here]] + j
-            a, b, p, q = (corner[here] for corner in corners)
-            down, right = y.weight[row], x.weight[column]
-            above = a * (1 - right) + b * right
-            below = p * (1 - right) + q * right
-            result[row, column] = above * (1 - down) + below * down > 0
+    result = cells.take(x.lower, axis=1).take(y.lower, axis=0)
+    both = np.flatnonzero(result > 1)
+    row, column = np.divmod(both, x.lower.size)
+    at = y.lower.take(row) * x.logits + x.lower.take(column)  # of the cell's upper left logit
+    down, right = y.weight.take(row), x.weight.take(column)
+    flat, left = logits.reshape(-1), 1 - right
+    above = flat.take(at) * left + flat.take(at + 1) * right
+    below = flat.take(at + x.logits) * left + flat.take(at + x.logits + 1) * right
+    result.reshape(-1)[both] = above * (1 - down) + below * down > 0
+    mask[y.pixels, x.pixels] = result
     return mask
 
 
 class _Axis:
-    """One axis of the resize: pixels of the result that mix a logit of [start, stop) of the box."""
+    """One axis of the resize: the pixels of the result that mix a logit of [start, stop)."""
 
     def __init__(self, start: int, stop: int, frame: Frame, length: int) -> None:
         lower, _, weight = bilinear_taps(frame.size, frame.side)
-        self.start = max(start - 1, 0)  # logits taken: the box and one more at each side
-        self.source = min(stop + 1, frame.size) - self.start
-        self.target = int(np.searchsorted(lower, self.start))  # first pixel of the result
+        self.start = max(start - 1, 0)  # the first logit that they mix
+        self.logits = stop + 1 - self.start  # how many
+        first = int(np.searchsorted(lower, self.start))
         end = min(int(np.searchsorted(lower, stop)), length)
-        self.count = max(end - self.target, 0)
-        self.lower: Indices = lower[self.target : end] - self.start
-        self.weight: Floats = weight[self.target : end]
-        self.first: Indices = np.searchsorted(self.lower, np.arange(self.source))  # pixels of the result between
-        self.pixels: Indices = (
-            np.searchsorted(self.lower, np.arange(self.source), side="right") - self.first
-        )  # logits i and i + 1
-        self.most = int(self.pixels.max(initial=0))
+        self.pixels = slice(first, max(first, end))
+        self.lower: Indices = lower[self.pixels] - self.start
+        self.weight: Floats = weight[self.pixels]
