@@ -101,7 +101,8 @@ def save_checkpoint(model: Inter2Former, path: str | Path, *, dtype: torch.dtype
     Args:
         model: The model.
         path: The file; an existing one is replaced only when the new one is complete.
-        dtype: Of the floating-point entries: float32, float16 or bfloat16.
+        dtype: Of the learned entries: float32, float16 or bfloat16. Fixed filters, frequencies and expert biases stay
+            as they are: rounded, they would move Canny's thresholds and the choice of experts for a few bytes.
 
     Raises:
         ValueError: Another dtype.
@@ -109,8 +110,9 @@ def save_checkpoint(model: Inter2Former, path: str | Path, *, dtype: torch.dtype
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"dtype must be float32, float16 or bfloat16, got {dtype}")
     path = Path(path)
+    learned = {name for name, _ in model.named_parameters()}
     tensors = {
-        name: (t.to(dtype) if t.is_floating_point() else t).detach().cpu().contiguous()
+        name: (t.to(dtype) if name in learned else t).detach().cpu().contiguous()
         for name, t in model.state_dict().items()
     }
     unfinished = path.with_name(path.name + ".part")
