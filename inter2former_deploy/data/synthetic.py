@@ -323,19 +323,23 @@ class SyntheticDataset:
         return Sample(scene.name, image, masks[scene.target].astype(np.uint8), scene.name.split("-")[0])
 
 
-def training_view(rng: Rng, target: NDArray[np.bool_], smallest: float = 0.3) -> View:
-    """A part of the scene for one training picture: all of it, or a square around a visible pixel of the target.
+def training_view(rng: Rng, target: NDArray[np.bool_]) -> View:
+    """A part of the scene for one training picture: now and then all of it, else a square around the target.
+
+    Its side is 1.1 to 4 times the target's, so that most pictures have something to say about the object.
 
     Args:
         rng: makes the choice.
         target: its mask at any resolution, `[n, n]`, not empty.
-        smallest: side of the smallest part.
     """
-    if rng.random() < 0.4:
+    if rng.random() < 0.15:
         return WHOLE
-    side = float(rng.uniform(smallest, 1.0))
-    rows, columns = np.nonzero(target)
-    k = rng.integers(len(rows))
     n = len(target)
-    left, top = (float(np.clip((v[k] + 0.5) / n - side * rng.uniform(0.2, 0.8), 0, 1 - side)) for v in (columns, rows))
+    spans = [np.flatnonzero(target.any(axis))[[0, -1]] + (0, 1) for axis in (0, 1)]  # columns, rows
+    extent = max(int(high - low) for low, high in spans) / n
+    side = float(np.clip(extent * np.exp(rng.uniform(np.log(1.1), np.log(4))), 0.15, 1))
+    # the target's middle is somewhere in the inner half of the view
+    left, top = (
+        float(np.clip((low + high) / 2 / n - side * rng.uniform(0.25, 0.75), 0, 1 - side)) for low, high in spans
+    )
     return left, top, side

@@ -20,7 +20,7 @@ from inter2former_deploy.data.synthetic import WHOLE, Scene, make_scene, render,
 
 from .config import TrainConfig
 
-_SMALLEST_OBJECT = 0.001  # share of the picture that a target must cover
+_SMALLEST_OBJECT = 0.004  # share of the picture that a target must cover
 _PADDED = 0.2  # share of pictures with a padded right or bottom part, as wide or tall photographs have
 _VIEW_SIZE = 128  # resolution at which a view of a scene is chosen
 

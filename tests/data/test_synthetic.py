@@ -80,17 +80,18 @@ def test_every_third_target_is_thin_and_none_is_empty():
         SyntheticDataset(size=8)
 
 
-def test_training_views_show_the_target():
+def test_training_views_show_the_middle_of_the_target():
     rng = np.random.default_rng(0)
     mask = np.zeros((64, 64), bool)
-    mask[50:60, 3:5] = True
-    for _ in range(50):
-        left, top, side = training_view(rng, mask)
+    mask[50:60, 2:6] = True
+    views = [training_view(rng, mask) for _ in range(200)]
+    assert views.count((0.0, 0.0, 1.0)) > 10
+    for left, top, side in views:
         assert 0 <= left <= 1 - side + 1e-9
         assert 0 <= top <= 1 - side + 1e-9
-        rows = slice(int(top * 64), int(np.ceil((top + side) * 64)))
-        columns = slice(int(left * 64), int(np.ceil((left + side) * 64)))
-        assert mask[rows, columns].any()
+        assert left < 4 / 64 < left + side
+        assert top < 55 / 64 < top + side
+        assert side > 10 / 64
 
 
 def test_held_out_photographs_are_no_textures():
