@@ -74,7 +74,8 @@ class Segmenter:
             ValueError: not of shape H x W x 3, or empty; the message says how to convert grey, alpha and the like.
         """
         checked = check_image(image)
-        frame = Frame(*checked.shape[:2], self.size)
+        height, width = checked.shape[:2]
+        frame = Frame(height, width, self.size)
         picture = model_input(checked, frame)
         with self._encoding:
             features = self._encoder.run({ENCODER_INPUT: ort.OrtValue.ortvalue_from_numpy(picture)})

@@ -77,7 +77,6 @@ def segment(
     if overlay is not None:
         _check_target(overlay, PICTURES, "--overlay")
 
-    import cv2
     import numpy as np
 
     from inter2former_deploy.overlay import draw_overlay
@@ -120,7 +119,7 @@ def segment(
     _write(output, mask.astype(np.uint8) * np.uint8(255))
     report["mask"] = str(output)
     if overlay is not None:
-        _write(overlay, cv2.cvtColor(draw_overlay(pixels, mask, clicks), cv2.COLOR_RGB2BGR))
+        _write(overlay, draw_overlay(pixels, mask, clicks)[..., ::-1])
         report["overlay"] = str(overlay)
     if as_json:
         typer.echo(json.dumps(report, indent=2))
@@ -140,7 +139,10 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
 
     if not path.is_file():
         raise FileNotFoundError(f"there is no image {path}")
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    try:
+        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # of a picture beyond OpenCV's limits
+        raise ValueError(f"OpenCV does not read {path}: {error.err}") from error
     if pixels is None:
         raise ValueError(f"{path} is no picture that OpenCV reads")
     return np.ascontiguousarray(pixels[..., ::-1])

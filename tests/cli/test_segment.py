@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,20 @@ def test_grey_alpha_and_16_bit_files_become_rgb(tmp_path: Path, pixels: np.ndarr
     image = read_image(tmp_path / "image.png")
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, np.full((4, 5, 3), 77))
+
+
+def test_pictures_are_turned_as_their_orientation_tag_says(tmp_path: Path) -> None:
+    upright = np.zeros((8, 16, 3), np.uint8)
+    upright[:, :8] = 255  # white on the left
+    jpeg = cv2.imencode(".jpg", upright)[1].tobytes()
+    # a TIFF header and one entry: orientation (0x112), a short (3), one value: 6, to be turned to the right
+    exif = b"Exif\0\0" + b"II" + struct.pack("<HIHHHIII", 42, 8, 1, 0x112, 3, 1, 6, 0)
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:])
+    image = read_image(path)
+    assert image.shape == (16, 8, 3)
+    assert image[:6].min() > 200  # white on top
+    assert image[-6:].max() < 50
 
 
 def test_files_are_read_as_rgb(tmp_path: Path) -> None:
