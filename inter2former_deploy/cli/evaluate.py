@@ -65,8 +65,8 @@ def evaluate(
     if bundle is not None and size:
         raise typer.BadParameter("a bundle has one resolution; --size is for a checkpoint alone", param_hint="--size")
     from inter2former_deploy.data import open_dataset
+    from inter2former_deploy.evaluation import ReferenceSegmenter, overlay_worst, plot_mean_iou, table
     from inter2former_deploy.evaluation import evaluate as run
-    from inter2former_deploy.evaluation import overlay_worst, plot_mean_iou, table
     from inter2former_deploy.evaluation.models import open_bundle_model, open_reference_models
 
     models = [open_bundle_model(bundle, threads, custom_ops)] if bundle else []
@@ -83,10 +83,15 @@ def evaluate(
 
     for model, against in pairs:
         samples = open_dataset(dataset, images=images, length=length, size=model.size)
+        if isinstance(model, ReferenceSegmenter):
+            model.experts.take()  # forget what the same weights counted at another size
         result = run(model, samples, clicks=clicks, seed=seed, against=against, progress=progress)
         for group, row in result.scores().items():
             rows[f"{group} at {model.size}"] = row
         report[str(model.size)] = result.to_dict()
+        if isinstance(model, ReferenceSegmenter):
+            shares = report[str(model.size)]["expert shares"] = model.experts.take()
+            typer.echo(f"edge tokens by expert at {model.size}: " + ", ".join(f"{s:.1%}" for s in shares), err=True)
         failed |= bool(result.problems or result.differing())
         for problem in result.problems:
             typer.echo(f"not scored: {problem}", err=True)

@@ -25,7 +25,10 @@ class ReferenceSegmenter:
     """
 
     def __init__(self, model: Inter2Former, size: int) -> None:
+        from inter2former_deploy.training.experts import ExpertLoad
+
         self.model, self.size = model.eval(), size
+        self.experts = ExpertLoad(model, training=False)
 
     def open(self, image: NDArray[np.uint8]) -> Session:
         """A session on an image, uint8 RGB `[H, W, 3]`.

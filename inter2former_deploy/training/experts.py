@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -14,32 +12,32 @@ from inter2former_deploy.modules.experts import HybridExperts
 
 
 class ExpertLoad:
-    """Counts the edge tokens that each routed expert gets."""
+    """Counts the edge tokens that each routed expert of a model gets, over all layers.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.experts = [m for m in model.modules() if isinstance(m, HybridExperts)]
+    Args:
+        model: watched from now on.
+        training: count while the model is in training mode, or only while it is not.
+    """
 
-    @contextmanager
-    def counting(self) -> Iterator[list[float]]:
-        """Within, counts; afterwards the yielded list holds every expert's share, over all layers."""
-        counts = [torch.zeros(len(e.exp_bias), dtype=torch.int64) for e in self.experts]
-        shares: list[float] = []
+    def __init__(self, model: nn.Module, *, training: bool) -> None:
+        self.training = training
+        self.counts = torch.zeros(0, dtype=torch.int64)
+        for module in model.modules():
+            if isinstance(module, HybridExperts):
+                self.counts = torch.zeros(len(module.exp_bias), dtype=torch.int64)
+                module.register_forward_hook(self._count)
 
-        def count(at: int) -> Callable[..., None]:
-            def hook(module: nn.Module, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
-                x, edge = inputs
-                with torch.no_grad():
-                    gates = cast(HybridExperts, module).expert_gate(x[edge])
-                    chosen = operators.route(gates, cast(HybridExperts, module).exp_bias)
-                    counts[at] += torch.bincount(chosen.cpu(), minlength=len(counts[at]))
+    @torch.no_grad()
+    def _count(self, module: nn.Module, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
+        if module.training != self.training:
+            return
+        experts = cast(HybridExperts, module)
+        x, edge = inputs
+        chosen = operators.route(experts.expert_gate(x[edge]), experts.exp_bias)
+        self.counts += torch.bincount(chosen, minlength=len(self.counts)).cpu()
 
-            return hook
-
-        hooks = [e.register_forward_hook(count(i)) for i, e in enumerate(self.experts)]
-        try:
-            yield shares
-        finally:
-            for hook in hooks:
-                hook.remove()
-            total = torch.stack(counts).sum(0)
-            shares += (total / max(1, int(total.sum()))).tolist()
+    def take(self) -> list[float]:
+        """Every expert's share since the last call, adding up to 1."""
+        shares: list[float] = (self.counts / max(1, int(self.counts.sum()))).tolist()
+        self.counts.zero_()
+        return shares

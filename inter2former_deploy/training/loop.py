@@ -63,7 +63,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
         self.average = Average(self.model, config.ema)
         self.step = 0
-        self.experts = ExpertLoad(self.model)
+        self.experts = ExpertLoad(self.model, training=True)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, a constant part, half a cosine."""
@@ -93,8 +93,7 @@ class Trainer:
         )
 
         self.model.train()
-        with self.experts.counting() as load:
-            tokens, quantization = self.model.neck.training_forward(embedding[owner], labels)
+        tokens, quantization = self.model.neck.training_forward(embedding[owner], labels)
         with self.autocast():
             logits, low_res = self.model.decode_head.training_forward(tokens, [e[owner] for e in edges])
         terms = training_loss(logits.float(), low_res.float(), masks[:, None].to(self.device), quantization)
@@ -120,7 +119,7 @@ class Trainer:
             "distillation": 0.0 if distillation is None else distillation.item(),
             "iou": float(np.mean([iou(p, m) for p, m in zip(predicted, masks.numpy(), strict=True)])),
             "gradient": norm.item(),
-            "load": load,
+            "load": self.experts.take(),
         }
 
     def autocast(self) -> torch.autocast:

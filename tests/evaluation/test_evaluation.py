@@ -149,6 +149,7 @@ def test_the_command_scores_a_folder_and_reports_its_broken_sample(tmp_path, pro
     assert "all at 128" in result.output
     report = json.loads((tmp_path / "out/eval.json").read_text())
     assert report["128"]["scores"]["all"]["samples"] == 2
+    np.testing.assert_allclose(sum(report["128"]["expert shares"]), 1)
     assert len(list((tmp_path / "out").glob("worst-*/*.jpg"))) == 2
     cv2.imwrite(str(tmp_path / "data/masks/1.png"), np.zeros((48, 64), np.uint8))
     result = CliRunner().invoke(app, command)
