@@ -6,20 +6,16 @@ and become bare nodes here; their function bodies are appended afterwards, as th
 
 from __future__ import annotations
 
-import inspect
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import onnx
 import onnx_ir
 import onnx_ir.passes.common as onnx_passes
 import onnxscript.optimizer
 import torch
-from onnx.defs import OpSchema
-from onnxscript import values
 from torch import Tensor, nn
 
 from inter2former_deploy.config import PATCH, ModelConfig
@@ -27,7 +23,6 @@ from inter2former_deploy.contract import (
     DECODER_INPUTS,
     DECODER_OUTPUTS,
     DOMAIN,
-    DOMAIN_VERSION,
     ENCODER_INPUT,
     ENCODER_OUTPUTS,
     MEAN_BGR,
@@ -35,20 +30,12 @@ from inter2former_deploy.contract import (
     STD_BGR,
 )
 from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, HELPER_VERSION, check_opset, function_protos
-from inter2former_deploy.modules import operators as _operators  # noqa: F401 - defines torch.ops.inter2former
+from inter2former_deploy.exporters.translations import translation_table
 from inter2former_deploy.modules.model import Inter2Former
 
 DEFAULT_OPSET = 20  # the first with GELU as one operator; onnxruntime 1.17 and later run it
 
 _ENLARGING = ("ConstantOfShape", "Expand", "Tile")  # left to onnxruntime: their results would bloat the file
-_OPERATORS = (
-    "edge_tokens",
-    "prompt_embedding",
-    "hybrid_attention",
-    "hybrid_experts",
-    "token_box",
-    "local_upsample",
-)
 
 
 class EncoderGraph(nn.Module):
@@ -168,14 +155,14 @@ def _export(
             input_names=inputs,
             output_names=outputs,
             opset_version=opset,
-            custom_translation_table=dict(_translation(name) for name in _OPERATORS),
+            custom_translation_table=translation_table(),
             optimize=True,
             verbose=False,
         )
         if program is None:
             raise RuntimeError("torch.onnx.export returned no program")
         graph = program.model
-        # What follows from weights alone is computed here, whatever its size: stacked experts, codewords, rotary tables.
+        # What follows from weights alone is computed here, whatever its size: stacked experts, codewords, rotations.
         onnxscript.optimizer.fold_constants(
             graph,
             onnx_shape_inference=False,
@@ -208,44 +195,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _translation(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """A custom operator, and what makes it a bare node of our domain: tensors are inputs, all else is an attribute."""
-    operator = getattr(getattr(torch.ops, DOMAIN), name).default
-    arguments = {argument.name: str(argument.type) for argument in operator._schema.arguments}
-    tensors = [argument for argument, kind in arguments.items() if kind == "Tensor"]
-    attributes = {argument: _ATTRIBUTES[kind] for argument, kind in arguments.items() if kind != "Tensor"}
-    parameters = [OpSchema.FormalParameter(tensor, f"T_{tensor}") for tensor in tensors]
-    schema = OpSchema(
-        "".join(word.capitalize() for word in name.split("_")),
-        DOMAIN,
-        DOMAIN_VERSION,
-        inputs=parameters,
-        outputs=[OpSchema.FormalParameter("out", "T_out")],
-        type_constraints=[
-            (f"T_{x}", ["tensor(float)", "tensor(uint8)", "tensor(int64)"], "") for x in (*tensors, "out")
-        ],
-        attributes=[OpSchema.Attribute(attribute, kind) for attribute, (_, kind) in attributes.items()],
-    )
-    node = values.Op(values.Opset(DOMAIN, DOMAIN_VERSION), schema.name, schema)
-
-    def translate(*args: Any, **kwargs: Any) -> Any:
-        given: Mapping[str, Any] = dict(zip(arguments, args, strict=False)) | kwargs
-        settings = {attribute: convert(given[attribute]) for attribute, (convert, _) in attributes.items()}
-        return node(*(given[tensor] for tensor in tensors), **settings)
-
-    # The exporter looks at names and types of the parameters.
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    translate.__signature__ = inspect.Signature([inspect.Parameter(x, kind) for x in arguments])  # type: ignore[attr-defined]
-    translate.__annotations__ = {attribute: convert for attribute, (convert, _) in attributes.items()}
-    return operator, translate
-
-
-_TENSOR_TYPES = ("tensor(float)", "tensor(uint8)", "tensor(int64)")
-_ATTRIBUTES: dict[str, tuple[Callable[[Any], Any], OpSchema.AttrType]] = {
-    "int": (int, OpSchema.AttrType.INT),
-    "bool": (int, OpSchema.AttrType.INT),
-    "float": (float, OpSchema.AttrType.FLOAT),
-    "str": (str, OpSchema.AttrType.STRING),
-}

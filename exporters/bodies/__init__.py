@@ -15,7 +15,7 @@ from inter2former_deploy.contract import DOMAIN
 from inter2former_deploy.exporters.bodies.edge_tokens import EdgeTokens
 from inter2former_deploy.exporters.bodies.hybrid_attention import HybridAttention, Rotate
 from inter2former_deploy.exporters.bodies.hybrid_experts import Expert, HybridExperts
-from inter2former_deploy.exporters.bodies.local_upsample import LocalUpsample, UpsampleRows
+from inter2former_deploy.exporters.bodies.local_upsample import LocalUpsample, MeanOfRows, UpsampleRows
 from inter2former_deploy.exporters.bodies.prompt_embedding import PromptEmbedding, PromptNetwork
 from inter2former_deploy.exporters.bodies.shared import (
     HELPER_DOMAIN,
@@ -34,7 +34,7 @@ MIN_OPSET = 18  # torch.onnx.export(dynamo=True) starts here, and so do the oper
 MAX_OPSET = 24  # the newest that was run
 
 _OPERATORS = (EdgeTokens, PromptEmbedding, HybridAttention, HybridExperts, TokenBox, LocalUpsample)
-_HELPERS = (IsText, Logistic, Silu, TightBox, LabelBox, PromptNetwork, Rotate, Expert, UpsampleRows)
+_HELPERS = (IsText, Logistic, Silu, TightBox, LabelBox, PromptNetwork, Rotate, Expert, UpsampleRows, MeanOfRows)
 
 
 def check_opset(opset: int) -> None:

@@ -64,6 +64,13 @@ def UpsampleRows(taps):
     return op.Slice(raised, [0], rows * 2)
 
 
+@script(helpers, default_opset=op)
+def MeanOfRows(x):
+    """The mean of all values of [H, W, C], []."""
+    rows = op.Reshape(x, op.Concat(op.Shape(x, start=0, end=1), op.Constant(value_ints=[-1]), axis=0))
+    return op.ReduceMean(op.ReduceMean(rows, op.Constant(value_ints=[1]), keepdims=0), keepdims=0)
+
+
 @script(operators, default_opset=op)
 def LocalUpsample(
     x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge, edge_border, edge_corner,
@@ -76,8 +83,9 @@ def LocalUpsample(
     three = op.Constant(value_ints=[3])
     rest = op.Constant(value_ints=[-1])
 
-    centred = x - op.ReduceMean(x)
-    deviation = op.Sqrt(op.ReduceMean(centred * centred) + op.Constant(value_float=epsilon))
+    # Row by row: onnxruntime adds up all values of one reduction in turn; with 4 million that costs 2e-4 of the sum.
+    centred = x - MeanOfRows(x)
+    deviation = op.Sqrt(MeanOfRows(centred * centred) + op.Constant(value_float=epsilon))
     row = op.Concat(width, op.Shape(norm_bias), axis=0)  # onnxruntime adds whole rows far faster than a few channels
     normed = centred * op.Expand(norm_weight / deviation, row) + op.Expand(norm_bias, row)
 

@@ -254,3 +254,9 @@ def test_local_upsample(
     weights = ("norm_weight", "norm_bias", "conv_weight", "conv_bias")
     out = run("LocalUpsample", inputs, constant=weights, activation=activation, epsilon=1e-4)
     assert_accurate(out, twins.local_upsample, *inputs.values(), activation=activation, epsilon=1e-4)
+
+
+def test_statistics_of_a_large_crop() -> None:
+    """A plain sum of its million values would be off by 2e-5 (tried: ReduceMean over all axes)."""
+    inputs = upsample_inputs(np.random.default_rng(9), grid=16, box=(0, 0, 16, 16), pixels=8, channels=(64, 2))
+    assert_accurate(run("LocalUpsample", inputs), twins.local_upsample, *inputs.values())
