@@ -5,23 +5,26 @@
 #include "kernels/hybrid_attention.h"
 #include "kernels/hybrid_experts.h"
 #include "kernels/label_box.h"
+#include "kernels/local_upsample.h"
 #include "kernels/prompt_embedding.h"
 #include "kernels/token_box.h"
 
 namespace i2f {
 
 // Every kernel, one line each: its contract's function type and its name.
-#define I2F_KERNELS(X)                                      \
-  X(EdgeTokensKernel, edge_tokens)                          \
-  X(HybridAttentionKernel, hybrid_attention)                \
-  X(HybridAttentionScratchKernel, hybrid_attention_scratch) \
-  X(PackedExpertsSizeKernel, packed_experts_size)           \
-  X(PackExpertsKernel, pack_experts)                        \
-  X(HybridExpertsKernel, hybrid_experts)                    \
-  X(LabelBoxKernel, label_box)                              \
-  X(PromptEmbeddingKernel, prompt_embedding)                \
-  X(PromptPackKernel, prompt_pack)                          \
-  X(PromptPackedSizeKernel, prompt_packed_size)             \
+#define I2F_KERNELS(X)                              \
+  X(EdgeTokensKernel, edge_tokens)                  \
+  X(HybridAttentionKernel, hybrid_attention)        \
+  X(PackedExpertsSizeKernel, packed_experts_size)   \
+  X(PackExpertsKernel, pack_experts)                \
+  X(HybridExpertsKernel, hybrid_experts)            \
+  X(LabelBoxKernel, label_box)                      \
+  X(PackedUpsampleSizeKernel, packed_upsample_size) \
+  X(PackUpsampleKernel, pack_upsample)              \
+  X(LocalUpsampleKernel, local_upsample)            \
+  X(PromptEmbeddingKernel, prompt_embedding)        \
+  X(PromptPackKernel, prompt_pack)                  \
+  X(PromptPackedSizeKernel, prompt_packed_size)     \
   X(TokenBoxKernel, token_box)
 
 struct KernelTable {

@@ -16,6 +16,7 @@ namespace i2f {
   X(EdgeTokens)          \
   X(HybridAttention)     \
   X(HybridExperts)       \
+  X(LocalUpsample)       \
   X(PromptEmbedding)     \
   X(TokenBox)
 

@@ -1,0 +1,572 @@
+// conv3x3(bicubic2x(n)) = sum over the nine taps t of shift_t(bicubic2x(W_t n)): the convolution's
+// products are taken at low resolution, four times fewer of them, and bicubic2x, which works on
+// each channel alone, is left for the end, on few channels.
+//
+// The maps W_t n are made a band of rows at a time, in a ring of rows, by all threads; then the
+// band is resized, down the rows first. The sums run over (column, channel) as they lie in memory,
+// so that vectors are full for any number of channels.
+
+#include "kernels/local_upsample.h"
+
+#include "kernels/gemm.h"
+#include "kernels/math.h"
+#include "kernels/shuffle.h"
+
+namespace i2f::I2F_TIER {
+namespace {
+
+constexpr int kTaps = 9;    // of the convolution, row by row
+constexpr int kCentre = 4;  // the tap that never leaves the crop: it carries the bias
+constexpr int kReach = 2;   // low-resolution pixels that a pixel of the result sees each way
+
+constexpr int kPanel = 3;                             // vectors of a panel of weights
+constexpr int kPixels = kTileRows<kPanel>;            // pixels of a tile
+constexpr int kWide = kTileRows<3> >= kTaps ? 3 : 1;  // vectors of pixels, for one output channel
+static_assert(kTileRows<kWide> >= kTaps, "the taps are the rows of a tile");
+
+constexpr int64_t kChunk = 8192;    // floats whose mean is taken at once: they fit the first cache
+constexpr int64_t kRing = 2 << 20;  // floats of the ring, about
+constexpr int64_t kStrip = 1024;    // floats of a strip of columns, about
+constexpr int64_t kMostTasks = 64;  // of the tap maps: bounds the scratch
+constexpr int64_t kTaskCost = 1 << 18;  // products a task of the tap maps has, at least
+constexpr int64_t kResizeTasks = 16;    // of a band: so many if it has the rows
+constexpr int64_t kResizeRows =
+    8;  // but no more rows a task, which shares rows with its neighbours
+
+inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Where the packed parameters lie, in floats.
+//   scale, shift  of the norm: as many pixels side by side as make whole vectors
+//   taps          panels of three vectors of columns (tap, output channel); for one output channel
+//   a
+//                 row for each tap, its bias last
+struct Layout {
+  Layout(int64_t in_channels, int64_t out_channels)
+      : pixel_lanes(out_channels == 1),
+        period(in_channels % kLanes == 0 ? in_channels : in_channels * kLanes),
+        panels(ceil_div(kTaps * out_channels, kPanel * kLanes)),
+        panel(panel_floats<kPanel>(in_channels)),
+        total(2 * period + (pixel_lanes ? kTaps * (in_channels + 1) : panels * panel)) {}
+
+  bool pixel_lanes;
+  int64_t period;
+  int64_t panels, panel;
+  int64_t total;
+};
+
+// Bicubic x2 with A = -0.75: an odd pixel 2j+1 is a sum over j-1..j+2 with these weights, an even
+// one 2j over j-2..j+1 with them reversed. They are exact in float32 and sum to one.
+constexpr float kCubic[4] = {-0.10546875f, 0.87890625f, 0.26171875f, -0.03515625f};
+
+// Two neighbouring pixels of the sum of three taps' resized maps, at(t, k) being tap t's pixel k -
+// 2 from theirs. At the crop's first pixel tap 0 falls into the zero padding for the first of the
+// two, at the last pixel tap 2 for the second.
+struct Pair {
+  Vec first, second;
+};
+template <bool kFirst, bool kLast, class At>
+inline __attribute__((always_inline)) Pair resize(const At& at) {
+  const Vec q0 = broadcast(kCubic[0]), q1 = broadcast(kCubic[1]), q2 = broadcast(kCubic[2]),
+            q3 = broadcast(kCubic[3]);
+  const Vec a0 = at(0, 0), a1 = at(0, 1), a2 = at(0, 2), a3 = at(0, 3);
+  const Vec b0 = at(1, 0), b1 = at(1, 1), b2 = at(1, 2), b3 = at(1, 3), b4 = at(1, 4);
+  const Vec c1 = at(2, 1), c2 = at(2, 2), c3 = at(2, 3), c4 = at(2, 4);
+  Pair pair{q3 * b0 + q2 * b1 + q1 * b2 + q0 * b3, q0 * b1 + q1 * b2 + q2 * b3 + q3 * b4};
+  if (!kFirst) pair.first += q0 * a0 + q1 * a1 + q2 * a2 + q3 * a3;
+  pair.second += q3 * a0 + q2 * a1 + q1 * a2 + q0 * a3;
+  pair.first += q0 * c1 + q1 * c2 + q2 * c3 + q3 * c4;
+  if (!kLast) pair.second += q3 * c1 + q2 * c2 + q1 * c3 + q0 * c4;
+  return pair;
+}
+
+// Calls body(Flag<first>(), Flag<last>()).
+template <bool kValue>
+struct Flag {
+  static constexpr bool value = kValue;
+};
+template <class Body>
+inline void with_ends(bool first, bool last, const Body& body) {
+  if (first) {
+    last ? body(Flag<true>(), Flag<true>()) : body(Flag<true>(), Flag<false>());
+  } else {
+    last ? body(Flag<false>(), Flag<true>()) : body(Flag<false>(), Flag<false>());
+  }
+}
+
+struct Moments {
+  double mean, squares;  // squares: sum of squared distances from the mean
+};
+
+float sum_of_lanes(Vec v) {
+  float sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += v[i];
+  return sum;
+}
+
+// Of x [count], 1 <= count <= kChunk. Distances are from a rounded mean; their own mean mends it.
+Moments moments_of(const float* x, int64_t count) {
+  constexpr int kSums = 4;
+  const int64_t whole = count / (kSums * kLanes) * (kSums * kLanes);
+  const auto sum_up = [&](const auto& term) {
+    Vec sums[kSums] = {};
+    for (int64_t i = 0; i < whole; i += kSums * kLanes) {
+      for (int j = 0; j < kSums; ++j) sums[j] += term(load(x + i + j * kLanes));
+    }
+    float sum = sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (int64_t i = whole; i < count; ++i) sum += term(broadcast(x[i]))[0];
+    return sum;
+  };
+  const auto n = static_cast<double>(count);
+  const float about = sum_up([](Vec v) { return v; }) / static_cast<float>(count);
+  const Vec from = broadcast(about);
+  const double rest = sum_up([&](Vec v) { return v - from; }) / n;
+  return {about + rest, sum_up([&](Vec v) { return (v - from) * (v - from); }) - n * rest * rest};
+}
+
+Moments moments_of_all(const float* x, int64_t count, const Memory& memory,
+                       const Parallel& parallel) {
+  const int64_t chunks = ceil_div(count, kChunk);
+  auto* parts = take<Moments>(memory, chunks);
+  const int64_t tasks = at_most(chunks, kMostTasks);
+  parallel_for(parallel, static_cast<size_t>(tasks), [&](size_t task) {
+    const auto i = static_cast<int64_t>(task);
+    for (int64_t c = chunks * i / tasks; c < chunks * (i + 1) / tasks; ++c) {
+      parts[c] = moments_of(x + c * kChunk, at_most(kChunk, count - c * kChunk));
+    }
+  });
+  Moments all = parts[0];
+  double seen = static_cast<double>(at_most(kChunk, count));
+  for (int64_t c = 1; c < chunks; ++c) {
+    const auto size = static_cast<double>(at_most(kChunk, count - c * kChunk));
+    const double step = parts[c].mean - all.mean, share = size / (seen + size);
+    all.squares += parts[c].squares + step * step * seen * share;
+    all.mean += step * share;
+    seen += size;
+  }
+  return all;
+}
+
+// (x - mean) * scale + shift, the norm.
+struct Norm {
+  float mean;
+  const float *scale, *shift;  // [period]
+  int64_t period;
+
+  // Of whole pixels, `count` floats.
+  void operator()(const float* x, int64_t count, float* to) const {
+    const Vec from = broadcast(mean);
+    int64_t at = 0, i = 0;
+    for (; i + kLanes <= count; i += kLanes) {
+      store(to + i, (load(x + i) - from) * load(scale + at) + load(shift + at));
+      at = at + kLanes == period ? 0 : at + kLanes;
+    }
+    for (; i < count; ++i, ++at) to[i] = (x[i] - mean) * scale[at] + shift[at];
+  }
+};
+
+// A stage's sizes, and the ring of rows of the tap maps: row r lies in slot r % slots, tap after
+// tap.
+struct Stage {
+  int64_t rows, columns, in, out;  // of the crop at low resolution, and channels
+  const float* x;
+  const Layout& layout;
+  const float* packed_taps;
+  Norm norm;
+  float* ring;
+  int64_t slots;
+  int64_t tap;  // floats from one tap's row to the next: a vector may begin at its last element
+
+  const float* row(int64_t r) const {
+    const int64_t inside = at_most(at_least(r, 0), rows - 1);
+    return ring + inside % slots * kTaps * tap;
+  }
+  float* pixel(int64_t p) const {
+    return ring + p / columns % slots * kTaps * tap + p % columns * out;
+  }
+};
+
+// ---- The tap maps.
+
+// Pixels [begin, end), counted along the rows; `tile` holds kPixels * Ci floats.
+void map_taps(const Stage& stage, int64_t begin, int64_t end, float* tile) {
+  const int64_t columns = kTaps * stage.out;
+  for_parts(begin, end, kPixels, [&](int64_t first, int64_t last) {
+    stage.norm(stage.x + first * stage.in, (last - first) * stage.in, tile);
+    with_rows<kPixels>(last - first, [&](auto height) {
+      constexpr int M = decltype(height)::kCount;
+      const float* rows[M];
+      float* to[M];
+      for (int m = 0; m < M; ++m) {
+        rows[m] = tile + m * stage.in;
+        to[m] = stage.pixel(first + m);
+      }
+      for (int64_t p = 0; p < stage.layout.panels; ++p) {
+        Vec sums[M][kPanel];
+        multiply<M, kPanel>(rows, stage.packed_taps + p * stage.layout.panel, stage.in, sums);
+        const int64_t column = p * kPanel * kLanes;
+        if (stage.out % kLanes == 0) {
+          int64_t offset[kPanel];
+          for (int n = 0; n < kPanel; ++n) {
+            const int64_t at = at_most(column + n * kLanes, columns - kLanes);
+            offset[n] = at / stage.out * stage.tap + at % stage.out;
+          }
+#pragma GCC unroll 32
+          for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 32
+            for (int n = 0; n < kPanel; ++n) store(to[m] + offset[n], sums[m][n]);
+          }
+          continue;
+        }
+        Vec results[M][kPanel];
+        copy<M, kPanel>(sums, results);
+        const int64_t behind = at_most(column + kPanel * kLanes, columns);
+        for (int64_t at = column; at < behind;) {
+          const int64_t channel = at % stage.out;
+          const int64_t count = at_most(stage.out - channel, behind - at);
+          float* into = nullptr;
+          for (int m = 0; m < M; ++m) {
+            into = to[m] + at / stage.out * stage.tap + channel;
+            const float* from = reinterpret_cast<const float*>(results[m]) + (at - column);
+            for (int64_t i = 0; i < count; ++i) into[i] = from[i];
+          }
+          at += count;
+        }
+      }
+    });
+  });
+}
+
+// Rows of `from` [pixels, channels] -> `to` [channels, pixels], kWide vectors of pixels; `spare` is
+// as large as either.
+void transpose(float* from, int64_t channels, float* spare, float* to) {
+  constexpr int64_t pixels = kWide * kLanes;
+  if ((channels & (channels - 1)) != 0) {
+    for (int64_t k = 0; k < channels; ++k) {
+      for (int64_t p = 0; p < pixels; ++p) to[k * pixels + p] = from[p * channels + k];
+    }
+    return;
+  }
+  // Each round moves the lowest bit of an element's place, one of the channel's, above all others.
+  const int64_t half = pixels * channels / 2;
+  for (int64_t left = channels; left > 1; left /= 2) {
+    float* into = left == 2 ? to : spare;
+    for (int64_t i = 0; i < half; i += kLanes) {
+      const Vec low = load(from + 2 * i), high = load(from + 2 * i + kLanes);
+      store(into + i, even_lanes(low, high));
+      store(into + half + i, odd_lanes(low, high));
+    }
+    spare = from;
+    from = into;
+  }
+  if (channels == 1) {
+    for (int64_t i = 0; i < pixels; i += kLanes) store(to + i, load(from + i));
+  }
+}
+
+// Runs of kWide vectors of pixels, [begin, end) of them, counted along the rows; one output
+// channel, pixels in the lanes. `tile` holds run_floats().
+int64_t run_floats(int64_t channels) { return kWide * kLanes * (3 * channels + 2); }
+void map_taps_of_runs(const Stage& stage, int64_t begin, int64_t end, float* tile) {
+  constexpr int64_t run = kWide * kLanes;
+  const int64_t runs = ceil_div(stage.columns, run);
+  float* panel = tile + 2 * run * stage.in;
+  for (int64_t i = 0; i < run; ++i) panel[i] = 0;
+  for (int64_t i = 0; i < run; ++i) panel[(stage.in + 1) * run + i] = 1;  // the bias's column
+  const float* rows[kTaps];
+  for (int t = 0; t < kTaps; ++t) rows[t] = stage.packed_taps + t * (stage.in + 1);
+  for (int64_t r = begin; r < end; ++r) {
+    const int64_t first = r % runs * run, pixel = r / runs * stage.columns + first;
+    const int64_t count = at_most(run, stage.columns - first);
+    stage.norm(stage.x + pixel * stage.in, count * stage.in, tile);
+    for (int64_t i = count * stage.in; i < run * stage.in; ++i) tile[i] = 0;
+    transpose(tile, stage.in, tile + run * stage.in, panel + run);
+    Vec sums[kTaps][kWide];
+    multiply<kTaps, kWide>(rows, panel, stage.in + 1, sums);
+    float* to = stage.pixel(pixel);
+#pragma GCC unroll 32
+    for (int t = 0; t < kTaps; ++t) {
+#pragma GCC unroll 32
+      for (int n = 0; n < kWide; ++n) {
+        if (n * kLanes < count) store(to + t * stage.tap + n * kLanes, sums[t][n]);
+      }
+    }
+  }
+}
+
+// ---- Resizing and summing the tap maps.
+
+// What a task works in.
+struct Desk {
+  Desk(float* memory, int64_t pixels, int64_t channels)
+      : width(round_up((pixels + 2 * kReach) * channels, kLanes) + kLanes),
+        edge_row(memory + 6 * width),
+        mixed(edge_row + round_up(2 * pixels * channels, kLanes)),
+        columns(memory) {}
+
+  static int64_t floats(int64_t pixels, int64_t channels) {
+    const Desk desk(nullptr, pixels, channels);
+    return 6 * desk.width + 2 * round_up(2 * pixels * channels, kLanes) + 2 * kLanes;
+  }
+
+  // Two rows of the result, and of each the sums that column dx of the taps takes part in, before
+  // resizing along the row; from kReach pixels before the strip to kReach behind it.
+  float* column(int phase, int dx) const { return columns + (3 * phase + dx) * width; }
+
+  int64_t width;
+  float* edge_row;  // of edge features with the crop's border taken away
+  float* mixed;     // of results before the activation
+
+ private:
+  float* columns;
+};
+
+struct Resize {
+  const Stage& stage;
+  const CropEdge& edge;
+  bool activate;
+  float* y;
+
+  Vec result(Vec sum, Vec e) const { return activate ? silu(sum + e) : sum + e; }
+
+  // result() of up to kLanes elements.
+  void put(float* to, Vec sum, const float* e, int64_t count) const {
+    if (count >= kLanes) return store(to, result(sum, load(e)));
+    const int n = static_cast<int>(count);
+    if (n > 0) store_partial(to, result(sum, load_partial(e, n)), n);
+  }
+
+  // Columns [begin, end) of low-resolution row r: two rows of the result.
+  void rows_of(int64_t r, int64_t begin, int64_t end, const Desk& desk) const {
+    const int64_t channels = stage.out;
+    const int64_t first = at_least(begin - kReach, 0), last = at_most(end + kReach, stage.columns);
+    const int64_t floats = (last - first) * channels;
+    const int64_t into = (first - (begin - kReach)) * channels;
+    const float* row[5];
+    for (int k = 0; k < 5; ++k) row[k] = stage.row(r + k - kReach) + first * channels;
+    with_ends(r == 0, r == stage.rows - 1, [&](auto top, auto bottom) {
+      for (int dx = 0; dx < 3; ++dx) {
+        for (int64_t i = 0; i < floats; i += kLanes) {
+          const Pair pair = resize<decltype(top)::value, decltype(bottom)::value>(
+              [&](int dy, int k) { return load(row[k] + (3 * dy + dx) * stage.tap + i); });
+          store(desk.column(0, dx) + into + i, pair.first);
+          store(desk.column(1, dx) + into + i, pair.second);
+        }
+      }
+    });
+    for (int64_t x = begin - kReach; x < end + kReach; ++x) {  // clamped
+      const int64_t inside = at_most(at_least(x, first), last - 1);
+      if (x == inside) continue;
+      for (int phase = 0; phase < 2; ++phase) {
+        for (int dx = 0; dx < 3; ++dx) {
+          float* column = desk.column(phase, dx) - (begin - kReach) * channels;
+          for (int64_t c = 0; c < channels; ++c)
+            column[x * channels + c] = column[inside * channels + c];
+        }
+      }
+    }
+    for (int phase = 0; phase < 2; ++phase) row_of(2 * r + phase, phase, begin, end, desk);
+  }
+
+  void row_of(int64_t row, int phase, int64_t begin, int64_t end, const Desk& desk) const {
+    const int64_t channels = stage.out, pixels = end - begin, floats = 2 * pixels * channels;
+    const bool top = row == 0, bottom = row == 2 * stage.rows - 1;
+    const float* e = edge.edge + row * edge.stride + 2 * begin * channels;
+    if (top || bottom) {
+      const float* border = (top ? edge.above : edge.below) + 2 * begin * channels;
+      for (int64_t i = 0; i < floats; ++i) desk.edge_row[i] = e[i] - border[i];
+      e = desk.edge_row;
+    }
+    float* to = y + (2 * row * stage.columns + 2 * begin) * channels;
+    const float* column[3];
+    for (int dx = 0; dx < 3; ++dx) column[dx] = desk.column(phase, dx);
+
+    if (channels % kLanes == 0) {
+      whole_pixels(column, pixels, e, to);
+    } else if (!(zipped<1>(column, pixels, e, to) || zipped<2>(column, pixels, e, to) ||
+                 zipped<4>(column, pixels, e, to) || zipped<8>(column, pixels, e, to))) {
+      any_pixels(column, pixels, e, desk.mixed, to);
+    }
+    if (begin == 0) {
+      const float* corner = top ? edge.corner[0] : bottom ? edge.corner[2] : nullptr;
+      border_pixel<true>(column, e, edge.left + row * channels, corner, to);
+    }
+    if (end == stage.columns) {
+      const float* corner = top ? edge.corner[1] : bottom ? edge.corner[3] : nullptr;
+      const int64_t last = floats - channels;
+      for (int dx = 0; dx < 3; ++dx) column[dx] += (pixels - 1) * channels;
+      border_pixel<false>(column, e + last, edge.right + row * channels, corner, to + last);
+    }
+  }
+
+  // The pair of pixels, kLanes elements of each, `i` elements into the strip.
+  template <bool kFirst = false, bool kLast = false>
+  Pair pair_at(const float* const* column, int64_t i) const {
+    const int64_t channels = stage.out;
+    return resize<kFirst, kLast>(
+        [&](int dx, int k) { return load(column[dx] + i + k * channels); });
+  }
+
+  // Channels that fill vectors.
+  void whole_pixels(const float* const* column, int64_t pixels, const float* e, float* to) const {
+    const int64_t channels = stage.out;
+    for (int64_t x = 0; x < pixels; ++x) {
+      for (int64_t c = 0; c < channels; c += kLanes) {
+        const Pair pair = pair_at(column, x * channels + c);
+        const int64_t at = 2 * x * channels + c;
+        store(to + at, result(pair.first, load(e + at)));
+        store(to + at + channels, result(pair.second, load(e + at + channels)));
+      }
+    }
+  }
+
+  // Vectors that are filled by a few pixels of kChannels, if those are the channels.
+  template <int kChannels>
+  bool zipped(const float* const* column, int64_t pixels, const float* e, float* to) const {
+    if constexpr (kChannels < kLanes) {
+      if (stage.out != kChannels) return false;
+      const int64_t floats = pixels * kChannels;
+      for (int64_t i = 0; i < floats; i += kLanes) {
+        const Pair pair = pair_at(column, i);
+        put(to + 2 * i, zip_low<kChannels>(pair.first, pair.second), e + 2 * i, 2 * (floats - i));
+        put(to + 2 * i + kLanes, zip_high<kChannels>(pair.first, pair.second), e + 2 * i + kLanes,
+            2 * (floats - i) - kLanes);
+      }
+      return true;
+    }
+    return false;
+  }
+
+  // Any number of channels.
+  void any_pixels(const float* const* column, int64_t pixels, const float* e, float* mixed,
+                  float* to) const {
+    const int64_t channels = stage.out, floats = 2 * pixels * channels;
+    for (int64_t x = 0; x < pixels; ++x) {
+      for (int64_t c = 0; c < channels; c += kLanes) {
+        const Pair pair = pair_at(column, x * channels + c);
+        const int count = static_cast<int>(at_most(kLanes, channels - c));
+        store_partial(mixed + 2 * x * channels + c, pair.first, count);
+        store_partial(mixed + (2 * x + 1) * channels + c, pair.second, count);
+      }
+    }
+    for (int64_t i = 0; i < floats; i += kLanes) put(to + i, load(mixed + i), e + i, floats - i);
+  }
+
+  // The crop's first or last pixel of a row, over what the others' formula left there.
+  template <bool kFirst>
+  void border_pixel(const float* const* column, const float* e, const float* border,
+                    const float* corner, float* to) const {
+    for (int64_t c = 0; c < stage.out; c += kLanes) {
+      const Pair pair = pair_at<kFirst, !kFirst>(column, c);
+      const int count = static_cast<int>(at_most(kLanes, stage.out - c));
+      Vec inside = load_partial(e + c, count) - load_partial(border + c, count);
+      if (corner != nullptr) inside += load_partial(corner + c, count);
+      store_partial(to + c, result(kFirst ? pair.first : pair.second, inside), count);
+    }
+  }
+};
+
+}  // namespace
+
+size_t packed_upsample_size(int64_t in_channels, int64_t out_channels) {
+  return static_cast<size_t>(Layout(in_channels, out_channels).total);
+}
+
+void pack_upsample(const UpsampleWeights& weights, float* packed) {
+  const int64_t in = weights.in_channels, out = weights.out_channels;
+  const Layout layout(in, out);
+  for (int64_t i = 0; i < layout.period; ++i) {
+    packed[i] = weights.norm_weight[i % in];
+    packed[layout.period + i] = weights.norm_bias[i % in];
+  }
+  float* taps = packed + 2 * layout.period;
+  if (layout.pixel_lanes) {
+    for (int64_t t = 0; t < kTaps; ++t) {
+      for (int64_t k = 0; k < in; ++k) taps[t * (in + 1) + k] = weights.conv_weight[k * kTaps + t];
+      taps[t * (in + 1) + in] = t == kCentre ? weights.conv_bias[0] : 0;
+    }
+    return;
+  }
+  constexpr int64_t width = kPanel * kLanes;
+  for (int64_t column = 0; column < layout.panels * width; ++column) {
+    float* to = taps + column / width * layout.panel + column % width;
+    const int64_t tap = column / out, channel = column % out;
+    const bool inside = tap < kTaps;
+    to[0] = tap == kCentre ? weights.conv_bias[channel] : 0;
+    for (int64_t k = 0; k < in; ++k) {
+      to[(k + 1) * width] = inside ? weights.conv_weight[(channel * in + k) * kTaps + tap] : 0;
+    }
+  }
+}
+
+void local_upsample(const float* x, int64_t rows, int64_t columns, int64_t in_channels,
+                    int64_t out_channels, const CropEdge& edge, const float* packed, float epsilon,
+                    bool activate, float* y, const Memory& memory, const Parallel& parallel) {
+  const Layout layout(in_channels, out_channels);
+  const int64_t count = rows * columns * in_channels;
+  const Moments moments = moments_of_all(x, count, memory, parallel);
+  const double variance = moments.squares / static_cast<double>(count);
+  const auto inverse = static_cast<float>(1 / __builtin_sqrt(variance + epsilon));
+  float* scale = take<float>(memory, layout.period);
+  for (int64_t i = 0; i < layout.period; ++i) scale[i] = packed[i] * inverse;
+
+  const int64_t tap = round_up(columns * out_channels, kLanes) + kLanes;
+  const int64_t slots = at_most(rows, at_least(kRing / (kTaps * tap), 4 * kReach));
+  const int64_t band = slots == rows ? rows : slots - 2 * kReach;
+  const Stage stage{
+      rows,
+      columns,
+      in_channels,
+      out_channels,
+      x,
+      layout,
+      packed + 2 * layout.period,
+      {static_cast<float>(moments.mean), scale, packed + layout.period, layout.period},
+      take<float>(memory, slots * kTaps * tap),
+      slots,
+      tap};
+  const Resize resize{stage, edge, activate, y};
+
+  // Tap maps: `units` of a row, tiles of pixels or runs.
+  const int64_t run = kWide * kLanes;
+  const int64_t units = layout.pixel_lanes ? ceil_div(columns, run) : columns;
+  const int64_t unit_cost = in_channels * kTaps * (layout.pixel_lanes ? run : out_channels);
+  const int64_t tile = layout.pixel_lanes ? run_floats(in_channels) : kPixels * in_channels;
+  float* tiles = take<float>(memory, kMostTasks * tile);
+
+  const int64_t strips = at_most(columns, ceil_div(columns * out_channels, kStrip));
+  const int64_t strip = ceil_div(columns, strips);
+  const int64_t rows_a_task = at_least(1, at_most(kResizeRows, band * strips / kResizeTasks));
+  const int64_t desk = Desk::floats(strip, out_channels);
+  float* desks = take<float>(memory, ceil_div(band, rows_a_task) * strips * desk);
+
+  int64_t mapped = 0;  // rows whose tap maps are made
+  for_parts(0, rows, band, [&](int64_t begin, int64_t end) {
+    const int64_t from = mapped * units;
+    mapped = at_most(rows, end + kReach);
+    const int64_t work = mapped * units - from;
+    const int64_t most = layout.pixel_lanes ? work : ceil_div(work, kPixels);
+    const int64_t map_tasks =
+        at_most(kMostTasks, at_most(most, ceil_div(work * unit_cost, kTaskCost)));
+    parallel_for(parallel, static_cast<size_t>(map_tasks), [&](size_t task) {
+      const auto i = static_cast<int64_t>(task);
+      const int64_t first = from + work * i / map_tasks, last = from + work * (i + 1) / map_tasks;
+      (layout.pixel_lanes ? map_taps_of_runs : map_taps)(stage, first, last, tiles + i * tile);
+    });
+
+    const int64_t groups = ceil_div(end - begin, rows_a_task);
+    parallel_for(parallel, static_cast<size_t>(groups * strips), [&](size_t task) {
+      const auto i = static_cast<int64_t>(task);
+      const int64_t g = i / strips, s = i % strips;
+      const int64_t left = columns * s / strips, right = columns * (s + 1) / strips;
+      const Desk own(desks + i * desk, strip, out_channels);
+      for (int64_t r = begin + (end - begin) * g / groups;
+           r < begin + (end - begin) * (g + 1) / groups; ++r) {
+        resize.rows_of(r, left, right, own);
+      }
+    });
+  });
+}
+
+}  // namespace i2f::I2F_TIER

@@ -1,0 +1,50 @@
+// Lanes of two vectors rearranged, in the compilers' own ways.
+#pragma once
+
+#include <utility>  // std::integer_sequence, a type: it leaves no code behind
+
+#include "kernels/simd.h"
+
+namespace i2f::I2F_TIER {
+
+// Lane i is lane Map::at(i) of a and b side by side.
+template <class Map, int... i>
+inline Vec shuffle(Vec a, Vec b, std::integer_sequence<int, i...>) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, Map::at(i)...);
+#else
+  return __builtin_shuffle(a, b, VecInt{Map::at(i)...});
+#endif
+}
+template <class Map>
+inline Vec shuffle(Vec a, Vec b) {
+  return shuffle<Map>(a, b, std::make_integer_sequence<int, kLanes>());
+}
+
+template <int kPhase>
+struct Unzip {
+  static constexpr int at(int i) { return 2 * i + kPhase; }
+};
+template <int kGroup, int kHalf>
+struct Zip {
+  static constexpr int at(int i) {
+    const int group = i / kGroup;
+    return group % 2 * kLanes + kHalf * kLanes / 2 + group / 2 * kGroup + i % kGroup;
+  }
+};
+
+// The even and the odd lanes of a and b side by side.
+inline Vec even_lanes(Vec a, Vec b) { return shuffle<Unzip<0>>(a, b); }
+inline Vec odd_lanes(Vec a, Vec b) { return shuffle<Unzip<1>>(a, b); }
+
+// Groups of kGroup lanes of a and of b by turns: the first half of all, and the second.
+template <int kGroup>
+inline Vec zip_low(Vec a, Vec b) {
+  return shuffle<Zip<kGroup, 0>>(a, b);
+}
+template <int kGroup>
+inline Vec zip_high(Vec a, Vec b) {
+  return shuffle<Zip<kGroup, 1>>(a, b);
+}
+
+}  // namespace i2f::I2F_TIER
