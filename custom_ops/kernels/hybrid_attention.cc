@@ -24,36 +24,33 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t blocks(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
-// How the work is cut, and where everything lies in the scratch, in floats. The shape alone
-// decides.
+// How the work is cut, which the shape alone decides, and the arrays that it goes through.
 struct Plan {
-  explicit Plan(const Shape& s)
+  Plan(const Shape& s, const Memory& memory)
       : others(s.tokens - s.edges),
         edge_tiles(blocks(s.edges, kTileQueries)),
         other_tiles(blocks(others, kTileQueries)),
         // A code's sums are as long as its chunk's values: no chunk shorter than the table.
         chunk_keys(most(kCountKeys, s.codes)),
         chunks(others > 0 ? blocks(s.tokens, chunk_keys) : 0),
-        value_width(s.head_width + 1) {
+        value_width(s.head_width + 1),
+        partial_floats((s.head_width + 2) * kTileQueries) {
     const int64_t tiles = most(1, edge_tiles * s.heads);
     const int64_t evenly = blocks(s.tokens, blocks(kEnoughTasks, tiles));
-    split_keys = most(1, blocks(evenly, kBlockKeys)) * kBlockKeys;
+    split_keys = blocks(evenly, kBlockKeys) * kBlockKeys;
     splits = blocks(s.tokens, split_keys);
     if (edge_tiles > 0) {
-      const int64_t positions = most(s.tokens / s.grid_width, s.grid_width);
-      turns = reserve(positions * s.head_width);
-      keys = reserve(s.tokens * s.width());
-      values = reserve(s.tokens * s.width());
-      partial_floats = (s.head_width + 2) * kTileQueries;
-      if (splits > 1) partials = reserve(tiles * splits * partial_floats);
+      turns = take<float>(memory, most(s.tokens / s.grid_width, s.grid_width) * s.head_width);
+      keys = take<float>(memory, s.tokens * s.width());
+      values = take<float>(memory, s.tokens * s.width());
+      if (splits > 1) partials = take<float>(memory, tiles * splits * partial_floats);
     }
     if (chunks > 0) {
-      chunk_sums = reserve(chunks * s.codes * s.width());
-      chunk_counts = reserve(chunks * s.codes);
-      occurring = reserve(s.codes);
-      counts = reserve(s.codes);
-      words = reserve(s.codes * s.width());
-      word_values = reserve(s.codes * s.heads * value_width);
+      sums = take<float>(memory, chunks * s.codes * s.width());
+      counts = take<int32_t>(memory, chunks * s.codes);
+      occurring = take<int32_t>(memory, s.codes);
+      words = take<float>(memory, s.codes * s.width());
+      word_values = take<float>(memory, s.codes * s.heads * value_width);
     }
   }
 
@@ -61,18 +58,18 @@ struct Plan {
   int64_t edge_tiles, other_tiles;  // of queries, in one head
   int64_t chunk_keys, chunks;       // of the keys whose values are summed by code
   int64_t value_width;              // of a code's summed values and their number, in one head
+  int64_t partial_floats;           // of one split: sums, bounds, weights
   int64_t split_keys, splits;       // of the keys of one edge tile
-  int64_t partial_floats = 0;       // of one split: sums, bounds, weights
-  int64_t turns = 0, keys = 0, values = 0, partials = 0;
-  int64_t chunk_sums = 0, chunk_counts = 0, occurring = 0, counts = 0, words = 0, word_values = 0;
-  int64_t floats = 0;
 
- private:
-  int64_t reserve(int64_t count) {
-    const int64_t at = floats;
-    floats += blocks(count, 16) * 16;  // the next array begins a cache line
-    return at;
-  }
+  float* turns = nullptr;        // [positions, head_width], see `turn`
+  float* keys = nullptr;         // [heads, L, head_width], rotated
+  float* values = nullptr;       // [heads, L, head_width]
+  float* partials = nullptr;     // [heads, edge_tiles, splits, partial_floats]
+  float* sums = nullptr;         // [chunks, K, D], of values by code
+  int32_t* counts = nullptr;     // [chunks, K], of keys by code; the first chunk's become all keys'
+  int32_t* occurring = nullptr;  // [found], codes
+  float* words = nullptr;        // [found, D], their codewords
+  float* word_values = nullptr;  // [found, heads, value_width], their summed values and counts
 };
 
 // A tile's memory. Queries are `tokens`, in lane order; the lanes behind the last repeat it.
@@ -151,13 +148,12 @@ void scatter_rows(const float* columns, int64_t width, const Vec (&factor)[V], f
 // One call: its arguments, and the steps that its tasks run.
 struct HybridAttention {
   const Shape& shape;
+  const Plan& plan;
   const float* qkv;
   const int64_t* edge;
   const float* code_weight;
   const float* codewords;
-  float* scratch;
   float* out;
-  Plan plan = Plan(shape);
   double scale = kLog2E / __builtin_sqrt(static_cast<double>(shape.head_width));
   int64_t width = shape.width();
   Rows queries = {qkv, 3 * width}, keys = {qkv + width, 3 * width};
@@ -167,9 +163,7 @@ struct HybridAttention {
 
   // The turn of a position: cosines, each twice, then sines, minus and plus in turn, so that
   // out = x * cosines + (x with neighbours exchanged) * sines. head_width floats for both.
-  const float* turn(int64_t position) const {
-    return scratch + plan.turns + position * shape.head_width;
-  }
+  const float* turn(int64_t position) const { return plan.turns + position * shape.head_width; }
 
   // By repeated rotation in double precision: a sine and cosine a frequency, none a position.
   void make_turns() const {
@@ -186,7 +180,7 @@ struct HybridAttention {
       step_sine[i] = __builtin_sin(angle);
     }
     for (int64_t position = 0; position < positions; ++position) {
-      float* cosines = scratch + plan.turns + position * shape.head_width;
+      float* cosines = plan.turns + position * shape.head_width;
       float* sines = cosines + half;
       for (int64_t i = 0; i < frequencies; ++i) {
         cosines[2 * i] = cosines[2 * i + 1] = static_cast<float>(cosine[i]);
@@ -236,8 +230,8 @@ struct HybridAttention {
     for (int64_t head = 0; head < shape.heads; ++head) {
       const int64_t at = head * shape.head_width;
       for (int64_t token = task * kRotateTokens; token < end; ++token) {
-        rotate(keys[token] + at, token, scratch + plan.keys + row(head, token));
-        copy(values[token] + at, shape.head_width, scratch + plan.values + row(head, token));
+        rotate(keys[token] + at, token, plan.keys + row(head, token));
+        copy(values[token] + at, shape.head_width, plan.values + row(head, token));
       }
     }
   }
@@ -249,16 +243,9 @@ struct HybridAttention {
 
   // ---- Codes of keys, and the sums of values by code.
 
-  float* chunk_sums(int64_t chunk) const {
-    return scratch + plan.chunk_sums + chunk * shape.codes * width;
-  }
-  int32_t* chunk_counts(int64_t chunk) const {
-    return reinterpret_cast<int32_t*>(scratch + plan.chunk_counts) + chunk * shape.codes;
-  }
-
   void count_chunk(int64_t chunk) const {
-    float* sums = chunk_sums(chunk);
-    int32_t* counts = chunk_counts(chunk);
+    float* sums = plan.sums + chunk * shape.codes * width;
+    int32_t* counts = plan.counts + chunk * shape.codes;
     __builtin_memset(sums, 0, static_cast<size_t>(shape.codes * width) * sizeof(float));
     __builtin_memset(counts, 0, static_cast<size_t>(shape.codes) * sizeof(int32_t));
     int32_t places[2 * Shape::kCodePadding] = {};
@@ -368,16 +355,13 @@ struct HybridAttention {
 
   // Lists the codes that occur; returns how many.
   int64_t list_codes() const {
-    int32_t* occurring = reinterpret_cast<int32_t*>(scratch + plan.occurring);
-    int32_t* counts = reinterpret_cast<int32_t*>(scratch + plan.counts);
-    for (int64_t code = 0; code < shape.codes; ++code) counts[code] = chunk_counts(0)[code];
     for (int64_t chunk = 1; chunk < plan.chunks; ++chunk) {
-      const int32_t* more = chunk_counts(chunk);
-      for (int64_t code = 0; code < shape.codes; ++code) counts[code] += more[code];
+      const int32_t* more = plan.counts + chunk * shape.codes;
+      for (int64_t code = 0; code < shape.codes; ++code) plan.counts[code] += more[code];
     }
     int64_t found = 0;
     for (int64_t code = 0; code < shape.codes; ++code) {
-      if (counts[code] > 0) occurring[found++] = static_cast<int32_t>(code);
+      if (plan.counts[code] > 0) plan.occurring[found++] = static_cast<int32_t>(code);
     }
     return found;
   }
@@ -385,21 +369,19 @@ struct HybridAttention {
   // Codewords and values of the codes that occur, without gaps. A code's value in a head is the sum
   // of its keys' values and then their number: numerator and denominator of the attention at once.
   void gather_codes(int64_t task, int64_t found) const {
-    const int32_t* occurring = reinterpret_cast<const int32_t*>(scratch + plan.occurring);
-    const int32_t* counts = reinterpret_cast<const int32_t*>(scratch + plan.counts);
     const int64_t end = least(found, (task + 1) * kGatherCodes);
     for (int64_t i = task * kGatherCodes; i < end; ++i) {
-      const int64_t code = occurring[i];
-      __builtin_memcpy(scratch + plan.words + i * width, codewords + code * width,
-                       static_cast<size_t>(width) * sizeof(float));
+      const int64_t code = plan.occurring[i];
+      copy(codewords + code * width, width, plan.words + i * width);
       for (int64_t head = 0; head < shape.heads; ++head) {
-        float* value = scratch + plan.word_values + (i * shape.heads + head) * plan.value_width;
-        __builtin_memset(value, 0, static_cast<size_t>(shape.head_width) * sizeof(float));
+        float* value = plan.word_values + (i * shape.heads + head) * plan.value_width;
+        for (int64_t c = 0; c < plan.value_width; ++c) value[c] = 0;
         for (int64_t chunk = 0; chunk < plan.chunks; ++chunk) {
-          const float* sum = chunk_sums(chunk) + code * width + head * shape.head_width;
+          const float* sum =
+              plan.sums + (chunk * shape.codes + code) * width + head * shape.head_width;
           for (int64_t c = 0; c < shape.head_width; ++c) value[c] += sum[c];
         }
-        value[shape.head_width] = static_cast<float>(counts[code]);
+        value[shape.head_width] = static_cast<float>(plan.counts[code]);
       }
     }
   }
@@ -482,10 +464,10 @@ struct HybridAttention {
         rows[i] = row;
       }
       gather_columns<V>(rows, shape.head_width, scale, memory.floats);
-      float* partial = scratch + plan.partials + task * plan.partial_floats;
+      float* partial = plan.partials + task * plan.partial_floats;
       if (plan.splits > 1) tile.sums = partial;
-      attend(tile, {scratch + plan.keys + row(head, first), shape.head_width},
-             {scratch + plan.values + row(head, first), shape.head_width}, n);
+      attend(tile, {plan.keys + row(head, first), shape.head_width},
+             {plan.values + row(head, first), shape.head_width}, n);
       if (plan.splits == 1) return finish(tile, tile.sums_weight, head, memory);
       for (int j = 0; j < V; ++j) {
         float* bounds = partial + shape.head_width * tile.kStride + j * kLanes;
@@ -504,7 +486,7 @@ struct HybridAttention {
       constexpr int V = decltype(vectors)::value;
       QueryTile<V> tile = make_tile<V>(memory, shape.head_width, shape.head_width);
       const int64_t floats = shape.head_width * tile.kStride;
-      const float* first = scratch + plan.partials + task * plan.splits * plan.partial_floats;
+      const float* first = plan.partials + task * plan.splits * plan.partial_floats;
       for (int64_t i = 0; i < floats; i += kLanes) store(tile.sums + i, Vec{});
       for (int j = 0; j < V; ++j) {
         Vec top = broadcast(kLowest);
@@ -537,9 +519,8 @@ struct HybridAttention {
       const float* rows[tile.kStride];
       for (int i = 0; i < tile.kStride; ++i) rows[i] = queries[memory.tokens[i]] + at;
       gather_columns<V>(rows, shape.head_width, scale, memory.floats);
-      attend(tile, {scratch + plan.words + at, width},
-             {scratch + plan.word_values + head * plan.value_width, shape.heads * plan.value_width},
-             found);
+      attend(tile, {plan.words + at, width},
+             {plan.word_values + head * plan.value_width, shape.heads * plan.value_width}, found);
       Vec numbers[V];
       for (int j = 0; j < V; ++j) {
         numbers[j] = load(tile.sums + shape.head_width * tile.kStride + j * kLanes);
@@ -584,16 +565,12 @@ struct HybridAttention {
 
 }  // namespace
 
-size_t hybrid_attention_scratch(const Shape& shape) {
-  return static_cast<size_t>(Plan(shape).floats) * sizeof(float);
-}
-
 void hybrid_attention(const Shape& shape, const float* qkv, const int64_t* edge,
-                      const float* code_weight, const float* codewords, void* scratch, float* out,
-                      const Parallel& parallel) {
+                      const float* code_weight, const float* codewords, float* out,
+                      const Memory& memory, const Parallel& parallel) {
   if (shape.tokens == 0) return;
-  HybridAttention{shape, qkv, edge, code_weight, codewords, static_cast<float*>(scratch), out}.run(
-      parallel);
+  const Plan plan(shape, memory);
+  HybridAttention{shape, plan, qkv, edge, code_weight, codewords, out}.run(parallel);
 }
 
 }  // namespace i2f::I2F_TIER

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/memory.h"
 #include "kernels/parallel.h"
 
 namespace i2f {
@@ -27,19 +28,16 @@ struct HybridAttentionShape {
   }
 };
 
-// Bytes of scratch that a call needs.
-using HybridAttentionScratchKernel = size_t(const HybridAttentionShape& shape);
-
 // Full attention for edge tokens, codebook attention for the others: writes every element of
 // out [L, D]. qkv [L, 3 * D]; edge [E] strictly ascending in [0, L); codewords [K, D];
 // code_weight [D + 1, score_columns]: the code weight transposed, its last row the bias, padded
-// with 0 and a bias of -Inf; scratch aligned to 64 bytes. Any float may be NaN or Inf.
+// with 0 and a bias of -Inf. Any float may be NaN or Inf.
 //
 // Error: that of the plain float32 formula, or less; sums are of blocks, not running. A row whose
 // logits hold a NaN or +Inf, or nothing but -Inf, is NaN. Same bits for any number of threads.
 using HybridAttentionKernel = void(const HybridAttentionShape& shape, const float* qkv,
                                    const int64_t* edge, const float* code_weight,
-                                   const float* codewords, void* scratch, float* out,
+                                   const float* codewords, float* out, const Memory& memory,
                                    const Parallel& parallel);
 
 }  // namespace i2f

@@ -53,9 +53,8 @@ class HybridAttention final : public Kernel {
 
     const Buffer<float> packed = packed_.data() != nullptr ? Buffer<float>() : pack(context);
     const float* code_weight = packed_.data() != nullptr ? packed_.data() : packed.data();
-    const Buffer<char> scratch(kernels().hybrid_attention_scratch(shape));
     kernels().hybrid_attention(shape, qkv.data, edge.data, code_weight, codewords.data,
-                               scratch.data(), context.output<float>(0, {shape.tokens, width}),
+                               context.output<float>(0, {shape.tokens, width}), context.memory(),
                                context.parallel());
   }
 
