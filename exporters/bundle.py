@@ -1,0 +1,310 @@
+"""A bundle from a checkpoint: both graphs, verified, and the manifest that ties them together."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, get_args
+
+import onnx
+
+from inter2former_deploy import library
+from inter2former_deploy.checkpoint import load_checkpoint, synthetic_state_dict
+from inter2former_deploy.config import VIT_B, EdgeRule, ModelConfig
+from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE
+from inter2former_deploy.errors import BundleError, ExportMismatchError
+from inter2former_deploy.exporters.bodies import check_opset
+from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, decoder_shapes, export_decoder, export_encoder
+from inter2former_deploy.exporters.parity import ParityReport, check_parity
+from inter2former_deploy.manifest import BUNDLE_ID_KEY, Manifest
+from inter2former_deploy.modules.model import Inter2Former
+
+DEFAULT_SIZE = 1024
+DEFAULT_SEED = 7  # of synthetic weights
+FILES = (ENCODER_FILE, DECODER_FILE, MANIFEST_FILE)
+PROTOBUF_LIMIT = (1 << 31) - 1  # bytes of one file
+
+DIFFERENCES = (
+    "Canny direction bins come from comparisons, as ONNX has no Atan2; on a zero vertical gradient the release's bin "
+    "depends on the sign of that zero, here it does not",
+    "edge tokens are found in integers; the release compares float32 rounding errors, which gives the same tokens",
+    "edge features enter each upsampling stage already convolved, once an image; equal but for rounding",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export made."""
+
+    folder: Path
+    manifest: Manifest
+    parity: ParityReport
+    seconds: dict[str, float]  # by step, without the gate's
+
+
+def export_bundle(
+    checkpoint: str | Path | Inter2Former | None,
+    folder: str | Path,
+    *,
+    config: ModelConfig | None = None,
+    size: int = DEFAULT_SIZE,
+    edge_rule: EdgeRule | None = None,
+    opset: int = DEFAULT_OPSET,
+    seed: int = DEFAULT_SEED,
+    custom_ops: bool = True,
+    force: bool = False,
+    keep_failed: bool = False,
+    num_threads: int | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> ExportReport:
+    """Export a model as a bundle and verify it; the folder appears only when all is well.
+
+    Args:
+        checkpoint: A file that `load_checkpoint` reads, or a model; None for seeded synthetic weights.
+        folder: Where the bundle goes; its parent must exist.
+        config: The configuration that a checkpoint must fit or synthetic weights are made for.
+        size: S, the model resolution, pixels, a multiple of 16.
+        edge_rule: Which tokens get full attention; the configuration's own when None.
+        opset: Version of the standard operators.
+        seed: Of synthetic weights.
+        custom_ops: Verify with the operator library, too; without it the manifest says that nobody did.
+        force: Replace a bundle that is there.
+        keep_failed: Leave the graphs of a failed export in `<folder>.failed`, without a manifest.
+        num_threads: Of onnxruntime in the verification; as many as cores when None.
+        progress: Told what comes next.
+
+    Raises:
+        ExportMismatchError: The graphs do not compute what PyTorch computes; carries the `ParityReport`.
+        CheckpointError: The checkpoint is unreadable or does not fit.
+        OperatorLibraryError: The operator library is missing or does not load.
+        FileExistsError: There is something in the folder that may not be replaced.
+        FileNotFoundError: The folder's parent does not exist.
+        ValueError: `size`, `opset` or `edge_rule` is out of range, or the graphs are too large for ONNX files.
+    """
+    folder = Path(folder)
+    check_opset(opset)
+    if edge_rule is not None and edge_rule not in get_args(EdgeRule):
+        raise ValueError(f"edge_rule must be one of {', '.join(get_args(EdgeRule))}, got {edge_rule!r}")
+    _check_target(folder, force)
+    if custom_ops:
+        library.library_path()  # before the work begins, not after it
+    steps = _Steps(progress)
+    with steps("read weights"):
+        model, weights = load_weights(checkpoint, config=config, edge_rule=edge_rule, seed=seed)
+    decoder_shapes(model.config, size)  # checks the size
+    working = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with steps("export encoder"):
+            encoder = export_encoder(model, size=size, opset=opset)
+        with steps("export decoder"):
+            decoder = export_decoder(model, size=size, opset=opset)
+        with steps("write graphs"):
+            bundle_id = _write_graphs(working, encoder, decoder)
+        del encoder, decoder
+        parity = check_parity(
+            model,
+            working / ENCODER_FILE,
+            working / DECODER_FILE,
+            size=size,
+            custom_ops=custom_ops,
+            num_threads=num_threads,
+            progress=lambda what: progress(f"verify: {what}"),
+        )
+        if not parity.passed:
+            raise ExportMismatchError(_failure(parity), parity)
+        manifest = Manifest(
+            size=size,
+            config=model.config.to_dict(),
+            files={name: _sha256(working / name) for name in (ENCODER_FILE, DECODER_FILE)},
+            bundle_id=bundle_id,
+            opset=opset,
+            weights=weights,
+            tools=tool_versions(),
+            differences=list(DIFFERENCES),
+            parity=parity.to_dict(),
+        )
+        manifest.write(working)
+        working.chmod(0o755)  # mkdtemp lets only the owner in
+        _move_into_place(working, folder)
+    except ExportMismatchError:
+        if keep_failed:
+            failed = folder.with_name(f"{folder.name}.failed")
+            shutil.rmtree(failed, ignore_errors=True)
+            working.rename(failed)
+        raise
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+    return ExportReport(folder=folder, manifest=manifest, parity=parity, seconds=steps.seconds)
+
+
+def verify_bundle(
+    folder: str | Path,
+    checkpoint: str | Path | Inter2Former | None = None,
+    *,
+    custom_ops: bool = True,
+    num_threads: int | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> ParityReport:
+    """Run the parity gate on a bundle again.
+
+    Args:
+        folder: The bundle.
+        checkpoint: The weights that it was exported from, or the model; None where they are synthetic, as they are
+            made again.
+        custom_ops: Compare with the operator library, too.
+        num_threads: Of onnxruntime; as many as cores when None.
+        progress: Told what comes next.
+
+    Raises:
+        BundleError: The bundle is incomplete, changed, or newer than this package.
+        CheckpointError: The checkpoint is unreadable or does not fit.
+        OperatorLibraryError: The operator library is missing or does not load.
+        ValueError: The checkpoint is not the one that the bundle was exported from, or is needed and not given.
+    """
+    folder = Path(folder)
+    manifest = Manifest.read(folder)
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file() or _sha256(path) != expected:
+            raise BundleError(f"{path} is missing or is not the file of this bundle: export it again")
+    stated = manifest.weights
+    if checkpoint is None and stated.get("source") != "synthetic":
+        named = stated.get("file", "a model in memory")
+        raise ValueError(f"{folder} was exported from {named}: name that checkpoint to verify against it")
+    progress("read weights")
+    model, weights = load_weights(checkpoint, config=manifest.model_config, seed=int(stated.get("seed", DEFAULT_SEED)))
+    if "sha256" in stated and "sha256" in weights and stated["sha256"] != weights["sha256"]:
+        raise ValueError(f"{checkpoint} is not the checkpoint that {folder} was exported from: their SHA-256 differ")
+    return check_parity(
+        model,
+        folder / ENCODER_FILE,
+        folder / DECODER_FILE,
+        size=manifest.size,
+        custom_ops=custom_ops,
+        num_threads=num_threads,
+        progress=progress,
+    )
+
+
+def load_weights(
+    checkpoint: str | Path | Inter2Former | None,
+    *,
+    config: ModelConfig | None = None,
+    edge_rule: EdgeRule | None = None,
+    seed: int = DEFAULT_SEED,
+) -> tuple[Inter2Former, dict[str, Any]]:
+    """A model in evaluation mode, and where its weights come from, as the manifest says it.
+
+    Args:
+        checkpoint: A file that `load_checkpoint` reads, or a model, which is not changed; None for synthetic weights.
+        config: The configuration; by default the checkpoint's own, `vit_b` for synthetic weights.
+        edge_rule: Which tokens get full attention; the configuration's own when None.
+        seed: Of synthetic weights.
+
+    Raises:
+        CheckpointError: The checkpoint is unreadable or does not fit.
+    """
+    weights: dict[str, Any]
+    if checkpoint is None:
+        config = config or VIT_B
+        state, weights = synthetic_state_dict(config, seed), {"source": "synthetic", "seed": seed}
+    elif isinstance(checkpoint, Inter2Former):
+        config = config or checkpoint.config
+        state, weights = checkpoint.state_dict(), {"source": "a model in memory"}
+    else:
+        state, config = load_checkpoint(checkpoint, config)
+        path = Path(checkpoint)
+        weights = {"source": "checkpoint", "file": path.name, "sha256": _sha256(path)}
+    if edge_rule is not None:
+        config = config.with_decoder(edge_rule=edge_rule)
+    model = Inter2Former(config)
+    model.load_state_dict(state, assign=True)
+    return model.eval(), weights
+
+
+def tool_versions() -> dict[str, str]:
+    """Of everything that takes part in an export."""
+    found = {"python": platform.python_version(), "platform": f"{sys.platform} {platform.machine()}"}
+    for package in ("inter2former-deploy", "torch", "onnx", "onnxscript", "onnxruntime", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+class _Steps:
+    """Announces and times the steps of an export."""
+
+    def __init__(self, progress: Callable[[str], None]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        self._progress(what)
+        start = time.perf_counter()
+        yield
+        self.seconds[what] = round(time.perf_counter() - start, 3)
+
+
+def _write_graphs(folder: Path, encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> str:
+    """Both files; returns the bundle's id, which is the same for the same graphs and stands in both."""
+    digest = hashlib.sha256()
+    for graph in (encoder, decoder):
+        if graph.ByteSize() > PROTOBUF_LIMIT:
+            raise ValueError(f"a graph of {graph.ByteSize() / 1e9:.1f} GB is too large for an ONNX file (2 GB)")
+        digest.update(graph.SerializeToString(deterministic=True))
+    bundle_id = digest.hexdigest()[:32]
+    for name, graph in ((ENCODER_FILE, encoder), (DECODER_FILE, decoder)):
+        onnx.helper.set_model_props(graph, {BUNDLE_ID_KEY: bundle_id})
+        (folder / name).write_bytes(graph.SerializeToString(deterministic=True))
+    return bundle_id
+
+
+def _check_target(folder: Path, force: bool) -> None:
+    if not folder.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder.parent}")
+    if not folder.exists():
+        return
+    if not folder.is_dir() or any(path.name not in FILES for path in folder.iterdir()):
+        raise FileExistsError(f"{folder} exists and is no bundle: name another folder")
+    if not force and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} exists: replace it with --force or name another folder")
+
+
+def _move_into_place(working: Path, folder: Path) -> None:
+    """The new bundle becomes visible in one step; an old one is out of the way just before."""
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        folder.replace(old)  # onto an empty folder
+        working.replace(folder)
+        shutil.rmtree(old)
+    else:
+        working.replace(folder)
+
+
+def _failure(parity: ParityReport) -> str:
+    worst = "; ".join(
+        f"{check.tensor} ({check.backend}): {check.measure} {check.value:.3g}, at most {check.limit:.3g}"
+        for check in parity.failures[:4]
+    )
+    more = len(parity.failures) - 4
+    return f"the exported graphs differ from PyTorch: {worst}" + (f"; and {more} more" if more > 0 else "")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
