@@ -1,5 +1,5 @@
-"""Measurements: operators, clicks, encoding and whole sessions, against PyTorch, the library-free graph and the machine.
+"""Measurements: operators, clicks and encoding, against PyTorch, the library-free graph and the machine.
 
-Every variant runs in a process of its own (`workers.py`), in turn with the others, so that ratios hold on a noisy machine and
-each variant has the environment that suits it best.
+Every variant runs in a process of its own (`workers.py`), in turn with the others, so that ratios hold on a noisy
+machine and each variant has the environment that suits it best.
 """

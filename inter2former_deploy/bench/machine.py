@@ -95,7 +95,9 @@ def describe(threads: int) -> dict[str, str | int]:
 
     try:
         model = next(
-            line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
         )
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()

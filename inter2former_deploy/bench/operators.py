@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ def prompt_embedding(side: int, share: float, dense: bool = False) -> Case:
     labels = disc_labels(side * PATCH, share)
     channels = (5, *DECODER.prompt_channels)  # 5 labels in a table of 5 channels
     weights: dict[str, Array] = {"label_table": _normal(rng, 5, 5)}
-    for i, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
+    for i, (before, after) in enumerate(pairwise(channels)):
         weights[f"w{i}"] = _normal(rng, after, before, 3, 3) / np.float32(np.sqrt(9 * before))
         weights[f"b{i}"] = _normal(rng, after)
     return Case(
@@ -157,7 +158,9 @@ VARIANTS = ("library", "plain", "torch")
 
 def workload(case: str, variant: str, arguments: Mapping[str, Any]) -> Workload:
     """A case of `CASES` as a workload: with the library, with the function body, or as the PyTorch formula."""
-    return Workload(builder=f"{__name__}:build", arguments={"case": case, "variant": variant, "arguments": dict(arguments)})
+    return Workload(
+        builder=f"{__name__}:build", arguments={"case": case, "variant": variant, "arguments": dict(arguments)}
+    )
 
 
 def build(case: str, variant: str, arguments: Mapping[str, Any]) -> Callable[[], object]:
@@ -234,10 +237,10 @@ def _normal(rng: np.random.Generator, *shape: int) -> Array:
 
 
 def _mixed_flop(labels: Array, channels: tuple[int, ...]) -> float:
-    """Operations of the prompt convolutions where the labels in a receptive field differ; elsewhere the result is a constant."""
+    """Operations of the prompt convolutions where a receptive field holds two labels; elsewhere all is constant."""
     total = 0.0
     stride, reach = 2, 1  # of the receptive field in pixels: it spans stride * x - reach .. stride * x + reach
-    for level, (before, after) in enumerate(zip(channels, channels[1:], strict=False)):
+    for level, (before, after) in enumerate(pairwise(channels)):
         total += _mixed_places(labels, stride, reach) * 18.0 * (1 if level == 0 else before) * after
         reach += stride
         stride *= 2

@@ -20,7 +20,7 @@ def disc_tokens(side: int, share: float) -> Array:
 
 
 def disc_labels(size: int, share: float) -> Array:
-    """Reference labels, uint8 [size, size], after a click on and a prediction of a disc of `share` of the area; unknown at share 1."""
+    """Labels, uint8 [size, size], after a click and a prediction: a disc of `share` of the area; unknown at 1."""
     labels = unknown_labels(size)
     if share < 1:
         y, x = np.ogrid[:size, :size]
@@ -35,4 +35,3 @@ def disc_token_box(side: int, share: float) -> Array:
     extent = max(1, round(side * share**0.5))
     start = (side - extent) // 2
     return np.array([start, start, start + extent, start + extent], np.int64)
-

@@ -58,6 +58,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
+            cwd=os.sep,  # Python looks there first, and a checkout would shadow the package
         )
         self._ask({"builder": workload.builder, "arguments": dict(workload.arguments)})
         self.milliseconds: list[float] = []
@@ -98,12 +99,16 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._process.kill()
         self._process.wait()
 
 
-def alternate(workloads: Mapping[str, Workload], *, threads: int, seconds: float = 4.0, least: int = 5) -> dict[str, Timing]:
+def alternate(
+    workloads: Mapping[str, Workload], *, threads: int, seconds: float = 4.0, least: int = 5
+) -> dict[str, Timing]:
     """Time all workloads in turn until `seconds` a workload are spent, at least `least` rounds after a warming one."""
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(load, threads)) for name, load in workloads.items()}

@@ -1,0 +1,189 @@
+"""Whole clicks as a user waits for them: labels, decoder, mask; against PyTorch and the library-free graph.
+
+The weights are synthetic, so that no checkpoint is needed; what is upsampled is pinned to the object's box, as a
+trained model would find it. Object and boundary are those of a disc of a given share of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inter2former_deploy.bench.scene import disc_labels, disc_token_box
+from inter2former_deploy.bench.workers import TUNED_MALLOC, Workload, threads_here
+from inter2former_deploy.config import PATCH, VIT_B, EdgeRule, ModelConfig
+from inter2former_deploy.contract import DECODER_INPUTS, OUTSIDE_LOGIT
+from inter2former_deploy.runtime.postprocess import Box, Mask
+from inter2former_deploy.runtime.preprocess import Frame
+
+Array = npt.NDArray[Any]
+VARIANTS = ("library", "plain", "torch")
+
+
+def frame_of(size: int) -> Frame:
+    """A photograph of 3:2 that the model resolution shrinks by a third, as cameras and screens have it."""
+    return Frame(size, 3 * size // 2, size)
+
+
+def export_pinned(folder: Path, size: int, share: float, rule: EdgeRule) -> Path:
+    """A decoder graph of the vit_b preset whose upsampling box is that of the disc; written once a folder."""
+    import onnx
+    import onnx.numpy_helper
+
+    from inter2former_deploy.exporters.graphs import export_decoder
+
+    path = folder / f"decoder-{size}-{rule}.onnx"
+    if not path.exists():
+        onnx.save(export_decoder(model_of(VIT_B.with_decoder(edge_rule=rule)), size=size), path)
+    pinned = folder / f"decoder-{size}-{rule}-{share}.onnx"
+    if not pinned.exists():
+        model = onnx.load(path)
+        (node,) = (n for n in model.graph.node if n.op_type == "TokenBox")
+        box = onnx.helper.make_node(
+            "Constant", [], list(node.output), value=onnx.numpy_helper.from_array(disc_token_box(size // PATCH, share))
+        )
+        position = list(model.graph.node).index(node)
+        model.graph.node.remove(node)
+        model.graph.node.insert(position, box)
+        onnx.save(model, pinned)
+    return pinned
+
+
+def workloads(folder: Path, size: int, share: float, rule: EdgeRule) -> dict[str, Workload]:
+    """One click under each variant; share 1 is the first click, with everything unknown."""
+    pinned = str(export_pinned(folder, size, share, rule))
+    scene = {"size": size, "share": share}
+    return {
+        "library": Workload(builder=f"{__name__}:graph", arguments={**scene, "decoder": pinned, "custom_ops": True}),
+        "plain": Workload(builder=f"{__name__}:graph", arguments={**scene, "decoder": pinned, "custom_ops": False}),
+        "torch": Workload(builder=f"{__name__}:torch", arguments={**scene, "rule": rule}, environment=TUNED_MALLOC),
+    }
+
+
+def graph(size: int, share: float, decoder: str, custom_ops: bool, profile: str | None = None) -> Callable[[], Mask]:
+    """Workload: a click of a runtime session; with `profile`, onnxruntime writes its profile there."""
+    import onnxruntime as ort
+
+    from inter2former_deploy import library
+    from inter2former_deploy.runtime.onnx_bytes import keep_outputs
+    from inter2former_deploy.runtime.session import Session
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads_here()
+    options.log_severity_level = 3
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile
+    if custom_ops:
+        library.register(options)
+    outputs = ["box_logits", "box"]
+    model = keep_outputs(Path(decoder).read_bytes(), outputs)
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(5)
+    features = {
+        value.name: ort.OrtValue.ortvalue_from_numpy(rng.standard_normal(value.shape, np.float32))
+        for value in session.get_inputs()
+        if value.name in DECODER_INPUTS[1:]
+    }
+    scene = _Scene(size, share)
+
+    def decode(labels: Array) -> tuple[Box, Array]:
+        labels[...] = scene.labels  # the session's own map, which the synthetic weights' prediction has spoilt
+        feeds = {"labels": ort.OrtValue.ortvalue_from_numpy(labels), **features}
+        session.run_with_ort_values(outputs, feeds)
+        return scene.box, scene.box_logits
+
+    clicks = Session(frame_of(size), decode)
+    middle = clicks_middle(size)
+    return lambda: clicks.click(*middle)
+
+
+def torch(size: int, share: float, rule: EdgeRule) -> Callable[[], Mask]:
+    """Workload: the same click in the reference modules, with the release's postprocessing."""
+    import torch
+    from torch.nn import functional
+
+    from inter2former_deploy.labels import Click, add_clicks, fold_prediction
+
+    torch.set_num_threads(threads_here())
+    model = model_of(VIT_B.with_decoder(edge_rule=rule))
+    box = torch.from_numpy(disc_token_box(size // PATCH, share))
+    model.decode_head._find_box = lambda low_res: box  # type: ignore[method-assign]
+    generator = torch.Generator().manual_seed(5)
+    grid = size // PATCH
+    embedding = torch.randn(1, VIT_B.decoder.dim, grid, grid, generator=generator)
+    edges = [
+        torch.randn(1, c, grid << i + 1, grid << i + 1, generator=generator)
+        for i, c in enumerate(VIT_B.decoder.pyramid)
+    ]
+    scene, frame = _Scene(size, share), frame_of(size)
+    labels = scene.labels.copy()
+    foreground = scene.logits > 0
+    at = frame.tomodel_of(Click(*clicks_middle(size), True))
+
+    def click() -> Mask:
+        fold_prediction(labels, foreground)
+        add_clicks(labels, [at])
+        labels[...] = scene.labels
+        with torch.inference_mode():
+            tokens, _ = model.neck(embedding, torch.from_numpy(labels)[None])
+            model.decode_head(tokens, edges)
+            logits = torch.from_numpy(scene.logits)[None, None]
+            full = functional.interpolate(logits, (frame.side, frame.side), mode="bilinear")
+            mask: Mask = (full[0, 0, : frame.height, : frame.width] > 0).numpy()
+        return mask
+
+    return click
+
+
+def clicks_middle(size: int) -> tuple[int, int]:
+    """The middle of the photograph, x and y."""
+    frame = frame_of(size)
+    return frame.width // 2, frame.height // 2
+
+
+def components(profile: Path, calls: int) -> dict[str, float]:
+    """Milliseconds a call by operator type, from onnxruntime's profile of `calls` calls after one warming call."""
+    import json
+    from collections import defaultdict
+
+    events = [
+        e for e in json.loads(profile.read_text()) if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")
+    ]
+    by_node: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for event in events:
+        by_node[event["args"]["op_name"], event["name"]].append(event["dur"] / 1e3)
+    totals: dict[str, float] = defaultdict(float)
+    for (operator, _), times in by_node.items():
+        totals[operator] += sum(times[-calls:]) / calls
+    return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+
+class _Scene:
+    """Labels, box and plausible logits (a signed distance) of the disc."""
+
+    def __init__(self, size: int, share: float) -> None:
+        self.labels = disc_labels(size, share)
+        self.box = Box(*(PATCH * disc_token_box(size // PATCH, share)).tolist())
+        y, x = np.ogrid[:size, :size]
+        distance = np.hypot(y - size / 2, x - size / 2)
+        radius = size * np.sqrt(min(share, 0.7) / np.pi)
+        inside = slice(self.box.top, self.box.bottom), slice(self.box.left, self.box.right)
+        self.box_logits = np.clip((radius - distance)[inside] / 4, -8, 8).astype(np.float32)
+        self.logits = np.full((size, size), OUTSIDE_LOGIT, np.float32)
+        self.logits[inside] = self.box_logits
+
+
+def model_of(config: ModelConfig) -> Any:
+    """A reference model with synthetic weights, for inference."""
+    from inter2former_deploy.checkpoint import synthetic_state_dict
+    from inter2former_deploy.modules.model import Inter2Former
+
+    model = Inter2Former(config)
+    state: Mapping[str, Any] = synthetic_state_dict(config)
+    model.load_state_dict(dict(state))
+    return model.eval()

@@ -1,0 +1,82 @@
+"""`i2f bench`: what everything costs on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Measure operators, clicks and encoding against PyTorch, plain onnxruntime and the machine's limits.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Threads = Annotated[int, typer.Option(min=1, help="Threads of every variant.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="Time for each variant of each case.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.", show_default=False)]
+Sizes = Annotated[list[int], typer.Option("--size", help="Model resolution. May be repeated.")]
+BOTH = [1024, 2048]
+
+
+@app.command("ops")
+def ops(
+    threads: Threads = 2,
+    seconds: Seconds = 1.0,
+    output: Output = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="One operator, such as hybrid_attention. May be repeated.")
+    ] = None,
+) -> None:
+    """Each operator over tokens, edge share and area; with its floor."""
+    from inter2former_deploy.bench import report
+
+    _write(report.measure_operators(threads, seconds, typer.echo, only or ()), output)
+
+
+@app.command("click")
+def click(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, size: Sizes = BOTH) -> None:
+    """Whole clicks: labels, decoder and mask."""
+    from inter2former_deploy.bench import report
+
+    _write(report.measure_clicks(threads, seconds, typer.echo, size), output)
+
+
+@app.command("encode")
+def encode(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, size: Sizes = BOTH) -> None:
+    """Opening an image: preprocessing, encoder and edge network."""
+    from inter2former_deploy.bench import report
+
+    _write(report.measure_encoding(threads, seconds, typer.echo, size), output)
+
+
+@app.command("figure")
+def figure(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write; a JSON file is put beside it.")],
+    threads: Threads = 2,
+    seconds: Seconds = 1.0,
+) -> None:
+    """Latency over object area, and experts from 1 to 64, as a picture like the paper's Figure 3."""
+    from inter2former_deploy.bench import plots, report
+
+    areas = plots.measure_areas(threads, seconds, typer.echo)
+    experts = report.measure_experts(threads, seconds, typer.echo)
+    plots.draw(areas, experts, output)
+    _write({"areas": areas, "experts": experts}, output.with_suffix(".json"))
+
+
+@app.command("compare")
+def compare(before: Path, after: Path) -> None:
+    """Medians of two result files side by side."""
+    from inter2former_deploy.bench import report
+
+    typer.echo(report.compare(report.read(before), report.read(after)))
+
+
+def _write(result: object, output: Path | None) -> None:
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=1) + "\n")
+        typer.echo(f"wrote {output}")
