@@ -35,7 +35,7 @@ constexpr int kPanelVectors = kRegisters >= 32 ? 4 : 2;
 constexpr int kPanel = kPanelVectors * kLanes;  // columns of a tile
 constexpr int kTile = 6;                        // rows of a tile: 24 or 12 sums stay in registers
 constexpr int64_t kChunk = 16 * kTile;          // rows of a task
-constexpr int64_t kStrip = 1024;                // pixels of a row that are reduced at once
+constexpr int64_t kStrip = 512;                // pixels of a row that are reduced at once
 
 constexpr int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 

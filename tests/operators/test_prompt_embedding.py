@@ -89,7 +89,7 @@ def test_channels(library: Library, channels: tuple[int, ...]) -> None:
     check(library, np.ones((3 * patch, 3 * patch), np.uint8), channels, patch=patch)
 
 
-@pytest.mark.parametrize("side", [16, 32, 2048 + 16])
+@pytest.mark.parametrize("side", [16, 32, 1024 + 16])
 def test_sides(library: Library, side: int) -> None:
     """One token; two; and a map wider than what one strip of a row holds."""
     labels = blocks(side, 7, 0.01)

@@ -1,0 +1,134 @@
+"""What the shared library is: its exports and dependencies, tiers, and how it meets an onnxruntime that is too old."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from operators.harness import FAILURES, TIERS, Library, library_path
+
+from inter2former_deploy.contract import DOMAIN_VERSION
+
+
+def readelf(*arguments: str) -> str:
+    return subprocess.run(["readelf", *arguments, library_path()], capture_output=True, text=True, check=True).stdout
+
+
+def test_exports_one_function() -> None:
+    symbols = [line.split() for line in readelf("--dyn-syms", "--wide").splitlines()]
+    exported = [fields[7] for fields in symbols if len(fields) == 8 and fields[4] != "LOCAL" and fields[6].isdigit()]
+    assert exported == ["RegisterCustomOps"]
+
+
+def test_links_to_no_framework() -> None:
+    entries = [line for line in readelf("--dynamic", "--wide").splitlines() if "(NEEDED)" in line]
+    needed = [line.split("[")[1].rstrip("]") for line in entries]
+    assert needed
+    system = ("libc.", "libm.", "libstdc++.", "libgcc_s.", "ld-linux", "libasan.", "libubsan.")
+    assert [name for name in needed if not name.startswith(system)] == []
+
+
+def test_the_stack_is_not_executable() -> None:
+    stack = next(line for line in readelf("--program-headers", "--wide").splitlines() if "GNU_STACK" in line)
+    assert stack.split()[6] == "RW"
+
+
+def test_versions(library: Library) -> None:
+    tier, versions = library.run("OperatorInfo", {})
+    assert tier == library.tier
+    assert versions.tolist()[0] == DOMAIN_VERSION
+    assert versions.tolist()[1] >= 17
+
+
+def copy_of_library(folder: Path) -> Path:
+    """A copy is a library of its own: it has not chosen its tier yet."""
+    return Path(shutil.copy(library_path(), folder))
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other machines have one tier")
+def test_best_tier_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INTER2FORMER_TIER", raising=False)
+    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
+    wanted = {
+        "portable": set(),
+        "avx2": {"avx2", "fma", "bmi1", "bmi2"},
+        "avx512": {"avx2", "fma", "bmi1", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    }
+    best = [tier for tier in TIERS if wanted[tier] <= set(flags)][-1]
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(str(copy_of_library(tmp_path)))
+    # The copy has chosen: from now on the variable says nothing.
+    assert Library("portable", tmp_path / library_path().name).run("OperatorInfo", {})[0] == best
+
+
+def test_unknown_tier(tmp_path: Path) -> None:
+    message = r"\[inter2former\] INTER2FORMER_TIER: expected one of portable.*, got sse9"
+    with pytest.raises(FAILURES, match=message):
+        Library("sse9", copy_of_library(tmp_path)).options()
+
+
+def test_many_sessions_share_the_library(library: Library) -> None:
+    low_res = np.zeros((3, 4), np.float32)
+    for _ in range(20):
+        assert library.run("TokenBox", {"low_res": low_res})[0].tolist() == [0, 0, 4, 3]
+        library.session.cache_clear()  # sessions come and go, the operators stay
+
+
+class FakeApi(ctypes.Structure):
+    """The first entry of OrtApi, all that an error needs."""
+
+    create_status_type = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
+    _fields_ = (("create_status", create_status_type),)
+
+
+class FakeApiBase(ctypes.Structure):
+    """OrtApiBase."""
+
+    get_api_type = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)
+    get_version_type = ctypes.CFUNCTYPE(ctypes.c_void_p)
+    _fields_ = (("get_api", get_api_type), ("get_version_string", get_version_type))
+
+
+def register_with(release: bytes, newest_api: int, path: Path) -> tuple[list[int], list[str]]:
+    """Registers with an onnxruntime of which only errors work: API versions asked for, messages of the errors."""
+    asked: list[int] = []
+    messages: list[str] = []
+
+    def create_status(_code: int, message: bytes) -> int:
+        messages.append(message.decode())
+        return 1
+
+    api = FakeApi(FakeApi.create_status_type(create_status))
+
+    def get_api(version: int) -> int | None:
+        asked.append(version)
+        return ctypes.addressof(api) if version <= newest_api else None
+
+    text = ctypes.create_string_buffer(release)
+    get_version_string = FakeApiBase.get_version_type(lambda: ctypes.addressof(text))
+    base = FakeApiBase(FakeApiBase.get_api_type(get_api), get_version_string)
+    register = ctypes.CDLL(str(path)).RegisterCustomOps
+    register.restype = ctypes.c_void_p
+    register.argtypes = (ctypes.c_void_p, ctypes.POINTER(FakeApiBase))
+    assert register(None, ctypes.byref(base)) == 1
+    return asked, messages
+
+
+def test_onnxruntime_too_old(tmp_path: Path) -> None:
+    asked, messages = register_with(b"1.16.3", 16, copy_of_library(tmp_path))
+    assert messages == ["[inter2former] expected onnxruntime 1.17 or newer, got 1.16.3"]
+    assert asked == [1]
+
+
+def test_interface_version_is_negotiated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An onnxruntime older than the headers is asked for what it has; a bad tier ends the attempt there."""
+    monkeypatch.setenv("INTER2FORMER_TIER", "sse9")
+    asked, messages = register_with(b"1.18.1", 18, copy_of_library(tmp_path))
+    assert asked == [18]
+    assert messages[0].startswith("[inter2former] INTER2FORMER_TIER: expected one of ")
