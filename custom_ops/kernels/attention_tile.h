@@ -11,6 +11,7 @@
 #pragma once
 
 #include "kernels/math.h"
+#include "kernels/shuffle.h"
 #include "kernels/simd.h"
 
 namespace i2f::I2F_TIER {
@@ -28,37 +29,40 @@ constexpr float kInfinity = __builtin_inff();
 
 // ---- Moving data between lanes.
 
-template <int... kLane>
-struct LaneList {};
-template <int kCount, int... kLane>
-struct FirstLanes : FirstLanes<kCount - 1, kCount - 1, kLane...> {};
-template <int... kLane>
-struct FirstLanes<0, kLane...> {
-  using List = LaneList<kLane...>;
+template <int kDistance>
+struct Flip {
+  static constexpr int at(int i) { return i ^ kDistance; }
 };
-using AllLanes = FirstLanes<kLanes>::List;
-
-// Lane i of the result is lane i ^ kFlip of v.
-template <int kFlip, class V, int... kLane>
-inline V flip_lanes(V v, LaneList<kLane...>) {
-  return __builtin_shufflevector(v, v, (kLane ^ kFlip)...);
+// Lane i of the result is lane i ^ kDistance of v.
+template <int kDistance>
+inline Vec flip_lanes(Vec v) {
+  return shuffle<Flip<kDistance>>(v, v);
+}
+template <int kDistance>
+inline VecInt flip_lanes(VecInt v) {
+  return (VecInt)flip_lanes<kDistance>((Vec)v);
 }
 
-// Swaps the blocks off the diagonal of the 2 x 2 blocks of side kSide in rows a and b.
-template <int kSide, int... kLane>
-inline void swap_blocks(Vec& a, Vec& b, LaneList<kLane...>) {
-  const Vec first =
-      __builtin_shufflevector(a, b, (kLane & kSide ? kLanes + kLane - kSide : kLane)...);
-  b = __builtin_shufflevector(a, b, (kLane & kSide ? kLanes + kLane : kLane + kSide)...);
-  a = first;
-}
+// Of 2 x 2 blocks of side kSide in two rows, the upper and the lower ones after the blocks off the
+// diagonal changed places.
+template <int kSide>
+struct UpperBlocks {
+  static constexpr int at(int i) { return i & kSide ? kLanes + i - kSide : i; }
+};
+template <int kSide>
+struct LowerBlocks {
+  static constexpr int at(int i) { return i & kSide ? kLanes + i : i + kSide; }
+};
 
 // A square of kLanes x kLanes floats, by blocks of half the side each time.
 template <int kSide = kLanes / 2>
 inline __attribute__((always_inline)) void transpose(Vec (&rows)[kLanes]) {
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
-    if ((i & kSide) == 0) swap_blocks<kSide>(rows[i], rows[i + kSide], AllLanes{});
+    if (i & kSide) continue;
+    const Vec upper = shuffle<UpperBlocks<kSide>>(rows[i], rows[i + kSide]);
+    rows[i + kSide] = shuffle<LowerBlocks<kSide>>(rows[i], rows[i + kSide]);
+    rows[i] = upper;
   }
   if constexpr (kSide > 1) transpose<kSide / 2>(rows);
 }

@@ -216,7 +216,7 @@ struct HybridAttention {
     }
   }
   static Vec turned(Vec x, Vec cosines, Vec sines) {
-    return x * cosines + flip_lanes<1>(x, AllLanes{}) * sines;
+    return x * cosines + flip_lanes<1>(x) * sines;
   }
 
   // Where a token is in the rotated keys and in the copied values [heads, L, head_width]. Tiles of
@@ -303,7 +303,7 @@ struct HybridAttention {
   }
   template <int kFlip>
   static int32_t join(VecInt bits) {
-    bits |= flip_lanes<kFlip>(bits, AllLanes{});
+    bits |= flip_lanes<kFlip>(bits);
     if constexpr (kFlip > 1) {
       return join<kFlip / 2>(bits);
     } else {
@@ -337,14 +337,14 @@ struct HybridAttention {
   }
   template <int kFlip>
   static Vec spread_largest(Vec v) {
-    const Vec other = flip_lanes<kFlip>(v, AllLanes{});
+    const Vec other = flip_lanes<kFlip>(v);
     v = v > other ? v : other;
     if constexpr (kFlip > 1) v = spread_largest<kFlip / 2>(v);
     return v;
   }
   template <int kFlip>
   static int32_t least_of(VecInt v) {
-    const VecInt other = flip_lanes<kFlip>(v, AllLanes{});
+    const VecInt other = flip_lanes<kFlip>(v);
     v = v < other ? v : other;
     if constexpr (kFlip > 1) {
       return least_of<kFlip / 2>(v);
