@@ -196,7 +196,7 @@ def train(
     Args:
         model_config: what to train.
         config: how. A resumed run may have other numbers than before.
-        out: folder of state, log, plot and, at the end, weights.
+        out: folder of state, log, plot, and weights so far.
         datasets: real pictures; none for synthetic scenes alone.
         synthetic: share of synthetic pictures beside real ones.
         teacher: folder of a teacher's features (`Batches`), for distillation.
@@ -241,20 +241,20 @@ def train(
                 entries = []
             if now - saved > save_every or last or stop:
                 save_state(out, trainer.state())
+                export_weights(trainer, out / WEIGHTS_FILE)
                 saved = now
             if stop:
                 report(f"stopped at step {trainer.step}; the same command goes on")
                 break
     plot_log(out / LOG_FILE, out / PLOT_FILE)
-    return export_weights(trainer, out / WEIGHTS_FILE) if trainer.step >= config.steps else None
+    return out / WEIGHTS_FILE if trainer.step >= config.steps else None
 
 
-def export_weights(trainer: Trainer, path: Path) -> Path:
-    """Writes the averaged weights as safetensors in half precision; Canny's filters and counters stay as they are."""
+def export_weights(trainer: Trainer, path: Path) -> None:
+    """Writes the averaged weights as safetensors in half precision."""
     model = Inter2Former(trainer.model.config)
     model.load_state_dict(trainer.average.weights)
     save_checkpoint(model, path, dtype=torch.float16)
-    return path
 
 
 def initialise(model: nn.Module, size: int) -> None:

@@ -104,6 +104,7 @@ def test_a_resumed_run_ends_exactly_as_an_unbroken_one(tmp_path):
     assert any("IoU" in line and "experts" in line for line in lines)
     assert train(TINY, SHORT, tmp_path / "broken", workers=0, log_every=1, minutes=0.0, report=lines.append) is None
     assert load_state(tmp_path / "broken")["step"] == 1
+    assert load_model(tmp_path / "broken/weights.safetensors").config == TINY  # an unfinished run is of use, too
     again = train(TINY, SHORT, tmp_path / "broken", workers=0, log_every=1, report=lines.append)
     assert any("resumed at step 1" in line for line in lines)
     assert again.read_bytes() == weights.read_bytes()
