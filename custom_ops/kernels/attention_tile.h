@@ -101,8 +101,8 @@ inline Vec exp2_nonpositive(Vec x) {
 
 // ---- Attention.
 
-// Rows of floats, `stride` apart.
-struct Rows {
+// StridedRows of floats, `stride` apart.
+struct StridedRows {
   const float* data;
   int64_t stride;
   const float* operator[](int64_t row) const { return data + row * stride; }
@@ -112,7 +112,7 @@ struct Rows {
 // `column_stride` floats from one c to the next.
 template <int K, int V>
 inline __attribute__((always_inline)) void multiply_rows(const float* columns,
-                                                         int64_t column_stride, Rows rows,
+                                                         int64_t column_stride, StridedRows rows,
                                                          int64_t depth, Vec (&products)[K][V]) {
 #pragma GCC unroll 8
   for (int k = 0; k < K; ++k) {
@@ -148,7 +148,7 @@ struct QueryTile {
 
 // Raises the bounds that a logit of the K keys exceeds; a query with a NaN among them gets a NaN.
 template <int K, int V>
-__attribute__((noinline, cold)) void raise_top(QueryTile<V>& tile, Rows keys) {
+__attribute__((noinline, cold)) void raise_top(QueryTile<V>& tile, StridedRows keys) {
   for (int j = 0; j < V; ++j) {
     Vec logits[K][1];
     multiply_rows(tile.queries + j * kLanes, tile.kStride, keys, tile.depth, logits);
@@ -172,7 +172,8 @@ __attribute__((noinline, cold)) void raise_top(QueryTile<V>& tile, Rows keys) {
 
 // Adds K keys and values to a block.
 template <int K, int V>
-inline __attribute__((always_inline)) void step(QueryTile<V>& tile, Rows keys, Rows values) {
+inline __attribute__((always_inline)) void step(QueryTile<V>& tile, StridedRows keys,
+                                                StridedRows values) {
   Vec p[K][V];
   for (bool raised = false;; raised = true) {
     multiply_rows(tile.queries, tile.kStride, keys, tile.depth, p);
@@ -222,7 +223,7 @@ inline __attribute__((always_inline)) void step(QueryTile<V>& tile, Rows keys, R
 // sums_weight = sum of 2^(logit - sums_top). sums_weight is NaN where a logit was NaN or +Inf;
 // sums_top is kLowest where all were -Inf.
 template <int V>
-void attend(QueryTile<V>& tile, Rows keys, Rows values, int64_t n) {
+void attend(QueryTile<V>& tile, StridedRows keys, StridedRows values, int64_t n) {
   const int64_t floats = tile.width * tile.kStride;
   for (int j = 0; j < V; ++j) {
     tile.top[j] = tile.sums_top[j] = broadcast(kLowest);

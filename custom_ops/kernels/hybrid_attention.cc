@@ -3,6 +3,7 @@
 #include "kernels/hybrid_attention.h"
 
 #include "kernels/attention_tile.h"
+#include "kernels/gemm.h"
 
 namespace i2f::I2F_TIER {
 namespace {
@@ -22,23 +23,22 @@ constexpr int64_t kEnoughTasks = 64;    // query tiles below which their keys ar
 
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t blocks(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
 // How the work is cut, which the shape alone decides, and the arrays that it goes through.
 struct Plan {
   Plan(const Shape& s, const Memory& memory)
       : others(s.tokens - s.edges),
-        edge_tiles(blocks(s.edges, kTileQueries)),
-        other_tiles(blocks(others, kTileQueries)),
+        edge_tiles(ceil_div(s.edges, kTileQueries)),
+        other_tiles(ceil_div(others, kTileQueries)),
         // A code's sums are as long as its chunk's values: no chunk shorter than the table.
         chunk_keys(most(kCountKeys, s.codes)),
-        chunks(others > 0 ? blocks(s.tokens, chunk_keys) : 0),
+        chunks(others > 0 ? ceil_div(s.tokens, chunk_keys) : 0),
         value_width(s.head_width + 1),
         partial_floats((s.head_width + 2) * kTileQueries) {
     const int64_t tiles = most(1, edge_tiles * s.heads);
-    const int64_t evenly = blocks(s.tokens, blocks(kEnoughTasks, tiles));
-    split_keys = blocks(evenly, kBlockKeys) * kBlockKeys;
-    splits = blocks(s.tokens, split_keys);
+    const int64_t evenly = ceil_div(s.tokens, ceil_div(kEnoughTasks, tiles));
+    split_keys = ceil_div(evenly, kBlockKeys) * kBlockKeys;
+    splits = ceil_div(s.tokens, split_keys);
     if (edge_tiles > 0) {
       turns = take<float>(memory, most(s.tokens / s.grid_width, s.grid_width) * s.head_width);
       keys = take<float>(memory, s.tokens * s.width());
@@ -80,18 +80,10 @@ struct TileMemory {
   int count;
 };
 
-template <int kValue>
-struct Constant {
-  static constexpr int value = kValue;
-};
-
-// Calls body(Constant<V>{}) with the number of vectors that hold `count` queries.
-template <int kMost = kTileVectors, class Body>
+// Calls body(Rows<V>()) with the number V of vectors that hold `count` queries.
+template <class Body>
 inline void with_vectors(int count, const Body& body) {
-  if constexpr (kMost > 1) {
-    if (count <= (kMost - 1) * kLanes) return with_vectors<kMost - 1>(count, body);
-  }
-  body(Constant<kMost>{});
+  with_rows<kTileVectors>(ceil_div(count, kLanes), body);
 }
 
 // rows [V * kLanes] of `width` floats -> columns [width][V * kLanes], times scale. The scale's
@@ -156,8 +148,8 @@ struct HybridAttention {
   float* out;
   double scale = kLog2E / __builtin_sqrt(static_cast<double>(shape.head_width));
   int64_t width = shape.width();
-  Rows queries = {qkv, 3 * width}, keys = {qkv + width, 3 * width};
-  Rows values = {qkv + 2 * width, 3 * width};
+  StridedRows queries = {qkv, 3 * width}, keys = {qkv + width, 3 * width};
+  StridedRows values = {qkv + 2 * width, 3 * width};
 
   // ---- Rotary embedding.
 
@@ -280,7 +272,7 @@ struct HybridAttention {
 
   // Scores [first, first + kLanes) of K keys.
   template <int K>
-  inline __attribute__((always_inline)) void scores(Rows rows, int64_t first,
+  inline __attribute__((always_inline)) void scores(StridedRows rows, int64_t first,
                                                     Vec (&result)[K][1]) const {
     const int64_t columns = shape.score_columns();
     multiply_rows(code_weight + first, columns, rows, width, result);
@@ -291,7 +283,7 @@ struct HybridAttention {
 
   // The bits score >= 0, the first the highest; `places` holds what each is worth, the padding 0.
   template <int K>
-  void find_signs(Rows rows, const int32_t* places, int32_t (&codes)[K]) const {
+  void find_signs(StridedRows rows, const int32_t* places, int32_t (&codes)[K]) const {
     VecInt bits[K] = {};
     for (int64_t first = 0; first < shape.scores; first += kLanes) {
       Vec score[K][1];
@@ -313,7 +305,7 @@ struct HybridAttention {
 
   // The first largest score; NaN is never larger.
   template <int K>
-  void find_largest(Rows rows, int32_t (&codes)[K]) const {
+  void find_largest(StridedRows rows, int32_t (&codes)[K]) const {
     Vec largest[K];
     VecInt index[K] = {};
     for (int k = 0; k < K; ++k) largest[k] = broadcast(-kInfinity);
@@ -455,7 +447,7 @@ struct HybridAttention {
     TileMemory memory;
     edge_tokens(tile_index % plan.edge_tiles, memory);
     with_vectors(memory.count, [&](auto vectors) {
-      constexpr int V = decltype(vectors)::value;
+      constexpr int V = decltype(vectors)::kCount;
       QueryTile<V> tile = make_tile<V>(memory, shape.head_width, shape.head_width);
       const float* rows[tile.kStride];
       for (int i = 0; i < tile.kStride; ++i) {  // rotated where the block will be
@@ -483,7 +475,7 @@ struct HybridAttention {
     TileMemory memory;
     edge_tokens(task % plan.edge_tiles, memory);
     with_vectors(memory.count, [&](auto vectors) {
-      constexpr int V = decltype(vectors)::value;
+      constexpr int V = decltype(vectors)::kCount;
       QueryTile<V> tile = make_tile<V>(memory, shape.head_width, shape.head_width);
       const int64_t floats = shape.head_width * tile.kStride;
       const float* first = plan.partials + task * plan.splits * plan.partial_floats;
@@ -514,7 +506,7 @@ struct HybridAttention {
     TileMemory memory;
     other_tokens(task % plan.other_tiles, memory);
     with_vectors(memory.count, [&](auto vectors) {
-      constexpr int V = decltype(vectors)::value;
+      constexpr int V = decltype(vectors)::kCount;
       QueryTile<V> tile = make_tile<V>(memory, shape.head_width, plan.value_width);
       const float* rows[tile.kStride];
       for (int i = 0; i < tile.kStride; ++i) rows[i] = queries[memory.tokens[i]] + at;
@@ -532,7 +524,7 @@ struct HybridAttention {
   // ---- The call.
 
   void run(const Parallel& parallel) const {
-    const int64_t rotations = plan.edge_tiles > 0 ? blocks(shape.tokens, kRotateTokens) : 0;
+    const int64_t rotations = plan.edge_tiles > 0 ? ceil_div(shape.tokens, kRotateTokens) : 0;
     if (rotations > 0) make_turns();
     run_tasks(parallel, plan.chunks + rotations, [this](int64_t task) {
       if (task < plan.chunks) {
@@ -542,7 +534,7 @@ struct HybridAttention {
       }
     });
     const int64_t found = plan.chunks > 0 ? list_codes() : 0;
-    run_tasks(parallel, blocks(found, kGatherCodes),
+    run_tasks(parallel, ceil_div(found, kGatherCodes),
               [=](int64_t task) { gather_codes(task, found); });
     const int64_t tiles = shape.heads * plan.edge_tiles, edge_tasks = tiles * plan.splits;
     run_tasks(parallel, edge_tasks + shape.heads * plan.other_tiles, [=](int64_t task) {
