@@ -13,8 +13,8 @@ struct Memory {
   void* (*take)(void* lender, size_t count, size_t size);
 };
 
-template <class T>
-inline T* take(const Memory& memory, int64_t count) {
+template <class T>  // static: each tier has its own
+static inline T* take(const Memory& memory, int64_t count) {
   return static_cast<T*>(memory.take(memory.lender, static_cast<size_t>(count), sizeof(T)));
 }
 
