@@ -120,9 +120,9 @@ def export_encoder(model: Inter2Former, *, size: int, opset: int = DEFAULT_OPSET
     Raises:
         ValueError: `size` or `opset` is out of range.
     """
-    check_opset(opset)
     decoder_shapes(model.config, size)  # checks the size
-    return _export(EncoderGraph(model), (torch.zeros(size, size, 3),), (ENCODER_INPUT,), ENCODER_OUTPUTS, opset)
+    picture = torch.zeros(size, size, 3)
+    return export_graph(EncoderGraph(model), (picture,), inputs=(ENCODER_INPUT,), outputs=ENCODER_OUTPUTS, opset=opset)
 
 
 def export_decoder(model: Inter2Former, *, size: int, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
@@ -136,17 +136,34 @@ def export_decoder(model: Inter2Former, *, size: int, opset: int = DEFAULT_OPSET
     Raises:
         ValueError: `size` or `opset` is out of range.
     """
-    check_opset(opset)
     shapes = decoder_shapes(model.config, size)
     examples = tuple(
         torch.zeros(shape, dtype=torch.uint8 if name == "labels" else torch.float32) for name, shape in shapes.items()
     )
-    return _export(DecoderGraph(model), examples, DECODER_INPUTS, DECODER_OUTPUTS, opset)
+    return export_graph(DecoderGraph(model), examples, inputs=DECODER_INPUTS, outputs=DECODER_OUTPUTS, opset=opset)
 
 
-def _export(
-    module: nn.Module, examples: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], opset: int
+def export_graph(
+    module: nn.Module,
+    examples: tuple[Tensor, ...],
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    opset: int = DEFAULT_OPSET,
 ) -> onnx.ModelProto:
+    """Any module made of ours as an ONNX graph, with the function bodies of its operators.
+
+    Args:
+        module: The module; it is put into evaluation mode.
+        examples: Its arguments; their shapes become the graph's.
+        inputs: Names of the arguments.
+        outputs: Names of the results.
+        opset: Version of the standard operators.
+
+    Raises:
+        ValueError: `opset` is out of range.
+    """
+    check_opset(opset)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),

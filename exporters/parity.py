@@ -240,7 +240,8 @@ class _Watch:
         head = self._reference.decode_head
         side = math.isqrt(len(tokens))
         low_res = head.mlp(tokens.T.reshape(1, -1, side, side))
-        box = float((low_res - BOX_THRESHOLD).abs().min() / low_res.abs().max())
+        found = head.upsampling == "local"  # else the box is the whole map
+        box = float((low_res - BOX_THRESHOLD).abs().min() / low_res.abs().max()) if found else 1.0
         code, expert = min(self._code, default=1.0), min(self._expert, default=1.0)
         return Margins(code=code, expert=expert, box=box, experts=tuple(self._experts))
 

@@ -53,8 +53,8 @@ LIMITS: dict[str, Limit] = {
 }
 
 TIE = 2e-6
-"""A decision (sign of a code bit, choice of an expert, token on the box threshold) whose margin, over the largest of its
-kind, is below this may go either way: rounding errors of tokens are a few 1e-7 of the largest value. A decode that
+"""A decision (sign of a code bit, choice of an expert, token on the box threshold) whose margin, over the largest of
+its kind, is below this may go either way: rounding errors of tokens are a few 1e-7 of the largest value. A decode that
 fails its limits is forgiven only if its smallest margin is below this, and then it is compared on masks."""
 
 

@@ -91,4 +91,25 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
         reason="1 - IoU, from the image on: how the convolutions round decides pixels of the Canny maps, in the "
         "release as well; the test runs two convolution backends",
     ),
+    ("canny pixels of a bundle", "grad_mag"): Tolerance(rtol=0, atol=0, reason="rounding only"),
+    ("canny pixels of a bundle", "grad_ori"): Tolerance(
+        rtol=0,
+        atol=2e-3,
+        reason="share of differing pixels: rounding decides direction bins and equal neighbours (MODEL.md, section 4)",
+    ),
+    ("canny pixels of a bundle", "thin"): Tolerance(
+        rtol=0,
+        atol=2e-3,
+        reason="share of differing pixels: rounding decides direction bins and equal neighbours (MODEL.md, section 4)",
+    ),
+    ("canny pixels of a bundle", "thresh"): Tolerance(
+        rtol=0,
+        atol=2e-3,
+        reason="share of differing pixels: rounding decides direction bins and equal neighbours (MODEL.md, section 4)",
+    ),
+    ("canny pixels of a bundle", "early"): Tolerance(
+        rtol=0,
+        atol=2e-3,
+        reason="share of differing pixels: rounding decides direction bins and equal neighbours (MODEL.md, section 4)",
+    ),
 }
