@@ -2,6 +2,94 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Annotated, Literal
 
-def export() -> None:
-    """Export."""
+import typer
+
+from inter2former_deploy.cli.progress import Steps, export_extra
+from inter2former_deploy.config import PRESETS, load_config
+from inter2former_deploy.errors import ExportMismatchError
+
+
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.", show_default=False)],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A released checkpoint, or safetensors that i2f train wrote. Without one the weights are "
+            "synthetic: good for tests and timing, not for pictures.",
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option(help="Model resolution in pixels, a multiple of 16.")] = 1024,
+    edge_rule: Annotated[
+        Literal["released", "exact"] | None,
+        typer.Option(
+            help="Which tokens get full attention: as the release computes it, or the paper's Eq. 4 (faster). "
+            "The configuration's own if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Configuration, if the checkpoint does not tell: {', '.join(PRESETS)}, or a JSON file.",
+            show_default=False,
+        ),
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of the standard ONNX operators.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    keep_failed: Annotated[
+        bool, typer.Option("--keep-failed", help="If the graphs differ from PyTorch, leave them in DIR.failed.")
+    ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of onnxruntime; as many as cores if not given.", show_default=False),
+    ] = None,
+    custom_ops: Annotated[bool, typer.Option(help="Compare with the operator library, too.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Export a model and compare it with PyTorch. The folder appears only when they agree.
+
+    Exits with 1 if they do not. Progress goes to standard error.
+    """
+    steps = Steps()
+    steps("load PyTorch")
+    with export_extra():
+        from inter2former_deploy.exporters.bundle import export_bundle
+        from inter2former_deploy.exporters.graphs import DEFAULT_OPSET
+        from inter2former_deploy.exporters.parity import ParityReport
+
+    if checkpoint is None:
+        typer.echo("no checkpoint is given: the weights are synthetic, the masks will mean nothing", err=True)
+    try:
+        report = export_bundle(
+            checkpoint,
+            output,
+            config=load_config(config) if config else None,
+            size=size,
+            edge_rule=edge_rule,
+            opset=opset or DEFAULT_OPSET,
+            custom_ops=custom_ops,
+            force=force,
+            keep_failed=keep_failed,
+            num_threads=threads,
+            progress=steps,
+        )
+    except ExportMismatchError as error:
+        if isinstance(error.report, ParityReport):
+            typer.echo(json.dumps(error.report.to_dict(), indent=2) if as_json else error.report.table())
+        typer.echo(f"i2f: {error}", err=True)
+        raise typer.Exit(1) from error
+    if as_json:
+        typer.echo(json.dumps(report.manifest.to_dict(), indent=2))
+    else:
+        typer.echo(
+            f"{output}: {len(report.parity.checks)} comparisons with PyTorch passed, {steps.seconds:.0f} s in all"
+        )
+        typer.echo(f"next: i2f segment {output} IMAGE --fg X,Y -o mask.png --overlay overlay.png")

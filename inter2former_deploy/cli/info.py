@@ -43,4 +43,9 @@ def info(
 
 
 def _parity(report: dict[str, Any] | None) -> str:
-    return "not checked" if report is None else str(report)
+    if report is None:
+        return "not checked"
+    verdict = "passed" if report.get("passed") else "FAILED"
+    return (
+        f"{verdict}, {len(report.get('checks', []))} comparisons with PyTorch ({', '.join(report.get('backends', []))})"
+    )

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import pytest
+
+from inter2former_deploy.config import PROBE
+from inter2former_deploy.errors import ExportMismatchError
+from inter2former_deploy.exporters import bundle as exporter
+from inter2former_deploy.exporters.parity import ParityReport, load_photograph
+
+SIZE = 128
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the probe model."""
+    folder = tmp_path_factory.mktemp("export") / "bundle"
+    exporter.export_bundle(None, folder, config=PROBE, size=SIZE, edge_rule="exact", num_threads=2)
+    return folder
+
+
+def test_info_and_segment(i2f: Callable[..., Any], exported: Path, tmp_path: Path) -> None:
+    info = i2f("info", exported)
+    assert "edge rule      exact" in info.out
+    assert "parity         passed" in info.out
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    cv2.imwrite(str(photo), load_photograph()[..., ::-1])
+    done = i2f("segment", exported, photo, "--fg", "285,190", "--bg", "60,60", "-o", mask)
+    assert done.code == 0, done.err
+    assert cv2.imread(str(mask), cv2.IMREAD_UNCHANGED).shape == (400, 600)
+
+
+def test_verify(i2f: Callable[..., Any], exported: Path) -> None:
+    done = i2f("verify", exported, "--threads", 2)
+    assert done.code == 0, done.err
+    for word in ("image_embedding", "box_logits", "masks", "with operators", "all within limits"):
+        assert word in done.out
+    assert "click 1" in done.err
+
+
+def test_verify_finds_what_differs(i2f: Callable[..., Any], exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = exporter.load_weights
+    monkeypatch.setattr(exporter, "load_weights", lambda checkpoint, **options: load(None, **(options | {"seed": 8})))
+    done = i2f("verify", exported, "--no-custom-ops", "--threads", 2, "--json")
+    assert done.code == 1
+    report = json.loads(done.out)
+    assert report["passed"] is False
+    assert report["backends"] == ["onnxruntime"]
+
+
+def test_a_mismatch_exits_with_one_and_shows_the_table(
+    i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    report = ParityReport(size=SIZE, backends=(), checks=(), decodes=(), unreached_experts=(), tools={})
+    monkeypatch.setattr(ParityReport, "table", lambda self: "the table")
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise ExportMismatchError("the exported graphs differ", report)
+
+    monkeypatch.setattr(exporter, "export_bundle", fail)
+    done = i2f("export", "-o", tmp_path / "bundle")
+    assert (done.code, done.out) == (1, "the table\n")
+    assert done.err.endswith("i2f: the exported graphs differ\n")
+
+
+def test_options_reach_the_exporter(i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: dict[str, Any] = {}
+
+    def record(checkpoint: Path | None, folder: Path, **options: Any) -> SimpleNamespace:
+        given.update(options, checkpoint=checkpoint, folder=folder)
+        return SimpleNamespace(parity=SimpleNamespace(checks=[]), manifest=SimpleNamespace(to_dict=dict))
+
+    monkeypatch.setattr(exporter, "export_bundle", record)
+    words = "export weights.pth -o out --size 512 --edge-rule exact --config probe --opset 21 --force --keep-failed"
+    assert i2f(*words.split(), "--threads", 3, "--no-custom-ops").code == 0
+    given.pop("progress")
+    assert given == {
+        "checkpoint": Path("weights.pth"),
+        "folder": Path("out"),
+        "config": PROBE,
+        "size": 512,
+        "edge_rule": "exact",
+        "opset": 21,
+        "force": True,
+        "keep_failed": True,
+        "num_threads": 3,
+        "custom_ops": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "100"], "size must be a positive multiple of 16, got 100"),
+        (["--opset", "3"], "opset"),
+        (["--config", "no.json"], "no.json is neither a preset"),
+        (["no.pth"], "no.pth"),
+    ],
+)
+def test_bad_input(i2f: Callable[..., Any], tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = i2f("export", "-o", tmp_path / "bundle", "--config", "probe", *arguments)
+    assert done.code == 2
+    assert done.err.splitlines()[-1].startswith("i2f: ")
+    assert message in done.err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_that_is_there_stays(i2f: Callable[..., Any], exported: Path) -> None:
+    done = i2f("export", "-o", exported, "--config", "probe")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith(f"i2f: {exported} exists: replace it with --force or name another folder\n")
+
+
+@pytest.mark.parametrize("command", [["export", "-o", "bundle"], ["verify", "bundle"]])
+def test_without_the_export_extra(i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    for name in [name for name in sys.modules if name.startswith("inter2former_deploy.exporters")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    done = i2f(*command)
+    assert done.code == 2
+    assert done.err.endswith(
+        "i2f: this command needs onnx, which is not installed: pip install 'inter2former-deploy[export]'\n"
+    )
