@@ -19,19 +19,17 @@ constexpr int kTaps = 9;    // of the convolution, row by row
 constexpr int kCentre = 4;  // the tap that never leaves the crop: it carries the bias
 constexpr int kReach = 2;   // low-resolution pixels that a pixel of the result sees each way
 
-constexpr int kPanel = 3;                             // vectors of a panel of weights
-constexpr int kPixels = kTileRows<kPanel>;            // pixels of a tile
-constexpr int kWide = kTileRows<3> >= kTaps ? 3 : 1;  // vectors of pixels, for one output channel
-static_assert(kTileRows<kWide> >= kTaps, "the taps are the rows of a tile");
+constexpr int kPanel = 3;                   // vectors of a panel of weights
+constexpr int kPixels = kTileRows<kPanel>;  // pixels of a tile
+constexpr int kRun = 2 * kLanes;            // pixels of a run, where they are in the lanes
 
-constexpr int64_t kChunk = 8192;    // floats whose mean is taken at once: they fit the first cache
-constexpr int64_t kRing = 2 << 20;  // floats of the ring, about
-constexpr int64_t kStrip = 1024;    // floats of a strip of columns, about
-constexpr int64_t kMostTasks = 64;  // of the tap maps: bounds the scratch
+constexpr int64_t kChunk = 8192;        // floats whose mean is taken at once, in the first cache
+constexpr int64_t kRing = 2 << 20;      // floats of the ring, about
+constexpr int64_t kStrip = 1024;        // floats of a strip of columns, about
+constexpr int64_t kMostTasks = 64;      // of the tap maps: bounds the scratch
 constexpr int64_t kTaskCost = 1 << 18;  // products a task of the tap maps has, at least
-constexpr int64_t kResizeTasks = 16;    // of a band: so many if it has the rows
-constexpr int64_t kResizeRows =
-    8;  // but no more rows a task, which shares rows with its neighbours
+constexpr int64_t kResizeTasks = 16;    // of a band: so many if it has the rows,
+constexpr int64_t kResizeRows = 8;      // but no more rows a task
 
 inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -39,16 +37,16 @@ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // Where the packed parameters lie, in floats.
 //   scale, shift  of the norm: as many pixels side by side as make whole vectors
-//   taps          panels of three vectors of columns (tap, output channel); for one output channel
-//   a
-//                 row for each tap, its bias last
+//   taps          panels of three vectors of columns (tap, output channel); where pixels are in
+//                 the lanes, a row for each such column, its bias last
 struct Layout {
   Layout(int64_t in_channels, int64_t out_channels)
-      : pixel_lanes(out_channels == 1),
+      : pixel_lanes(out_channels < kLanes && (out_channels & (out_channels - 1)) == 0),
         period(in_channels % kLanes == 0 ? in_channels : in_channels * kLanes),
         panels(ceil_div(kTaps * out_channels, kPanel * kLanes)),
         panel(panel_floats<kPanel>(in_channels)),
-        total(2 * period + (pixel_lanes ? kTaps * (in_channels + 1) : panels * panel)) {}
+        total(2 * period +
+              (pixel_lanes ? kTaps * out_channels * (in_channels + 1) : panels * panel)) {}
 
   bool pixel_lanes;
   int64_t period;
@@ -157,10 +155,11 @@ struct Norm {
   // Of whole pixels, `count` floats.
   void operator()(const float* x, int64_t count, float* to) const {
     const Vec from = broadcast(mean);
+    const Norm local = *this;  // which stores through `to` leave alone
     int64_t at = 0, i = 0;
     for (; i + kLanes <= count; i += kLanes) {
-      store(to + i, (load(x + i) - from) * load(scale + at) + load(shift + at));
-      at = at + kLanes == period ? 0 : at + kLanes;
+      store(to + i, (load(x + i) - from) * load(local.scale + at) + load(local.shift + at));
+      at = at + kLanes == local.period ? 0 : at + kLanes;
     }
     for (; i < count; ++i, ++at) to[i] = (x[i] - mean) * scale[at] + shift[at];
   }
@@ -238,18 +237,16 @@ void map_taps(const Stage& stage, int64_t begin, int64_t end, float* tile) {
   });
 }
 
-// Rows of `from` [pixels, channels] -> `to` [channels, pixels], kWide vectors of pixels; `spare` is
-// as large as either.
+// A run of pixels `from` [kRun, channels] -> `to` [channels, kRun]; `spare` is as large as either.
 void transpose(float* from, int64_t channels, float* spare, float* to) {
-  constexpr int64_t pixels = kWide * kLanes;
-  if ((channels & (channels - 1)) != 0) {
+  if ((channels & (channels - 1)) != 0 || channels == 1) {
     for (int64_t k = 0; k < channels; ++k) {
-      for (int64_t p = 0; p < pixels; ++p) to[k * pixels + p] = from[p * channels + k];
+      for (int64_t p = 0; p < kRun; ++p) to[k * kRun + p] = from[p * channels + k];
     }
     return;
   }
   // Each round moves the lowest bit of an element's place, one of the channel's, above all others.
-  const int64_t half = pixels * channels / 2;
+  const int64_t half = kRun * channels / 2;
   for (int64_t left = channels; left > 1; left /= 2) {
     float* into = left == 2 ? to : spare;
     for (int64_t i = 0; i < half; i += kLanes) {
@@ -260,39 +257,80 @@ void transpose(float* from, int64_t channels, float* spare, float* to) {
     spare = from;
     from = into;
   }
-  if (channels == 1) {
-    for (int64_t i = 0; i < pixels; i += kLanes) store(to + i, load(from + i));
+}
+
+// Vectors [channels, pixels] -> [pixels, channels], the other way.
+template <int kChannels>
+inline __attribute__((always_inline)) void interleave(Vec (&v)[kChannels]) {
+#pragma GCC unroll 8
+  for (int left = kChannels; left > 1; left /= 2) {
+    Vec zipped[kChannels];
+#pragma GCC unroll 8
+    for (int i = 0; i < kChannels / 2; ++i) {
+      zipped[2 * i] = zip_low<1>(v[i], v[i + kChannels / 2]);
+      zipped[2 * i + 1] = zip_high<1>(v[i], v[i + kChannels / 2]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kChannels; ++i) v[i] = zipped[i];
   }
 }
 
-// Runs of kWide vectors of pixels, [begin, end) of them, counted along the rows; one output
-// channel, pixels in the lanes. `tile` holds run_floats().
-int64_t run_floats(int64_t channels) { return kWide * kLanes * (3 * channels + 2); }
+// Runs [begin, end), counted along the rows, of which each has its last run cut short. Pixels are
+// in the lanes, the rows of a tile are output channels of a few taps. `tile` holds run_floats().
+int64_t run_floats(int64_t channels) { return kRun * (3 * channels + 2); }
+template <int kChannels>
 void map_taps_of_runs(const Stage& stage, int64_t begin, int64_t end, float* tile) {
-  constexpr int64_t run = kWide * kLanes;
-  const int64_t runs = ceil_div(stage.columns, run);
-  float* panel = tile + 2 * run * stage.in;
-  for (int64_t i = 0; i < run; ++i) panel[i] = 0;
-  for (int64_t i = 0; i < run; ++i) panel[(stage.in + 1) * run + i] = 1;  // the bias's column
-  const float* rows[kTaps];
-  for (int t = 0; t < kTaps; ++t) rows[t] = stage.packed_taps + t * (stage.in + 1);
+  constexpr int kWide = kRun / kLanes;
+  constexpr int kTogether = kTaps * kChannels <= kTileRows<kWide> ? kTaps
+                            : 3 * kChannels <= kTileRows<kWide>   ? 3
+                                                                  : 1;
+  const int64_t runs = ceil_div(stage.columns, kRun), depth = stage.in + 1;
+  float* panel = tile + 2 * kRun * stage.in;
+  for (int64_t i = 0; i < kRun; ++i) {
+    panel[i] = 0;
+    panel[depth * kRun + i] = 1;  // of the biases
+  }
   for (int64_t r = begin; r < end; ++r) {
-    const int64_t first = r % runs * run, pixel = r / runs * stage.columns + first;
-    const int64_t count = at_most(run, stage.columns - first);
+    const int64_t first = r % runs * kRun, pixel = r / runs * stage.columns + first;
+    const int64_t count = at_most(kRun, stage.columns - first);
     stage.norm(stage.x + pixel * stage.in, count * stage.in, tile);
-    for (int64_t i = count * stage.in; i < run * stage.in; ++i) tile[i] = 0;
-    transpose(tile, stage.in, tile + run * stage.in, panel + run);
-    Vec sums[kTaps][kWide];
-    multiply<kTaps, kWide>(rows, panel, stage.in + 1, sums);
-    float* to = stage.pixel(pixel);
+    for (int64_t i = count * stage.in; i < kRun * stage.in; ++i) tile[i] = 0;
+    transpose(tile, stage.in, tile + kRun * stage.in, panel + kRun);
+    for (int t = 0; t < kTaps; t += kTogether) {
+      const float* rows[kTogether * kChannels];
+      for (int m = 0; m < kTogether * kChannels; ++m) {
+        rows[m] = stage.packed_taps + (t * kChannels + m) * depth;
+      }
+      Vec sums[kTogether * kChannels][kWide];
+      multiply<kTogether * kChannels, kWide>(rows, panel, depth, sums);
+      float* to = stage.pixel(pixel) + t * stage.tap;
 #pragma GCC unroll 32
-    for (int t = 0; t < kTaps; ++t) {
-#pragma GCC unroll 32
-      for (int n = 0; n < kWide; ++n) {
-        if (n * kLanes < count) store(to + t * stage.tap + n * kLanes, sums[t][n]);
+      for (int i = 0; i < kTogether * kWide; ++i) {
+        const int n = i % kWide, tap = i / kWide;
+        Vec mixed[kChannels];
+#pragma GCC unroll 8
+        for (int c = 0; c < kChannels; ++c) mixed[c] = sums[tap * kChannels + c][n];
+        interleave<kChannels>(mixed);
+        if (n * kLanes >= count) continue;
+#pragma GCC unroll 8
+        for (int c = 0; c < kChannels; ++c) {
+          store(to + tap * stage.tap + (n * kChannels + c) * kLanes, mixed[c]);
+        }
       }
     }
   }
+}
+
+void map_taps_of_any(const Stage& stage, int64_t begin, int64_t end, float* tile) {
+  if (!stage.layout.pixel_lanes) return map_taps(stage, begin, end, tile);
+  if (stage.out == 1) return map_taps_of_runs<1>(stage, begin, end, tile);
+  if constexpr (kLanes > 2) {
+    if (stage.out == 2) return map_taps_of_runs<2>(stage, begin, end, tile);
+  }
+  if constexpr (kLanes > 4) {
+    if (stage.out == 4) return map_taps_of_runs<4>(stage, begin, end, tile);
+  }
+  if constexpr (kLanes > 8) map_taps_of_runs<8>(stage, begin, end, tile);
 }
 
 // ---- Resizing and summing the tap maps.
@@ -322,20 +360,102 @@ struct Desk {
   float* columns;
 };
 
+// The three Desk::column rows of a row of the result.
+struct Columns {
+  const float* at[3];
+  int64_t channels;
+
+  // kLanes elements of two neighbouring pixels, `i` elements into the strip.
+  template <bool kFirst = false, bool kLast = false>
+  inline __attribute__((always_inline)) Pair pair(int64_t i) const {
+    return resize<kFirst, kLast>([&](int dx, int k) { return load(at[dx] + i + k * channels); });
+  }
+};
+
+// From a sum of taps and its share of the edge features to the result.
+struct Finish {
+  bool activate;
+
+  inline __attribute__((always_inline)) Vec operator()(Vec sum, Vec e) const {
+    return activate ? silu(sum + e) : sum + e;
+  }
+  // Up to kLanes elements.
+  void partly(float* to, Vec sum, const float* e, int64_t count) const {
+    const int n = static_cast<int>(at_least(0, at_most(count, kLanes)));
+    store_partial(to, (*this)(sum, load_partial(e, n)), n);
+  }
+};
+
+// ---- One row of a strip, but for the crop's border. Arguments are copies: stores leave them
+// alone.
+
+// Channels that fill vectors.
+void whole_pixels(Columns columns, Finish finish, int64_t pixels, const float* e, float* to) {
+  const int64_t channels = columns.channels;
+  for (int64_t x = 0; x < pixels; ++x) {
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      const Pair pair = columns.pair(x * channels + c);
+      const int64_t at = 2 * x * channels + c;
+      store(to + at, finish(pair.first, load(e + at)));
+      store(to + at + channels, finish(pair.second, load(e + at + channels)));
+    }
+  }
+}
+
+// Vectors that are filled by a few pixels.
+template <int kChannels>
+void zipped_pixels(Columns columns, Finish finish, int64_t pixels, const float* e, float* to) {
+  columns.channels = kChannels;
+  const int64_t floats = pixels * kChannels;
+  int64_t i = 0;
+  for (; i + kLanes <= floats; i += kLanes, e += 2 * kLanes, to += 2 * kLanes) {
+    const Pair pair = columns.pair(i);
+    store(to, finish(zip_low<kChannels>(pair.first, pair.second), load(e)));
+    store(to + kLanes, finish(zip_high<kChannels>(pair.first, pair.second), load(e + kLanes)));
+  }
+  const Pair pair = columns.pair(i);
+  const int64_t left = 2 * (floats - i);
+  finish.partly(to, zip_low<kChannels>(pair.first, pair.second), e, left);
+  if (left <= kLanes) return;
+  finish.partly(to + kLanes, zip_high<kChannels>(pair.first, pair.second), e + kLanes,
+                left - kLanes);
+}
+
+// Any number of channels; `mixed` holds the row before the activation.
+void any_pixels(Columns columns, Finish finish, int64_t pixels, const float* e, float* mixed,
+                float* to) {
+  const int64_t channels = columns.channels, floats = 2 * pixels * channels;
+  for (int64_t x = 0; x < pixels; ++x) {
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      const Pair pair = columns.pair(x * channels + c);
+      const int count = static_cast<int>(at_most(kLanes, channels - c));
+      store_partial(mixed + 2 * x * channels + c, pair.first, count);
+      store_partial(mixed + (2 * x + 1) * channels + c, pair.second, count);
+    }
+  }
+  for (int64_t i = 0; i < floats; i += kLanes) {
+    finish.partly(to + i, load(mixed + i), e + i, floats - i);
+  }
+}
+
+// The crop's first or last pixel of a row, the pixel to whose side `columns` begin.
+template <bool kFirst>
+void border_pixel(Columns columns, Finish finish, const float* e, const float* border,
+                  const float* corner, float* to) {
+  for (int64_t c = 0; c < columns.channels; c += kLanes) {
+    const Pair pair = columns.pair<kFirst, !kFirst>(c);
+    const int count = static_cast<int>(at_most(kLanes, columns.channels - c));
+    Vec inside = load_partial(e + c, count) - load_partial(border + c, count);
+    if (corner != nullptr) inside += load_partial(corner + c, count);
+    store_partial(to + c, finish(kFirst ? pair.first : pair.second, inside), count);
+  }
+}
+
 struct Resize {
   const Stage& stage;
   const CropEdge& edge;
-  bool activate;
+  Finish finish;
   float* y;
-
-  Vec result(Vec sum, Vec e) const { return activate ? silu(sum + e) : sum + e; }
-
-  // result() of up to kLanes elements.
-  void put(float* to, Vec sum, const float* e, int64_t count) const {
-    if (count >= kLanes) return store(to, result(sum, load(e)));
-    const int n = static_cast<int>(count);
-    if (n > 0) store_partial(to, result(sum, load_partial(e, n)), n);
-  }
 
   // Columns [begin, end) of low-resolution row r: two rows of the result.
   void rows_of(int64_t r, int64_t begin, int64_t end, const Desk& desk) const {
@@ -343,30 +463,35 @@ struct Resize {
     const int64_t first = at_least(begin - kReach, 0), last = at_most(end + kReach, stage.columns);
     const int64_t floats = (last - first) * channels;
     const int64_t into = (first - (begin - kReach)) * channels;
-    const float* row[5];
-    for (int k = 0; k < 5; ++k) row[k] = stage.row(r + k - kReach) + first * channels;
     with_ends(r == 0, r == stage.rows - 1, [&](auto top, auto bottom) {
       for (int dx = 0; dx < 3; ++dx) {
+        const float* row[5];
+        for (int k = 0; k < 5; ++k) {
+          row[k] = stage.row(r + k - kReach) + dx * stage.tap + first * channels;
+        }
+        const int64_t down = 3 * stage.tap;  // to the tap below
+        float *upper = desk.column(0, dx) + into, *lower = desk.column(1, dx) + into;
         for (int64_t i = 0; i < floats; i += kLanes) {
           const Pair pair = resize<decltype(top)::value, decltype(bottom)::value>(
-              [&](int dy, int k) { return load(row[k] + (3 * dy + dx) * stage.tap + i); });
-          store(desk.column(0, dx) + into + i, pair.first);
-          store(desk.column(1, dx) + into + i, pair.second);
+              [&](int dy, int k) { return load(row[k] + dy * down + i); });
+          store(upper + i, pair.first);
+          store(lower + i, pair.second);
         }
       }
     });
-    for (int64_t x = begin - kReach; x < end + kReach; ++x) {  // clamped
-      const int64_t inside = at_most(at_least(x, first), last - 1);
-      if (x == inside) continue;
-      for (int phase = 0; phase < 2; ++phase) {
-        for (int dx = 0; dx < 3; ++dx) {
-          float* column = desk.column(phase, dx) - (begin - kReach) * channels;
-          for (int64_t c = 0; c < channels; ++c)
-            column[x * channels + c] = column[inside * channels + c];
-        }
+    for (int64_t x = begin - kReach; x < first; ++x) copy_pixel(desk, x - begin, first - begin);
+    for (int64_t x = last; x < end + kReach; ++x) copy_pixel(desk, x - begin, last - 1 - begin);
+    for (int phase = 0; phase < 2; ++phase) row_of(2 * r + phase, phase, begin, end, desk);
+  }
+
+  // Pixel `to` of the strip, outside the crop, is its nearest inside.
+  void copy_pixel(const Desk& desk, int64_t to, int64_t from) const {
+    for (int i = 0; i < 6; ++i) {
+      float* column = desk.column(i / 3, i % 3) + kReach * stage.out;
+      for (int64_t c = 0; c < stage.out; ++c) {
+        column[to * stage.out + c] = column[from * stage.out + c];
       }
     }
-    for (int phase = 0; phase < 2; ++phase) row_of(2 * r + phase, phase, begin, end, desk);
   }
 
   void row_of(int64_t row, int phase, int64_t begin, int64_t end, const Desk& desk) const {
@@ -379,91 +504,36 @@ struct Resize {
       e = desk.edge_row;
     }
     float* to = y + (2 * row * stage.columns + 2 * begin) * channels;
-    const float* column[3];
-    for (int dx = 0; dx < 3; ++dx) column[dx] = desk.column(phase, dx);
-
-    if (channels % kLanes == 0) {
-      whole_pixels(column, pixels, e, to);
-    } else if (!(zipped<1>(column, pixels, e, to) || zipped<2>(column, pixels, e, to) ||
-                 zipped<4>(column, pixels, e, to) || zipped<8>(column, pixels, e, to))) {
-      any_pixels(column, pixels, e, desk.mixed, to);
-    }
+    Columns columns{{desk.column(phase, 0), desk.column(phase, 1), desk.column(phase, 2)},
+                    channels};
+    inner_pixels(columns, pixels, e, desk.mixed, to);
     if (begin == 0) {
       const float* corner = top ? edge.corner[0] : bottom ? edge.corner[2] : nullptr;
-      border_pixel<true>(column, e, edge.left + row * channels, corner, to);
+      border_pixel<true>(columns, finish, e, edge.left + row * channels, corner, to);
     }
     if (end == stage.columns) {
       const float* corner = top ? edge.corner[1] : bottom ? edge.corner[3] : nullptr;
       const int64_t last = floats - channels;
-      for (int dx = 0; dx < 3; ++dx) column[dx] += (pixels - 1) * channels;
-      border_pixel<false>(column, e + last, edge.right + row * channels, corner, to + last);
+      for (const float*& at : columns.at) at += (pixels - 1) * channels;
+      border_pixel<false>(columns, finish, e + last, edge.right + row * channels, corner,
+                          to + last);
     }
   }
 
-  // The pair of pixels, kLanes elements of each, `i` elements into the strip.
-  template <bool kFirst = false, bool kLast = false>
-  Pair pair_at(const float* const* column, int64_t i) const {
-    const int64_t channels = stage.out;
-    return resize<kFirst, kLast>(
-        [&](int dx, int k) { return load(column[dx] + i + k * channels); });
-  }
-
-  // Channels that fill vectors.
-  void whole_pixels(const float* const* column, int64_t pixels, const float* e, float* to) const {
-    const int64_t channels = stage.out;
-    for (int64_t x = 0; x < pixels; ++x) {
-      for (int64_t c = 0; c < channels; c += kLanes) {
-        const Pair pair = pair_at(column, x * channels + c);
-        const int64_t at = 2 * x * channels + c;
-        store(to + at, result(pair.first, load(e + at)));
-        store(to + at + channels, result(pair.second, load(e + at + channels)));
-      }
+  void inner_pixels(const Columns& columns, int64_t pixels, const float* e, float* mixed,
+                    float* to) const {
+    if (stage.out % kLanes == 0) return whole_pixels(columns, finish, pixels, e, to);
+    if (stage.out == 1) return zipped_pixels<1>(columns, finish, pixels, e, to);
+    if constexpr (kLanes > 2) {
+      if (stage.out == 2) return zipped_pixels<2>(columns, finish, pixels, e, to);
     }
-  }
-
-  // Vectors that are filled by a few pixels of kChannels, if those are the channels.
-  template <int kChannels>
-  bool zipped(const float* const* column, int64_t pixels, const float* e, float* to) const {
-    if constexpr (kChannels < kLanes) {
-      if (stage.out != kChannels) return false;
-      const int64_t floats = pixels * kChannels;
-      for (int64_t i = 0; i < floats; i += kLanes) {
-        const Pair pair = pair_at(column, i);
-        put(to + 2 * i, zip_low<kChannels>(pair.first, pair.second), e + 2 * i, 2 * (floats - i));
-        put(to + 2 * i + kLanes, zip_high<kChannels>(pair.first, pair.second), e + 2 * i + kLanes,
-            2 * (floats - i) - kLanes);
-      }
-      return true;
+    if constexpr (kLanes > 4) {
+      if (stage.out == 4) return zipped_pixels<4>(columns, finish, pixels, e, to);
     }
-    return false;
-  }
-
-  // Any number of channels.
-  void any_pixels(const float* const* column, int64_t pixels, const float* e, float* mixed,
-                  float* to) const {
-    const int64_t channels = stage.out, floats = 2 * pixels * channels;
-    for (int64_t x = 0; x < pixels; ++x) {
-      for (int64_t c = 0; c < channels; c += kLanes) {
-        const Pair pair = pair_at(column, x * channels + c);
-        const int count = static_cast<int>(at_most(kLanes, channels - c));
-        store_partial(mixed + 2 * x * channels + c, pair.first, count);
-        store_partial(mixed + (2 * x + 1) * channels + c, pair.second, count);
-      }
+    if constexpr (kLanes > 8) {
+      if (stage.out == 8) return zipped_pixels<8>(columns, finish, pixels, e, to);
     }
-    for (int64_t i = 0; i < floats; i += kLanes) put(to + i, load(mixed + i), e + i, floats - i);
-  }
-
-  // The crop's first or last pixel of a row, over what the others' formula left there.
-  template <bool kFirst>
-  void border_pixel(const float* const* column, const float* e, const float* border,
-                    const float* corner, float* to) const {
-    for (int64_t c = 0; c < stage.out; c += kLanes) {
-      const Pair pair = pair_at<kFirst, !kFirst>(column, c);
-      const int count = static_cast<int>(at_most(kLanes, stage.out - c));
-      Vec inside = load_partial(e + c, count) - load_partial(border + c, count);
-      if (corner != nullptr) inside += load_partial(corner + c, count);
-      store_partial(to + c, result(kFirst ? pair.first : pair.second, inside), count);
-    }
+    any_pixels(columns, finish, pixels, e, mixed, to);
   }
 };
 
@@ -482,9 +552,13 @@ void pack_upsample(const UpsampleWeights& weights, float* packed) {
   }
   float* taps = packed + 2 * layout.period;
   if (layout.pixel_lanes) {
-    for (int64_t t = 0; t < kTaps; ++t) {
-      for (int64_t k = 0; k < in; ++k) taps[t * (in + 1) + k] = weights.conv_weight[k * kTaps + t];
-      taps[t * (in + 1) + in] = t == kCentre ? weights.conv_bias[0] : 0;
+    for (int64_t column = 0; column < kTaps * out; ++column) {
+      const int64_t tap = column / out, channel = column % out;
+      float* to = taps + column * (in + 1);
+      for (int64_t k = 0; k < in; ++k) {
+        to[k] = weights.conv_weight[(channel * in + k) * kTaps + tap];
+      }
+      to[in] = tap == kCentre ? weights.conv_bias[channel] : 0;
     }
     return;
   }
@@ -511,7 +585,8 @@ void local_upsample(const float* x, int64_t rows, int64_t columns, int64_t in_ch
   float* scale = take<float>(memory, layout.period);
   for (int64_t i = 0; i < layout.period; ++i) scale[i] = packed[i] * inverse;
 
-  const int64_t tap = round_up(columns * out_channels, kLanes) + kLanes;
+  const int64_t wide = layout.pixel_lanes ? round_up(columns, kLanes) : columns;
+  const int64_t tap = round_up(wide * out_channels, kLanes) + kLanes;
   const int64_t slots = at_most(rows, at_least(kRing / (kTaps * tap), 4 * kReach));
   const int64_t band = slots == rows ? rows : slots - 2 * kReach;
   const Stage stage{
@@ -526,12 +601,11 @@ void local_upsample(const float* x, int64_t rows, int64_t columns, int64_t in_ch
       take<float>(memory, slots * kTaps * tap),
       slots,
       tap};
-  const Resize resize{stage, edge, activate, y};
+  const Resize task_of{stage, edge, {activate}, y};
 
   // Tap maps: `units` of a row, tiles of pixels or runs.
-  const int64_t run = kWide * kLanes;
-  const int64_t units = layout.pixel_lanes ? ceil_div(columns, run) : columns;
-  const int64_t unit_cost = in_channels * kTaps * (layout.pixel_lanes ? run : out_channels);
+  const int64_t units = layout.pixel_lanes ? ceil_div(columns, kRun) : columns;
+  const int64_t unit_cost = in_channels * kTaps * out_channels * (layout.pixel_lanes ? kRun : 1);
   const int64_t tile = layout.pixel_lanes ? run_floats(in_channels) : kPixels * in_channels;
   float* tiles = take<float>(memory, kMostTasks * tile);
 
@@ -552,7 +626,7 @@ void local_upsample(const float* x, int64_t rows, int64_t columns, int64_t in_ch
     parallel_for(parallel, static_cast<size_t>(map_tasks), [&](size_t task) {
       const auto i = static_cast<int64_t>(task);
       const int64_t first = from + work * i / map_tasks, last = from + work * (i + 1) / map_tasks;
-      (layout.pixel_lanes ? map_taps_of_runs : map_taps)(stage, first, last, tiles + i * tile);
+      map_taps_of_any(stage, first, last, tiles + i * tile);
     });
 
     const int64_t groups = ceil_div(end - begin, rows_a_task);
@@ -563,7 +637,7 @@ void local_upsample(const float* x, int64_t rows, int64_t columns, int64_t in_ch
       const Desk own(desks + i * desk, strip, out_channels);
       for (int64_t r = begin + (end - begin) * g / groups;
            r < begin + (end - begin) * (g + 1) / groups; ++r) {
-        resize.rows_of(r, left, right, own);
+        task_of.rows_of(r, left, right, own);
       }
     });
   });
