@@ -16,7 +16,6 @@ namespace {
 
 constexpr int64_t kReach = 3;  // of a 7x7 window
 constexpr int64_t kStrip = 2 * kMaxEdgePatch;
-constexpr uint8_t kUnknown = 2;
 
 struct Range {
   uint8_t low[kStrip + 2 * kReach], high[kStrip + 2 * kReach];

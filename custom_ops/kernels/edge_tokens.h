@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "kernels/labels.h"
 #include "kernels/parallel.h"
 
 namespace i2f {
@@ -9,7 +10,6 @@ namespace i2f {
 enum class EdgeRule { kReleased, kExact };
 
 constexpr int64_t kMaxEdgePatch = 1024;  // a strip of columns holds one token at least
-constexpr uint8_t kLargestLabel = 4;
 
 // Marks the edge tokens of a label map [side, side] (OPERATORS.md, EdgeTokens). `box` is what
 // label_box gives, `patch` divides `side` and is at most kMaxEdgePatch. Writes `flags` [side /

@@ -1,10 +1,11 @@
 #include "kernels/label_box.h"
 
+#include "kernels/labels.h"
+
 namespace i2f::I2F_TIER {
 
 namespace {
 
-constexpr uint8_t kPossibleBackground = 1;
 constexpr int64_t kBlock = 256;  // bytes compared before the first look at the outcome
 
 bool uniform_block(const uint8_t* labels) {

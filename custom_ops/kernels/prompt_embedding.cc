@@ -15,7 +15,8 @@
 
 #include "kernels/prompt_embedding.h"
 
-#include "kernels/edge_tokens.h"
+#include "kernels/gemm.h"
+#include "kernels/labels.h"
 #include "kernels/simd.h"
 
 namespace i2f::I2F_TIER {
@@ -33,11 +34,9 @@ constexpr int kConstants = kZeroRow + 1;
 
 constexpr int kPanelVectors = kRegisters >= 32 ? 4 : 2;
 constexpr int kPanel = kPanelVectors * kLanes;  // columns of a tile
-constexpr int kTile = 6;                        // rows of a tile: 24 or 12 sums stay in registers
-constexpr int64_t kChunk = 16 * kTile;          // rows of a task
-constexpr int64_t kStrip = 512;                // pixels of a row that are reduced at once
-
-constexpr int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+constexpr int kTile = kTileRows<kPanelVectors>;
+constexpr int64_t kChunk = 16 * kTile;  // rows of a task
+constexpr int64_t kStrip = 512;         // pixels of a row that are reduced at once
 
 // ---- Packed weights
 
@@ -48,16 +47,17 @@ struct Layout {
   int64_t size;
 };
 
-// A panel of convolution i: kPanel biases, then kPanel columns for each tap and input channel.
+// A panel of convolution i: kPanel output channels, tap after tap; the first tap starts from the
+// biases.
 int64_t panel_size(const PromptShape& shape, int i) {
-  return (1 + kTaps * shape.channels[i]) * kPanel;
+  return kTaps * panel_floats<kPanelVectors>(shape.channels[i]);
 }
 
 Layout layout_of(const PromptShape& shape) {
   Layout layout;
   layout.size = 0;
   for (int i = 0; i < shape.levels; ++i) {
-    layout.stride[i] = round_up(shape.channels[i + 1], kPanel);
+    layout.stride[i] = ceil_div(shape.channels[i + 1], kPanel) * kPanel;
     layout.weights[i] = layout.size;
     layout.size += i == 0 ? (1 + kTaps * (kLabels + 1)) * layout.stride[0]
                           : layout.stride[i] / kPanel * panel_size(shape, i);
@@ -89,61 +89,32 @@ void add_table_rows(const float* table, int64_t stride, const int (&labels)[kTap
   }
 }
 
-// One panel of a further convolution at kTile pixels: inputs[m][tap] are rows of `depth` channels,
-// out[m] gets kPanel columns. Each tap is summed on its own: one sum over all of them would lose
-// accuracy.
-void convolve_tile(const float* const (*inputs)[kTaps], const float* panel, int64_t depth,
-                   float* const* out) {
-  Vec totals[kTile][kPanelVectors];
-  for (int m = 0; m < kTile; ++m) {
-    for (int n = 0; n < kPanelVectors; ++n) totals[m][n] = load(panel + n * kLanes);
-  }
-  panel += kPanel;
-  for (int tap = 0; tap < kTaps; ++tap) {
-    const float* rows[kTile];
-    Vec sums[kTile][kPanelVectors];
-#pragma GCC unroll 32
-    for (int m = 0; m < kTile; ++m) {
-      rows[m] = inputs[m][tap];
-#pragma GCC unroll 32
-      for (int n = 0; n < kPanelVectors; ++n) sums[m][n] = Vec{};
-    }
-    for (int64_t k = 0; k < depth; ++k, panel += kPanel) {
-      Vec columns[kPanelVectors];
-#pragma GCC unroll 32
-      for (int n = 0; n < kPanelVectors; ++n) columns[n] = load(panel + n * kLanes);
-#pragma GCC unroll 32
-      for (int m = 0; m < kTile; ++m) {
-        const Vec x = broadcast(rows[m][k]);
-#pragma GCC unroll 32
-        for (int n = 0; n < kPanelVectors; ++n) sums[m][n] += x * columns[n];
-      }
-    }
-#pragma GCC unroll 32
-    for (int m = 0; m < kTile; ++m) {
-#pragma GCC unroll 32
-      for (int n = 0; n < kPanelVectors; ++n) totals[m][n] += sums[m][n];
-    }
-  }
-  for (int m = 0; m < kTile; ++m) {
-    for (int n = 0; n < kPanelVectors; ++n) store(out[m] + n * kLanes, relu(totals[m][n]));
-  }
-}
-
-// One panel at `count` pixels, whole tiles and a rest: out row r is out + r * stride, inputs[r] as
-// above.
+// One panel of a further convolution at `count` pixels: inputs[r][tap] are rows of `depth`
+// channels, kPanel columns go to out + r * stride. Each tap is summed on its own: one sum over all
+// of them would lose accuracy.
 void convolve_panel(const float* const (*inputs)[kTaps], int64_t count, const float* panel,
                     int64_t depth, float* out, int64_t stride) {
   for (int64_t begin = 0; begin < count; begin += kTile) {
-    float spare[kPanel];
-    const float* tile[kTile][kTaps];
-    float* rows[kTile];
-    for (int m = 0; m < kTile; ++m) {
-      const bool inside = begin + m < count;
-      for (int tap = 0; tap < kTaps; ++tap) tile[m][tap] = inputs[inside ? begin + m : begin][tap];
-      rows[m] = inside ? out + (begin + m) * stride : spare;
-    }
-    convolve_tile(tile, panel, depth, rows);
+    const int64_t height = count - begin < kTile ? count - begin : kTile;
+    with_rows<kTile>(height, [&](auto tile) {
+      constexpr int kHeight = decltype(tile)::kCount;
+      Vec totals[kHeight][kPanelVectors] = {};
+      for (int tap = 0; tap < kTaps; ++tap) {
+        const float* rows[kHeight];
+        for (int m = 0; m < kHeight; ++m) rows[m] = inputs[begin + m][tap];
+        Vec sums[kHeight][kPanelVectors];
+        multiply(rows, panel + tap * panel_floats<kPanelVectors>(depth), depth, sums);
+#pragma GCC unroll 32
+        for (int m = 0; m < kHeight; ++m) {
+#pragma GCC unroll 32
+          for (int n = 0; n < kPanelVectors; ++n) totals[m][n] += sums[m][n];
+        }
+      }
+      for (int m = 0; m < kHeight; ++m) {
+        float* row = out + (begin + m) * stride;
+        for (int n = 0; n < kPanelVectors; ++n) store(row + n * kLanes, relu(totals[m][n]));
+      }
+    });
   }
 }
 
@@ -197,30 +168,147 @@ int32_t reduce_row(const uint8_t* above, const uint8_t* row, const uint8_t* belo
   return mixed;
 }
 
-uint8_t largest_of(const uint8_t* row, int64_t width, uint8_t largest) {
-  for (int64_t x = 0; x < width; ++x) largest = row[x] > largest ? row[x] : largest;
-  return largest;
-}
-
 // Calls body(first, last) for chunks of [0, count) of about 64 KiB of work, `bytes` each.
 template <class Body>
 void for_chunks(const Parallel& parallel, int64_t count, int64_t bytes, const Body& body) {
   const int64_t chunk = bytes >= 65536 ? 1 : 65536 / (bytes + 1);
-  parallel_for(parallel, static_cast<size_t>((count + chunk - 1) / chunk), [&](size_t task) {
+  parallel_for(parallel, static_cast<size_t>(ceil_div(count, chunk)), [&](size_t task) {
     const int64_t first = static_cast<int64_t>(task) * chunk;
     body(first, first + chunk < count ? first + chunk : count);
   });
 }
 
-// Numbers the mixed pixels of rows [first, last).
-void list_mixed(const Level& level, int64_t first, int64_t last) {
-  for (int64_t y = first; y < last; ++y) {
-    const uint8_t* states = level.states + y * level.width;
-    int32_t next = level.begin[y];
-    for (int64_t x = 0; next < level.begin[y + 1]; ++x) {
-      if (states[x] != kMixed) continue;
-      level.list[next] = {static_cast<int32_t>(y), static_cast<int32_t>(x)};
-      level.index[y * level.width + x] = next++;
+uint8_t largest_of(const uint8_t* row, int64_t width, uint8_t largest) {
+  for (int64_t x = 0; x < width; ++x) largest = row[x] > largest ? row[x] : largest;
+  return largest;
+}
+
+uint8_t largest_label(const uint8_t* crop, int64_t pitch, int64_t height, int64_t width,
+                      const Parallel& parallel, const Memory& memory) {
+  auto* rows = take<uint8_t>(memory, height);
+  for_chunks(parallel, height, width, [&](int64_t first, int64_t last) {
+    for (int64_t y = first; y < last; ++y) rows[y] = largest_of(crop + y * pitch, width, 0);
+  });
+  return largest_of(rows, height, 0);
+}
+
+// The states of a level from those of the level before (`pitch` bytes a row), and how many of each
+// row are mixed, added up in `begin`.
+void find_states(const uint8_t* before, int64_t pitch, const Level& level,
+                 const Parallel& parallel) {
+  for_chunks(parallel, level.height, 4 * level.width, [&](int64_t first, int64_t last) {
+    for (int64_t y = first; y < last; ++y) {
+      const uint8_t* row = before + 2 * y * pitch;
+      level.begin[y + 1] = reduce_row(y == 0 ? row : row - pitch, row, row + pitch, level.width,
+                                      level.states + y * level.width);
+    }
+  });
+  level.begin[0] = 0;
+  for (int64_t y = 0; y < level.height; ++y) level.begin[y + 1] += level.begin[y];
+}
+
+// Numbers the mixed pixels in row-major order.
+void list_mixed(const Level& level, const Parallel& parallel) {
+  for_chunks(parallel, level.height, level.width, [&](int64_t first, int64_t last) {
+    for (int64_t y = first; y < last; ++y) {
+      const uint8_t* states = level.states + y * level.width;
+      int32_t next = level.begin[y];
+      for (int64_t x = 0; next < level.begin[y + 1]; ++x) {
+        if (states[x] != kMixed) continue;
+        level.list[next] = {static_cast<int32_t>(y), static_cast<int32_t>(x)};
+        level.index[y * level.width + x] = next++;
+      }
+    }
+  });
+}
+
+// Calls body(tap, y, x) with the inputs of an output pixel; y or x is -1 outside the crop.
+template <class Body>
+inline void for_taps(Pixel pixel, const Body& body) {
+  for (int tap = 0; tap < kTaps; ++tap) {
+    body(tap, 2 * int64_t{pixel.y} + tap / 3 - 1, 2 * int64_t{pixel.x} + tap % 3 - 1);
+  }
+}
+
+void convolve_labels(const uint8_t* crop, int64_t pitch, const float* table, const Level& level,
+                     const Parallel& parallel) {
+  float* out = level.features + kConstants * level.stride;
+  parallel_for(parallel, static_cast<size_t>(ceil_div(level.mixed(), kChunk)), [&](size_t task) {
+    const int64_t first = static_cast<int64_t>(task) * kChunk;
+    const int64_t last = first + kChunk < level.mixed() ? first + kChunk : level.mixed();
+    for (int64_t r = first; r < last; ++r) {
+      int labels[kTaps];
+      for_taps(level.list[r], [&](int tap, int64_t y, int64_t x) {
+        labels[tap] = y < 0 || x < 0 ? kOutside : crop[y * pitch + x];
+      });
+      add_table_rows(table, level.stride, labels, out + r * level.stride);
+    }
+  });
+}
+
+void convolve_features(const Level& before, const float* panels, int64_t panel_size, int64_t depth,
+                       const Level& level, const Parallel& parallel) {
+  float* out = level.features + kConstants * level.stride;
+  const float* zeros = before.features + kZeroRow * before.stride;
+  const int64_t chunks = ceil_div(level.mixed(), kChunk);
+  // Panel after panel, so that a panel stays in the cache while all pixels pass by.
+  const auto tasks = static_cast<size_t>(level.stride / kPanel * chunks);
+  parallel_for(parallel, tasks, [&](size_t task) {
+    const int64_t panel = static_cast<int64_t>(task) / chunks;
+    const int64_t first = static_cast<int64_t>(task) % chunks * kChunk;
+    const int64_t last = first + kChunk < level.mixed() ? first + kChunk : level.mixed();
+    const float* inputs[kChunk][kTaps];
+    for (int64_t r = first; r < last; ++r) {
+      for_taps(level.list[r], [&](int tap, int64_t y, int64_t x) {
+        inputs[r - first][tap] = y < 0 || x < 0 ? zeros : before.row(y, x);
+      });
+    }
+    convolve_panel(inputs, last - first, panels + panel * panel_size, depth,
+                   out + first * level.stride + panel * kPanel, level.stride);
+  });
+}
+
+// ---- Packing
+
+// Biases, then for each tap what each label (and the zeros outside) adds: [1 + kTaps * (kLabels +
+// 1), stride].
+void pack_table(const PromptWeights& weights, int64_t stride, float* table) {
+  const int64_t in = weights.shape.channels[0], out = weights.shape.channels[1];
+  for (int64_t c = 0; c < out; ++c) {
+    table[c] = weights.bias[0][c];
+    for (int tap = 0; tap < kTaps; ++tap) {
+      for (int label = 0; label <= kLabels; ++label) {
+        float sum = 0;
+        for (int64_t k = 0; k < in; ++k) {
+          const float x = label == kOutside ? 0.0f : weights.table[label * in + k];
+          sum += x * weights.weight[0][(c * in + k) * kTaps + tap];
+        }
+        table[(1 + tap * (kLabels + 1) + label) * stride + c] = sum;
+      }
+    }
+  }
+}
+
+void pack_panels(const PromptWeights& weights, int i, float* panels) {
+  const int64_t in = weights.shape.channels[i], out = weights.shape.channels[i + 1];
+  for (int64_t c = 0; c < out; ++c) {
+    float* column = panels + c / kPanel * panel_size(weights.shape, i) + c % kPanel;
+    column[0] = weights.bias[i][c];
+    for (int tap = 0; tap < kTaps; ++tap) {
+      for (int64_t k = 0; k < in; ++k) {
+        column[tap * panel_floats<kPanelVectors>(in) + (1 + k) * kPanel] =
+            weights.weight[i][(c * in + k) * kTaps + tap];
+      }
+    }
+  }
+}
+
+// Calls body(label, pixel) for each constant, with a pixel of its place.
+template <class Body>
+void for_constants(const Body& body) {
+  for (int label = 0; label < kLabels; ++label) {
+    for (int place = 0; place < kPlaces; ++place) {
+      body(label, Pixel{(place & 1) != 0 ? 0 : 1, (place & 2) != 0 ? 0 : 1});
     }
   }
 }
@@ -232,60 +320,33 @@ int64_t prompt_packed_size(const PromptShape& shape) { return layout_of(shape).s
 void prompt_pack(const PromptWeights& weights, float* packed) {
   const PromptShape& shape = weights.shape;
   const Layout layout = layout_of(shape);
-  for (int64_t i = 0; i < layout.size; ++i) packed[i] = 0;
-  for (int i = 0; i < shape.levels; ++i) {
-    const int64_t in = shape.channels[i], out = shape.channels[i + 1], stride = layout.stride[i];
-    float* target = packed + layout.weights[i];
-    float* constants = packed + layout.constants[i];
-    if (i == 0) {
-      for (int64_t c = 0; c < out; ++c) {
-        target[c] = weights.bias[0][c];
-        for (int tap = 0; tap < kTaps; ++tap) {
-          for (int label = 0; label <= kLabels; ++label) {
-            float sum = 0;
-            for (int64_t k = 0; k < in; ++k) {
-              const float x = label == kOutside ? 0.0f : weights.table[label * in + k];
-              sum += x * weights.weight[0][(c * in + k) * kTaps + tap];
-            }
-            target[(1 + tap * (kLabels + 1) + label) * stride + c] = sum;
-          }
-        }
-      }
-    } else {
-      for (int64_t c = 0; c < out; ++c) {
-        float* panel = target + c / kPanel * panel_size(shape, i) + c % kPanel;
-        panel[0] = weights.bias[i][c];
-        for (int tap = 0; tap < kTaps; ++tap) {
-          for (int64_t k = 0; k < in; ++k) {
-            panel[(1 + tap * in + k) * kPanel] = weights.weight[i][(c * in + k) * kTaps + tap];
-          }
-        }
-      }
-    }
-    // Each constant is the convolution at a pixel of its place, whose inputs are constants.
-    const float* before = i == 0 ? nullptr : packed + layout.constants[i - 1];
-    const float* inputs[kZeroRow][kTaps];
-    for (int label = 0; label < kLabels; ++label) {
-      for (int place = 0; place < kPlaces; ++place) {
-        const int y = (place & 1) != 0 ? 0 : 1, x = (place & 2) != 0 ? 0 : 1;
-        int labels[kTaps];
-        for (int tap = 0; tap < kTaps; ++tap) {
-          const int from_y = 2 * y + tap / 3 - 1, from_x = 2 * x + tap % 3 - 1;
-          const bool outside = from_y < 0 || from_x < 0;
-          labels[tap] = outside ? kOutside : label;
-          if (i > 0) {
-            inputs[constant_row(label, y, x)][tap] =
-                before +
-                layout.stride[i - 1] * (outside ? kZeroRow : constant_row(label, from_y, from_x));
-          }
-        }
-        if (i == 0)
-          add_table_rows(target, stride, labels, constants + constant_row(label, y, x) * stride);
-      }
-    }
-    for (int64_t c = 0; i > 0 && c < stride; c += kPanel) {
-      convolve_panel(inputs, kZeroRow, target + c / kPanel * panel_size(shape, i), in,
-                     constants + c, stride);
+  for (int64_t i = 0; i < layout.size; ++i) packed[i] = 0;  // unused columns, the zero rows
+
+  float* constants = packed + layout.constants[0];
+  pack_table(weights, layout.stride[0], packed + layout.weights[0]);
+  for_constants([&](int label, Pixel pixel) {
+    int labels[kTaps];
+    for_taps(pixel, [&](int tap, int64_t y, int64_t x) {
+      labels[tap] = y < 0 || x < 0 ? kOutside : label;
+    });
+    add_table_rows(packed + layout.weights[0], layout.stride[0], labels,
+                   constants + constant_row(label, pixel.y, pixel.x) * layout.stride[0]);
+  });
+
+  for (int i = 1; i < shape.levels; ++i) {
+    float* panels = packed + layout.weights[i];
+    pack_panels(weights, i, panels);
+    const float* inputs[kZeroRow][kTaps];  // constants of the level before
+    for_constants([&](int label, Pixel pixel) {
+      for_taps(pixel, [&](int tap, int64_t y, int64_t x) {
+        const int row = y < 0 || x < 0 ? kZeroRow : constant_row(label, y, x);
+        inputs[constant_row(label, pixel.y, pixel.x)][tap] = constants + row * layout.stride[i - 1];
+      });
+    });
+    constants = packed + layout.constants[i];
+    for (int64_t c = 0; c < layout.stride[i]; c += kPanel) {
+      convolve_panel(inputs, kZeroRow, panels + c / kPanel * panel_size(shape, i),
+                     shape.channels[i], constants + c, layout.stride[i]);
     }
   }
 }
@@ -293,102 +354,48 @@ void prompt_pack(const PromptWeights& weights, float* packed) {
 uint8_t prompt_embedding(const uint8_t* labels, int64_t side, const int64_t* box,
                          const float* embedding, const PromptShape& shape, const float* packed,
                          const Parallel& parallel, const Memory& memory, float* tokens) {
-  const Layout layout = layout_of(shape);
   const int64_t left = box[0], top = box[1], right = box[2], bottom = box[3];
   const uint8_t* crop = labels + top * side + left;
-  Level levels[kMaxPromptLevels];
+  const uint8_t largest = largest_label(crop, side, bottom - top, right - left, parallel, memory);
+  if (largest > kLargestLabel) return largest;
 
-  // States, level by level. Largest labels are gathered per row where `begin` of the first level
-  // will stand.
-  uint8_t largest = 0;
+  const Layout layout = layout_of(shape);
+  Level levels[kMaxPromptLevels];
   for (int i = 0; i < shape.levels; ++i) {
     Level& level = levels[i];
     level.height = (bottom - top) >> (i + 1);
     level.width = (right - left) >> (i + 1);
-    level.stride = layout.stride[i];
     level.states = take<uint8_t>(memory, level.height * level.width);
     level.begin = take<int32_t>(memory, level.height + 1);
-    const uint8_t* before = i == 0 ? crop : levels[i - 1].states;
-    const int64_t pitch = i == 0 ? side : levels[i - 1].width;
-    uint8_t* row_largest = i == 0 ? take<uint8_t>(memory, level.height) : nullptr;
-    for_chunks(parallel, level.height, 4 * level.width, [&](int64_t first, int64_t last) {
-      for (int64_t y = first; y < last; ++y) {
-        const uint8_t* row = before + 2 * y * pitch;
-        level.begin[y + 1] = reduce_row(y == 0 ? row : row - pitch, row, row + pitch, level.width,
-                                        level.states + y * level.width);
-        if (i == 0) {
-          row_largest[y] =
-              largest_of(row + pitch, 2 * level.width, largest_of(row, 2 * level.width, 0));
-        }
-      }
-    });
-    if (i == 0) {
-      largest = largest_of(row_largest, level.height, 0);
-      if (largest > kLargestLabel) return largest;
-    }
-    level.begin[0] = 0;
-    for (int64_t y = 0; y < level.height; ++y) level.begin[y + 1] += level.begin[y];
-  }
+    find_states(i == 0 ? crop : levels[i - 1].states, i == 0 ? side : levels[i - 1].width, level,
+                parallel);
 
-  for (int i = 0; i < shape.levels; ++i) {
-    Level& level = levels[i];
     level.index = take<int32_t>(memory, level.height * level.width);
     level.list = take<Pixel>(memory, level.mixed());
+    list_mixed(level, parallel);
+
+    level.stride = layout.stride[i];
     level.features = take<float>(memory, (kConstants + level.mixed()) * level.stride);
     const float* constants = packed + layout.constants[i];
     for (int64_t c = 0; c < kConstants * level.stride; ++c) level.features[c] = constants[c];
-    for_chunks(parallel, level.height, level.width,
-               [&](int64_t first, int64_t last) { list_mixed(level, first, last); });
-
     const float* weights = packed + layout.weights[i];
-    float* out = level.features + kConstants * level.stride;
-    const int64_t chunks = (level.mixed() + kChunk - 1) / kChunk;
     if (i == 0) {
-      parallel_for(parallel, static_cast<size_t>(chunks), [&](size_t task) {
-        const int64_t first = static_cast<int64_t>(task) * kChunk;
-        const int64_t last = first + kChunk < level.mixed() ? first + kChunk : level.mixed();
-        for (int64_t r = first; r < last; ++r) {
-          int around[kTaps];
-          for (int tap = 0; tap < kTaps; ++tap) {
-            const int64_t y = 2 * level.list[r].y + tap / 3 - 1,
-                          x = 2 * level.list[r].x + tap % 3 - 1;
-            around[tap] = y < 0 || x < 0 ? kOutside : crop[y * side + x];
-          }
-          add_table_rows(weights, level.stride, around, out + r * level.stride);
-        }
-      });
-      continue;
+      convolve_labels(crop, side, weights, level, parallel);
+    } else {
+      convolve_features(levels[i - 1], weights, panel_size(shape, i), shape.channels[i], level,
+                        parallel);
     }
-    // Panel after panel, so that a panel stays in the cache while all pixels pass by.
-    const Level& before = levels[i - 1];
-    const int64_t panels = level.stride / kPanel;
-    parallel_for(parallel, static_cast<size_t>(panels * chunks), [&](size_t task) {
-      const int64_t panel = static_cast<int64_t>(task) / chunks;
-      const int64_t first = static_cast<int64_t>(task) % chunks * kChunk;
-      const int64_t last = first + kChunk < level.mixed() ? first + kChunk : level.mixed();
-      const float* inputs[kChunk][kTaps];
-      for (int64_t r = first; r < last; ++r) {
-        for (int tap = 0; tap < kTaps; ++tap) {
-          const int64_t y = 2 * level.list[r].y + tap / 3 - 1,
-                        x = 2 * level.list[r].x + tap % 3 - 1;
-          inputs[r - first][tap] =
-              y < 0 || x < 0 ? before.features + kZeroRow * before.stride : before.row(y, x);
-        }
-      }
-      convolve_panel(inputs, last - first, weights + panel * panel_size(shape, i),
-                     shape.channels[i], out + first * level.stride + panel * kPanel, level.stride);
-    });
   }
 
-  const Level& level = levels[shape.levels - 1];
+  const Level& last = levels[shape.levels - 1];
   const int64_t channels = shape.channels[shape.levels], grid = side >> shape.levels;
   const int64_t box_y = top >> shape.levels, box_x = left >> shape.levels;
-  const float* background = level.features + level.stride * constant_row(1, 1, 1);
-  for_chunks(parallel, grid, grid * channels * 4, [&](int64_t first, int64_t last) {
-    for (int64_t t = first * grid; t < last * grid; ++t) {
+  const float* background = last.features + constant_row(kPossibleBackground, 1, 1) * last.stride;
+  for_chunks(parallel, grid, grid * channels * 4, [&](int64_t first, int64_t end) {
+    for (int64_t t = first * grid; t < end * grid; ++t) {
       const int64_t y = t / grid - box_y, x = t % grid - box_x;
-      const bool inside = y >= 0 && y < level.height && x >= 0 && x < level.width;
-      const float* prompt = inside ? level.row(y, x) : background;
+      const bool inside = y >= 0 && y < last.height && x >= 0 && x < last.width;
+      const float* prompt = inside ? last.row(y, x) : background;
       for (int64_t c = 0; c < channels; ++c) {
         tokens[t * channels + c] = embedding[t * channels + c] + prompt[c];
       }

@@ -1,7 +1,7 @@
 // The reference label map, as the operators that read it check it.
 #pragma once
 
-#include "kernels/edge_tokens.h"
+#include "kernels/labels.h"
 #include "ops/operator.h"
 
 namespace i2f {
