@@ -3,15 +3,13 @@
 
 set(ONNXRUNTIME_INCLUDE_DIR "$ENV{ONNXRUNTIME_INCLUDE_DIR}" CACHE PATH "folder of onnxruntime_c_api.h")
 
+set(_only_there "")
 if(ONNXRUNTIME_INCLUDE_DIR)
-  set(_name_only NO_DEFAULT_PATH)
-  set(_places "${ONNXRUNTIME_INCLUDE_DIR}")
-else()
-  set(_name_only "")
-  set(_places "")
+  set(_only_there NO_DEFAULT_PATH)
 endif()
+unset(ONNXRUNTIME_HEADERS CACHE)  # an earlier answer does not outlive the question
 find_path(ONNXRUNTIME_HEADERS onnxruntime_c_api.h
-  PATHS ${_places} PATH_SUFFIXES onnxruntime onnxruntime/core/session include ${_name_only} NO_CACHE)
+  PATHS ${ONNXRUNTIME_INCLUDE_DIR} PATH_SUFFIXES onnxruntime onnxruntime/core/session include include/onnxruntime ${_only_there})
 
 if(NOT ONNXRUNTIME_HEADERS AND ONNXRUNTIME_INCLUDE_DIR)
   message(FATAL_ERROR "ONNXRUNTIME_INCLUDE_DIR: no onnxruntime_c_api.h in ${ONNXRUNTIME_INCLUDE_DIR}")

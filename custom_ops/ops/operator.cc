@@ -112,16 +112,18 @@ bool Inputs::known(size_t first, size_t last) const {
 
 const void* Inputs::checked(size_t index, const char* name, ONNXTensorElementDataType type,
                             Shape shape, std::vector<int64_t>* dims) const {
-  const std::string expected =
-      std::string("expected ") + name + " " + type_name(type) + " " + text(shape) + ", got ";
+  const auto fail = [&](const std::string& got) {
+    throw OperatorError(std::string("expected ") + name + " " + type_name(type) + " " +
+                        text(shape) + ", got " + got);
+  };
   const OrtValue* input = value(index);
-  if (input == nullptr) throw OperatorError(expected + "nothing");
+  if (input == nullptr) fail("nothing");
   int is_tensor = 0;
   check(api_, api_.IsTensor(input, &is_tensor));
-  if (is_tensor == 0) throw OperatorError(expected + "no tensor");
+  if (is_tensor == 0) fail("no tensor");
   TensorInfo info = tensor_info(api_, input);
   if (info.type != type || !fits(info.dims, shape)) {
-    throw OperatorError(expected + type_name(info.type) + " " + text(info.dims));
+    fail(std::string(type_name(info.type)) + " " + text(info.dims));
   }
   // The one getter is not const; the data is only read.
   void* data = nullptr;
@@ -199,8 +201,7 @@ OrtValue* KernelContext::output_value(size_t index, std::initializer_list<int64_
   return result;
 }
 
-void* KernelContext::allocate(size_t index, ONNXTensorElementDataType,
-                              std::initializer_list<int64_t> dims) {
+void* KernelContext::allocate(size_t index, std::initializer_list<int64_t> dims) {
   size_t bytes = 8;  // no element is larger
   for (int64_t dim : dims) bytes = checked_product(bytes, static_cast<size_t>(dim));
   void* data = nullptr;

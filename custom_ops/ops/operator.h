@@ -163,7 +163,7 @@ class KernelContext final : public Inputs {
   // Allocates output `index`; the caller writes every element.
   template <class T>
   T* output(size_t index, std::initializer_list<int64_t> dims) {
-    return static_cast<T*>(allocate(index, kElementType<T>, dims));
+    return static_cast<T*>(allocate(index, dims));
   }
   void output_text(size_t index, const char* text);  // a string scalar
 
@@ -182,7 +182,7 @@ class KernelContext final : public Inputs {
 
  private:
   OrtValue* output_value(size_t index, std::initializer_list<int64_t> dims);
-  void* allocate(size_t index, ONNXTensorElementDataType type, std::initializer_list<int64_t> dims);
+  void* allocate(size_t index, std::initializer_list<int64_t> dims);
   void* take(size_t bytes);
   OrtKernelContext* context_;
   OrtAllocator* allocator_ = nullptr;  // the session's, asked for when scratch is first needed
