@@ -97,6 +97,16 @@ def test_sides(library: Library, side: int) -> None:
     check(library, labels, (2, 4, 4, 4, 4))
 
 
+def test_random_shapes(library: Library) -> None:
+    rng = np.random.default_rng(20)
+    for _ in range(15):
+        levels = int(rng.integers(1, 6))
+        channels = tuple(int(n) for n in rng.integers(1, 40, levels + 1))
+        side = int(rng.integers(1, max(2, 160 >> levels))) << levels
+        labels = blocks(side, int(rng.integers(1, 30)), rng.random(), seed=int(rng.integers(1000)))
+        check(library, labels, channels, patch=1 << levels, dense=int(rng.integers(2)))
+
+
 def test_no_tokens(library: Library) -> None:
     assert library.run("PromptEmbedding", inputs(np.zeros((0, 0), np.uint8)))[0].shape == (0, 256)
 
