@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,8 +89,14 @@ def test_session_on_the_release_s_features(
 
 @pytest.mark.parametrize("name", ["session", "session_third"])
 def test_session_from_the_image(segmenter: Segmenter, golden: Callable[[str], dict[str, Any]], name: str) -> None:
-    """Edge maps are ill-conditioned, so pixels near the boundary may differ; the first label map may not."""
+    """Edge maps are ill-conditioned, so pixels near the boundary may differ; the first label map may not.
+
+    Later label maps are compared inside the image: in the flat padding gradients are rounding noise.
+    """
     arrays = golden(name)
+    height, width = arrays["image_bgr"].shape[:2]
+    scale = Frame(height, width, SIZE).scale
+    rows, columns = int(scale * height), int(scale * width)
     session = segmenter.open(arrays["image_bgr"][..., ::-1])
     allowed = TOLERANCES["session pixels", "bool"].atol
     for i, mask, expected in steps(arrays, session):
@@ -97,7 +104,7 @@ def test_session_from_the_image(segmenter: Segmenter, golden: Callable[[str], di
             np.testing.assert_array_equal(session.labels, arrays["label_0"])
         assert 0.2 < expected.mean() < 0.8  # neither empty nor full: the comparison means something
         assert (mask != expected).mean() <= allowed
-        assert (session.labels != arrays[f"label_{i}"]).mean() <= allowed
+        assert (session.labels != arrays[f"label_{i}"])[:rows, :columns].mean() <= allowed
 
 
 def test_plain_onnxruntime_and_the_library_give_the_same_masks(
@@ -107,6 +114,16 @@ def test_plain_onnxruntime_and_the_library_give_the_same_masks(
     plain, fast = (Segmenter(bundle, num_threads=2, custom_ops=c).open(arrays["image_bgr"]) for c in (False, True))
     for (_, a, _), (_, b, _) in zip(steps(arrays, plain), steps(arrays, fast), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_sessions_in_several_threads_at_once(segmenter: Segmenter, golden: Callable[[str], dict[str, Any]]) -> None:
+    arrays = golden("session")
+    sessions = [segmenter.open(arrays["image_bgr"][..., ::-1]) for _ in range(4)]
+    with ThreadPoolExecutor(len(sessions)) as pool:
+        runs = list(pool.map(lambda session: [mask for _, mask, _ in steps(arrays, session)], sessions))
+    alone = [mask for _, mask, _ in steps(arrays, segmenter.open(arrays["image_bgr"][..., ::-1]))]
+    for masks in runs:
+        np.testing.assert_array_equal(masks, alone)
 
 
 def test_undo_gives_back_the_release_s_state(segmenter: Segmenter, golden: Callable[[str], dict[str, Any]]) -> None:
