@@ -1,4 +1,4 @@
-"""Segment images with an exported model: numpy, onnxruntime and opencv, no PyTorch.
+"""Segment images with an exported model: numpy and onnxruntime alone, no PyTorch.
 
 Example:
     segmenter = Segmenter("bundle")

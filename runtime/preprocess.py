@@ -15,6 +15,8 @@ Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
+_ROWS = 64  # of the result at a time, so that intermediate arrays stay small
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -49,7 +51,8 @@ class Frame:
                 f"click ({click.x}, {click.y}) lies outside the image: "
                 f"x must be in [0, {self.width}), y in [0, {self.height})"
             )
-        return Click(int(self.scale * click.x), int(self.scale * click.y), click.positive)
+        x, y = (min(int(self.scale * v), self.size - 1) for v in (click.x, click.y))  # rounding may reach the border
+        return Click(x, y, click.positive)
 
 
 def check_image(image: object) -> Image:
@@ -87,14 +90,20 @@ def check_click(x: object, y: object, positive: object) -> Click:
         TypeError: a coordinate is no number, or the sign no bool.
         ValueError: a coordinate is not finite.
     """
-    for name, value in (("x", x), ("y", y)):
-        if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-            raise TypeError(f"click coordinate {name} must be a number, got {value!r}")
-        if not math.isfinite(value):
-            raise ValueError(f"click coordinate {name} must be finite, got {value}")
     if not isinstance(positive, bool | np.bool_):
         raise TypeError(f"positive must be True or False, got {positive!r}")
-    return Click(x, y, bool(positive))  # type: ignore[arg-type]  # checked above
+    return Click(_coordinate("x", x), _coordinate("y", y), bool(positive))
+
+
+def _coordinate(name: str, value: object) -> float:
+    """A Python number: NumPy's narrow ones would round when they are scaled."""
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return int(value)
+    if not isinstance(value, float | np.floating):
+        raise TypeError(f"click coordinate {name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"click coordinate {name} must be finite, got {value}")
+    return float(value)
 
 
 def bilinear_taps(source: int, target: int) -> tuple[Indices, Indices, Floats]:
@@ -144,6 +153,3 @@ def model_input(image: Image, frame: Frame) -> Floats:
         share = weight[block, None, None]
         result[block] = mixed_columns(lower[block]) * (1 - share) + mixed_columns(upper[block]) * share
     return result
-
-
-_ROWS = 64  # output rows at a time, so that the intermediate arrays stay small

@@ -63,14 +63,16 @@ class Session:
                 if self._steps:
                     self._fold(*self._prediction())
                 add_clicks(self._labels, [at])
-                step = _Step(click, _Crop.of(self._labels), self._decode(self._labels))
+                box, box_logits = self._decode(self._labels)
+                mask = foreground_mask(box_logits, box, self._frame)
+                step = _Step(click, _Crop.of(self._labels), (box, box_logits))
             except BaseException:
                 self._restore_labels()
                 raise
             self._steps.append(step)
             if len(self._steps) > KEPT_LOGITS:
                 self._steps[-KEPT_LOGITS - 1].prediction = None
-            return self.mask
+            return mask
 
     def undo(self) -> Mask:
         """Take the last click back: everything is as if it had never been made.
@@ -96,7 +98,7 @@ class Session:
 
     @property
     def mask(self) -> Mask:
-        """The mask, bool `[H, W]`, a copy; empty before the first click."""
+        """The mask, bool `[H, W]`, a copy; nowhere true before the first click."""
         with self._lock:
             if not self._steps:
                 return np.zeros((self._frame.height, self._frame.width), bool)
@@ -125,7 +127,8 @@ class Session:
     @property
     def clicks(self) -> tuple[Click, ...]:
         """The clicks so far, in pixels of the image."""
-        return tuple(step.click for step in self._steps)
+        with self._lock:
+            return tuple(step.click for step in self._steps)
 
     def _prediction(self) -> tuple[Box, Floats]:
         """Of the last click."""

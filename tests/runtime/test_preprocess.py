@@ -86,6 +86,17 @@ def test_clicks_scale_and_truncate(x: float, y: float, expected: tuple[int, int]
     assert Frame(601, 353, 256).to_model(Click(x, y, True)) == (*expected, True)
 
 
+def test_narrow_numbers_do_not_round_when_scaled() -> None:
+    frame = Frame(300, 3000, 256)  # scale 1/12
+    for x in range(0, 3000, 12):
+        assert frame.to_model(check_click(np.float32(x), np.int16(7), True)) == (int(frame.scale * x), 0, True)
+
+
+def test_huge_numbers_are_outside() -> None:
+    with pytest.raises(ValueError, match="outside the image"):
+        Frame(10, 10, 256).to_model(check_click(10**400, 1, True))
+
+
 @given(height=st.integers(1, 5000), width=st.integers(1, 5000), tokens=st.integers(1, 128))
 def test_the_last_pixel_s_click_is_inside_the_model(height: int, width: int, tokens: int) -> None:
     frame = Frame(height, width, 16 * tokens)
@@ -123,6 +134,7 @@ def test_bad_clicks(x: Any, y: Any, positive: Any, error: type[Exception], messa
 @pytest.mark.parametrize("number", [3, 3.0, np.int64(3), np.uint8(3), np.float32(3), np.float64(3)])
 def test_numbers_of_any_kind_are_clicks(number: Any) -> None:
     click = check_click(number, number, np.True_)
+    assert type(click.x) in (int, float)
     assert Frame(10, 10, 256).to_model(click) == Frame(10, 10, 256).to_model(Click(3, 3, True))
     assert click.positive is True
 
