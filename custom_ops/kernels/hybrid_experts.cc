@@ -7,6 +7,7 @@
 
 #include "kernels/gemm.h"
 #include "kernels/math.h"
+#include "kernels/shuffle.h"
 
 namespace i2f::I2F_TIER {
 namespace {
@@ -89,10 +90,11 @@ struct Choices {
   float* gap;
 };
 
-float sum_of_lanes(Vec v) {
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += v[i];
-  return sum;
+Vec load_up_to(const float* p, int64_t left) {
+  return left >= kLanes ? load(p) : load_partial(p, static_cast<int>(left));
+}
+void store_up_to(float* p, Vec v, int64_t left) {
+  left >= kLanes ? store(p, v) : store_partial(p, v, static_cast<int>(left));
 }
 
 struct Experts {
@@ -122,17 +124,14 @@ struct Experts {
     for (int64_t i = 0; i <= last; i += kLanes) store(h + i, (load(h + i) - mean) * scale);
   }
 
-  // Expert `index` on M tokens. `write(m, c, v, n)` takes channels c.. of token m, the first n
-  // lanes of v; `fetch` is called with 0, 1, ... often enough to fetch one row each of a tile
-  // ahead.
-  template <int M, class Write, class Fetch>
-  void tile(int64_t index, const float* const* rows, float* hidden, const Write& write,
-            const Fetch& fetch) const {
+  // Expert `index` on M tokens; write(m, c, v, left) takes channels c.. of token m, of which `left`
+  // are left.
+  template <int M, class Write>
+  void tile(int64_t index, const float* const* rows, float* hidden, const Write& write) const {
     const float* up = packed + layout.experts + index * layout.expert;
     const int64_t stride = layout.up_panels * kLanes;
     Vec sums[M][2], results[M][2];  // one in registers, one in memory: the epilogues are loops
     for (int64_t p = 0; p < layout.up_panels; ++p) {
-      fetch_rows(p, fetch);
       multiply<M, 2>(rows, up + p * layout.up_panel, sizes.channels, sums);
       copy<M, 2>(sums, results);
 #pragma GCC unroll 1
@@ -146,7 +145,6 @@ struct Experts {
       normalise(hidden + m * stride);
     }
     for (int64_t p = 0; p < layout.down_panels; ++p) {
-      fetch_rows(layout.up_panels + p, fetch);
       multiply<M, 2>(normed, up + layout.down + p * layout.down_panel, sizes.hidden, sums);
       copy<M, 2>(sums, results);
       const int64_t c = p * 2 * kLanes, left = sizes.channels - c;
@@ -157,21 +155,6 @@ struct Experts {
     }
   }
 
-  // Spreads the rows of the next tile over the panels of this one.
-  template <class Fetch>
-  void fetch_rows(int64_t panel, const Fetch& fetch) const {
-    const int64_t panels = layout.up_panels + layout.down_panels;
-    for (int64_t r = kRows * panel / panels; r < kRows * (panel + 1) / panels; ++r) fetch(r);
-  }
-
-  // The hardware does not see through so many short rows.
-  void fetch_token(const float* x, const float* out, int64_t token) const {
-    for (int64_t c = 0; c < sizes.channels; c += 16) {
-      __builtin_prefetch(x + token * sizes.channels + c, 0);
-      __builtin_prefetch(out + token * sizes.channels + c, 1);
-    }
-  }
-
   // The shared expert on tokens [begin, end).
   void shared(const float* x, int64_t begin, int64_t end, float* hidden, float* out) const {
     for_parts(begin, end, kRows, [&](int64_t first, int64_t last) {
@@ -179,15 +162,9 @@ struct Experts {
         constexpr int M = decltype(height)::kCount;
         const float* rows[M];
         for (int m = 0; m < M; ++m) rows[m] = x + (first + m) * sizes.channels;
-        tile<M>(
-            0, rows, hidden,
-            [&](int m, int64_t c, Vec v, int64_t left) {
-              float* to = out + (first + m) * sizes.channels + c;
-              left >= kLanes ? store(to, v) : store_partial(to, v, static_cast<int>(left));
-            },
-            [&](int64_t r) {
-              if (last + r < end) fetch_token(x, out, last + r);
-            });
+        tile<M>(0, rows, hidden, [&](int m, int64_t c, Vec v, int64_t left) {
+          store_up_to(out + (first + m) * sizes.channels + c, v, left);
+        });
       });
     });
   }
@@ -243,18 +220,10 @@ struct Experts {
           store(own + m, sigmoid(load(gap + m)));
           store(of_shared + m, sigmoid(-load(gap + m)));
         }
-        tile<M>(
-            1 + batch.expert, rows, hidden,
-            [&](int m, int64_t c, Vec v, int64_t left) {
-              const int count = static_cast<int>(left < kLanes ? left : kLanes);
-              float* at = to[m] + c;
-              const Vec shared = left < kLanes ? load_partial(at, count) : load(at);
-              const Vec mixed = broadcast(of_shared[m]) * shared + broadcast(own[m]) * v;
-              left < kLanes ? store_partial(at, mixed, count) : store(at, mixed);
-            },
-            [&](int64_t r) {
-              if (last + r < batch.end) fetch_token(x, out, sorted[last + r].token);
-            });
+        tile<M>(1 + batch.expert, rows, hidden, [&](int m, int64_t c, Vec v, int64_t left) {
+          const Vec shared = load_up_to(to[m] + c, left);
+          store_up_to(to[m] + c, broadcast(of_shared[m]) * shared + broadcast(own[m]) * v, left);
+        });
       });
     });
   }

@@ -97,12 +97,6 @@ struct Moments {
   double mean, squares;  // squares: sum of squared distances from the mean
 };
 
-float sum_of_lanes(Vec v) {
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += v[i];
-  return sum;
-}
-
 // Of x [count], 1 <= count <= kChunk. Distances are from a rounded mean; their own mean mends it.
 Moments moments_of(const float* x, int64_t count) {
   constexpr int kSums = 4;

@@ -47,4 +47,18 @@ inline Vec zip_high(Vec a, Vec b) {
   return shuffle<Zip<kGroup, 1>>(a, b);
 }
 
+template <int kBy>
+struct Rotate {
+  static constexpr int at(int i) { return (i + kBy) % kLanes; }
+};
+template <int kBy = kLanes / 2>
+inline float sum_of_lanes(Vec v) {
+  v += shuffle<Rotate<kBy>>(v, v);
+  if constexpr (kBy == 1) {
+    return v[0];
+  } else {
+    return sum_of_lanes<kBy / 2>(v);
+  }
+}
+
 }  // namespace i2f::I2F_TIER
