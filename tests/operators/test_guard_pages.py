@@ -1,0 +1,251 @@
+"""No kernel touches memory beside its tensors: each input and output lies against an inaccessible page.
+
+A violation ends the process, so each operator and tier has its own: this file run as a program with the library's path,
+the tier and the operator.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from operators.harness import Array, Library, one_node_model
+
+SIZES = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49)  # around the vectors and tiles of every tier
+Case = tuple[dict[str, Array], dict[str, Any]]  # inputs and attributes
+
+
+def guarded(array: Array, at_end: bool) -> Array:
+    """A copy that ends where an inaccessible page begins or, not `at_end`, begins where one ends."""
+    page = mmap.PAGESIZE
+    size = max(1, -(-array.nbytes // page)) * page
+    memory = mmap.mmap(-1, page + size + page)
+    begin = np.frombuffer(memory, np.uint8).ctypes.data
+    libc = ctypes.CDLL(None, use_errno=True)
+    for guard in (begin, begin + page + size):
+        if libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) != 0:
+            raise OSError(ctypes.get_errno(), "mprotect")
+    offset = page + (size - array.nbytes if at_end else 0)
+    copy: Array = np.ndarray(array.shape, array.dtype, buffer=memory, offset=offset)
+    copy[...] = array
+    return copy
+
+
+def run_guarded(library: Library, operator: str, case: Case, expected: Array, at_end: bool) -> Array:
+    """The operator's output when all its tensors are guarded; `expected` says how large it is."""
+    inputs, attributes = case
+    session = library.session(one_node_model(operator, inputs, (), attributes), 1)
+    binding = session.io_binding()
+    for name, x in inputs.items():
+        x = guarded(x, at_end)
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(x)
+        assert x.size == 0 or value.data_ptr() == x.ctypes.data, "onnxruntime copied an input"
+        binding.bind_ortvalue_input(name, value)
+    output = guarded(np.frombuffer(b"\xa5" * expected.nbytes, expected.dtype).reshape(expected.shape), at_end)
+    element = onnx.helper.np_dtype_to_tensor_dtype(output.dtype)
+    binding.bind_output("out_0", "cpu", 0, element, output.shape, output.ctypes.data)
+    session.run_with_iobinding(binding)
+    return output
+
+
+# ---- Cases.
+
+
+def floats(*shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(shape).standard_normal(shape, np.float32)
+
+
+def some(count: int) -> list[Array]:
+    """No, a few, and all of `count` tokens, the few with the first and the last."""
+    few = np.arange(count) % 3 == 0
+    few[-1:] = True
+    return [np.flatnonzero(which).astype(np.int64) for which in (np.zeros(count, bool), few, np.ones(count, bool))]
+
+
+def label_maps(side: int) -> list[Array]:
+    """Noise, one label, and an object in a corner and in the middle of the background."""
+    noise = np.random.default_rng(side).integers(0, 5, (side, side), np.uint8)
+    maps = [noise, np.full_like(noise, 3)]
+    for at in (side - 1, side // 2):
+        maps.append(np.ones_like(noise))
+        maps[-1][at, at] = 4
+    return maps
+
+
+def edge_tokens() -> Iterator[Case]:
+    for patch, grid, rule in product((1, 2, 3, 16), (1, 2, 5, 17), ("released", "exact")):
+        for labels in label_maps(patch * grid):
+            yield {"labels": labels}, {"patch": patch, "rule": rule}
+    for side in (255, 256, 257):  # blocks of columns
+        for labels in label_maps(side):
+            yield {"labels": labels}, {"patch": 1}
+    yield {"labels": label_maps(2051)[0]}, {"patch": 1}  # strips of columns
+
+
+def token_box() -> Iterator[Case]:
+    for height, width in product((1, 2, 17), SIZES):
+        yield {"low_res": floats(height, width)}, {"threshold": 2.0}
+
+
+def prompt_embedding() -> Iterator[Case]:
+    # channels of the table and after each convolution
+    networks = [(3, c) for c in SIZES] + [(c, 5, 9) for c in SIZES] + [(4, c, 2 * c, 5) for c in (3, 8, 16, 17, 33)]
+    for i, channels in enumerate([*networks, (1, 2, 3, 4, 5), (5, 32, 64, 65, 64)]):
+        patch = 2 ** (len(channels) - 1)
+        weights = {"label_table": floats(5, channels[0])}
+        for level, (before, after) in enumerate(pairwise(channels)):
+            weights |= {f"w{level}": floats(after, before, 3, 3), f"b{level}": floats(after)}
+        for grid in (1, 2 + i % 7):
+            for labels in label_maps(patch * grid):
+                inputs = {"labels": labels, "embedding": floats(grid, grid, channels[-1]), **weights}
+                yield inputs, {"patch": patch, "dense": i % 2}
+
+
+def hybrid_attention() -> Iterator[Case]:
+    def case(length: int, edge: Array, heads: int, head_width: int, scores: int, quantizer: str) -> Case:
+        width = heads * head_width
+        inputs = {
+            "qkv": floats(length, 3 * width),
+            "edge": edge,
+            "code_weight": floats(scores, width),
+            "code_bias": floats(scores),
+            "codewords": floats(2**scores if quantizer == "bsq" else scores, width),
+        }
+        rows = next(n for n in (5, 3, 2, 1) if length % n == 0)
+        return inputs, {"heads": heads, "grid_width": length // rows, "quantizer": quantizer}
+
+    for length in (*SIZES, 255, 257, 600):
+        for edge in some(length):
+            yield case(length, edge, 1, 4, 3, "bsq")
+            yield case(length, edge, 2, 20, length % 40 + 1, "vq")
+    for head_width, heads in product((4, 8, 12, 16, 28, 32, 36, 60, 68, 256), (1, 3)):
+        yield case(35, some(35)[1], heads, head_width, 2, "bsq")
+    for scores in SIZES:
+        yield case(21, some(21)[1], 2, 12, scores, "vq")
+    for scores in (1, 8, 11):
+        yield case(21, some(21)[1], 2, 12, scores, "bsq")
+
+
+def hybrid_experts() -> Iterator[Case]:
+    def cases(length: int, channels: int, hidden: int, routed: int) -> Iterator[Case]:
+        n = 1 + routed
+        weights = {
+            "gate_weight": floats(n, channels),
+            "gate_bias": floats(n),
+            "expert_bias": floats(routed),
+            "w1": floats(n, hidden, channels),
+            "b1": floats(n, hidden),
+            "w2": floats(n, hidden, channels),
+            "b2": floats(n, hidden),
+            "norm_weight": floats(2, hidden),
+            "norm_bias": floats(2, hidden),
+            "w3": floats(n, channels, hidden),
+            "b3": floats(n, channels),
+        }
+        for edge in some(length):
+            yield {"x": floats(length, channels), "edge": edge, **weights}, {}
+
+    for size in SIZES:
+        yield from cases(3, size, 5, 2)
+        yield from cases(3, 5, size, 2)
+        yield from cases(3, 5, 2, size)
+        yield from cases(size, 9, 17, 3)
+    yield from cases(131, 64, 33, 16)
+
+
+def local_upsample() -> Iterator[Case]:
+    def case(ci: int, co: int, u: int, grid: int, box: tuple[int, int, int, int]) -> Case:
+        left, top, right, bottom = box
+        side = 2 * u * grid
+        inputs = {
+            "x": floats(u * (bottom - top), u * (right - left), ci),
+            "box": np.array(box, np.int64),
+            "norm_weight": floats(ci),
+            "norm_bias": floats(ci),
+            "conv_weight": floats(co, ci, 3, 3),
+            "conv_bias": floats(co),
+            "edge": floats(side, side, co),
+            "edge_border": floats(4, grid, side, co),
+            "edge_corner": floats(4, grid, grid, co),
+        }
+        return inputs, {}
+
+    for ci, co in product((1, 5, 16), SIZES):
+        yield case(ci, co, 2, 2, (0, 0, 2, 2))
+    for ci in SIZES:
+        for co in (1, 2, 4, 8, 16, 3):
+            yield case(ci, co, 1, 3, (1, 0, 3, 3))
+    for columns, co in product((1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33), (1, 2, 4, 8, 16, 3)):  # runs of pixels
+        yield case(3, co, 1, 33, (33 - columns, 31, 33, 33))
+        yield case(2, co, 1, 33, (0, 0, 1, columns))
+
+
+CASES: dict[str, Callable[[], Iterator[Case]]] = {
+    "EdgeTokens": edge_tokens,
+    "TokenBox": token_box,
+    "PromptEmbedding": prompt_embedding,
+    "HybridAttention": hybrid_attention,
+    "HybridExperts": hybrid_experts,
+    "LocalUpsample": local_upsample,
+}
+
+
+# ---- Tests, each in a process of its own.
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-X", "faulthandler", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
+
+
+@pytest.mark.parametrize("operator", CASES)
+def test_nothing_beside_the_tensors_is_touched(library: Library, operator: str) -> None:
+    result = python("-m", "operators.test_guard_pages", str(library.path), library.tier, operator)
+    case = result.stdout.splitlines()[-1:]
+    assert result.returncode == 0, f"ended with {result.returncode} in {case}\n{result.stderr}"
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_guards_bite(at_end: bool) -> None:
+    """What lies in the array can be read, the byte behind (or before) it ends the process."""
+    code = (
+        "import ctypes, sys, numpy; from operators.test_guard_pages import guarded;"
+        f"a = guarded(numpy.zeros(1500, numpy.float32), {at_end});"
+        "ctypes.string_at(a.ctypes.data + int(sys.argv[1]), 1); print('alive')"
+    )
+    last, outside = (5999, 6000) if at_end else (0, -1)
+    assert python("-c", code, str(last)).stdout == "alive\n"
+    result = python("-c", code, str(outside))
+    assert result.returncode != 0
+    assert result.stdout == ""
+
+
+def main(path: str, tier: str, operator: str) -> None:
+    library = Library(tier, Path(path))
+    assert library.run("OperatorInfo", {})[0] == tier
+    for case in CASES[operator]():
+        inputs, attributes = case
+        shapes = {name: list(x.shape) for name, x in inputs.items()}
+        print(f"{attributes} {shapes}", flush=True)
+        (expected,) = library.run(operator, inputs, **attributes)
+        for at_end in (True, False):
+            print(f"{attributes} {shapes} with the {'end' if at_end else 'beginning'} guarded", flush=True)
+            output = run_guarded(library, operator, case, expected, at_end)
+            assert output.tobytes() == expected.tobytes(), "the result differs"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
