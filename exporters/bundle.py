@@ -25,7 +25,7 @@ from inter2former_deploy.errors import BundleError, ExportMismatchError
 from inter2former_deploy.exporters.bodies import check_opset
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, decoder_shapes, export_decoder, export_encoder
 from inter2former_deploy.exporters.parity import ParityReport, check_parity
-from inter2former_deploy.manifest import BUNDLE_ID_KEY, Manifest
+from inter2former_deploy.manifest import BUNDLE_ID_KEY, Manifest, sha256
 from inter2former_deploy.modules.model import Inter2Former
 
 DEFAULT_SIZE = 1024
@@ -124,7 +124,7 @@ def export_bundle(
         manifest = Manifest(
             size=size,
             config=model.config.to_dict(),
-            files={name: _sha256(working / name) for name in (ENCODER_FILE, DECODER_FILE)},
+            files={name: sha256(working / name) for name in (ENCODER_FILE, DECODER_FILE)},
             bundle_id=bundle_id,
             opset=opset,
             weights=weights,
@@ -174,7 +174,7 @@ def verify_bundle(
     manifest = Manifest.read(folder)
     for name, expected in manifest.files.items():
         path = folder / name
-        if not path.is_file() or _sha256(path) != expected:
+        if not path.is_file() or sha256(path) != expected:
             raise BundleError(f"{path} is missing or is not the file of this bundle: export it again")
     stated = manifest.weights
     if checkpoint is None and stated.get("source") != "synthetic":
@@ -223,7 +223,7 @@ def load_weights(
     else:
         state, config = load_checkpoint(checkpoint, config)
         path = Path(checkpoint)
-        weights = {"source": "checkpoint", "file": path.name, "sha256": _sha256(path)}
+        weights = {"source": "checkpoint", "file": path.name, "sha256": sha256(path)}
     if edge_rule is not None:
         config = config.with_decoder(edge_rule=edge_rule)
     model = Inter2Former(config)
@@ -300,11 +300,3 @@ def _failure(parity: ParityReport) -> str:
     )
     more = len(parity.failures) - 4
     return f"the exported graphs differ from PyTorch: {worst}" + (f"; and {more} more" if more > 0 else "")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -5,6 +5,7 @@ No torch and no onnxruntime here: both sides read it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields
@@ -127,3 +128,12 @@ class Manifest:
                 f"{path} asks for another preprocessing than this package does: export it again with this version"
             )
         return manifest
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes, hexadecimal, as `Manifest.files` has it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE
 from inter2former_deploy.errors import BundleError
-from inter2former_deploy.manifest import Manifest
+from inter2former_deploy.manifest import Manifest, sha256
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,3 @@ def open_bundle(folder: Path) -> Bundle:
                 "from another export: copy the whole bundle again or export it again"
             )
     return Bundle(folder, manifest)
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
