@@ -14,6 +14,7 @@ EdgeRule = Literal["released", "exact"]
 Attention = Literal["hybrid", "full", "bsq", "vq"]
 Prompt = Literal["dynamic", "dense"]
 Upsampling = Literal["local", "full"]
+_CHOICES = {"edge_rule": EdgeRule, "attention": Attention, "prompt": Prompt, "upsampling": Upsampling}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,8 @@ class DecoderConfig:
     code_bits: int = 8  # bits of a BSQ code: 2**code_bits codewords
     experts: int = 8  # routed experts
     expert_hidden: int = 64  # hidden width of every expert
-    prompt_channels: tuple[int, ...] = (32, 64, 128, 256)  # the prompt convolutions, each of stride 2; the last is pyramid[0]
-    pyramid: tuple[int, ...] = (256, 64, 16, 4)  # channels of tokens and upsampling stages, coarse to fine; pyramid[0] is the width of a token
+    prompt_channels: tuple[int, ...] = (32, 64, 128, 256)  # prompt convolutions of stride 2; the last is pyramid[0]
+    pyramid: tuple[int, ...] = (256, 64, 16, 4)  # channels of tokens, then of upsampling stages, coarse to fine
     edge_rule: EdgeRule = "released"  # which tokens are edge tokens: as the release computes it, or the paper's Eq. 4
     attention: Attention = "hybrid"  # the paper's ablations: all full, all BSQ, all VQ (Eq. 7-9)
     prompt: Prompt = "dynamic"  # prompt convolutions around the object, or on the whole map
@@ -76,10 +77,13 @@ class ModelConfig:
         problems = [
             text
             for bad, text in (
-                (e.dim % (4 * e.heads) != 0, f"encoder.dim / encoder.heads must be a multiple of 4, got {e.dim} / {e.heads}"),
+                (
+                    e.dim % (4 * e.heads) != 0,
+                    f"encoder.dim / encoder.heads must be a multiple of 4, got {e.dim} / {e.heads}",
+                ),
                 (e.anchor_size % PATCH != 0, f"encoder.anchor_size must be a multiple of {PATCH}, got {e.anchor_size}"),
                 (
-                    any(not 0 <= b < e.depth for b in e.fusion_after) or list(e.fusion_after) != sorted(set(e.fusion_after)),
+                    not {*e.fusion_after} <= {*range(e.depth)} or list(e.fusion_after) != sorted({*e.fusion_after}),
                     f"encoder.fusion_after must be ascending block indices below {e.depth}, got {e.fusion_after}",
                 ),
                 (not e.fusion_after, "encoder.fusion_after must name at least one block"),
@@ -87,19 +91,20 @@ class ModelConfig:
                     d.attention_dim % (4 * d.heads) != 0,
                     f"decoder.attention_dim / decoder.heads must be a multiple of 4, got {d.attention_dim} / {d.heads}",
                 ),
+                (d.attention_dim > 256 * d.heads, "decoder.attention_dim / heads must be at most 256"),
                 (not 1 <= d.code_bits <= 12, f"decoder.code_bits must be 1 to 12, got {d.code_bits}"),
                 (len(d.pyramid) != 4, f"decoder.pyramid must have 4 entries, got {d.pyramid}"),
                 (len(d.prompt_channels) != 4, f"decoder.prompt_channels must have 4 entries, got {d.prompt_channels}"),
                 (
                     d.prompt_channels[-1] != d.pyramid[0],
-                    f"decoder.prompt_channels must end with decoder.pyramid[0], got {d.prompt_channels} and {d.pyramid}",
+                    f"decoder.prompt_channels must end with decoder.pyramid[0], got {d.prompt_channels}, {d.pyramid}",
                 ),
-                (d.edge_rule not in get_args(EdgeRule), f"decoder.edge_rule must be one of {get_args(EdgeRule)}, got {d.edge_rule!r}"),
-                (d.attention not in get_args(Attention), f"decoder.attention must be one of {get_args(Attention)}, got {d.attention!r}"),
-                (d.prompt not in get_args(Prompt), f"decoder.prompt must be one of {get_args(Prompt)}, got {d.prompt!r}"),
-                (
-                    d.upsampling not in get_args(Upsampling),
-                    f"decoder.upsampling must be one of {get_args(Upsampling)}, got {d.upsampling!r}",
+                *(
+                    (
+                        getattr(d, name) not in get_args(choices),
+                        f"decoder.{name} must be one of {get_args(choices)}, got {getattr(d, name)!r}",
+                    )
+                    for name, choices in _CHOICES.items()
                 ),
             )
             if bad

@@ -6,10 +6,10 @@ h = w = S / 16, C the width of a token, `pyramid` = (C, C1, C2, C3) the channels
 encoder.onnx
     image            float32 [S, S, 3]   RGB, 0-255, padded with `PAD_RGB` and resized (runtime/preprocess.py)
  -> image_embedding  float32 [h, w, C]
-    edge_0..3, edge_border_0..3, edge_corner_0..3   what local upsampling needs of the image, stage by stage:
+    edge_0..3, edge_border_0..3, edge_corner_0..3   what local upsampling needs of the image:
                      [2^(i+1)*h, 2^(i+1)*w, Co], [4, h, 2^(i+1)*w, Co], [4, h, w, Co], Co = (C1, C2, C3, 1)[i]
                      (custom_ops/OPERATORS.md, LocalUpsample)
-    canny_maps       float32 [5, S, S]   grad_mag, grad_ori, thin, thresh, early; to verify with, the decoder does not take it
+    canny_maps       float32 [5, S, S]   grad_mag, grad_ori, thin, thresh, early; only to verify with
 
 decoder.onnx
     labels           uint8 [S, S]        reference labels, 0 definite background ... 4 definite foreground

@@ -8,7 +8,7 @@ class CheckpointError(ValueError):
 
 
 class BundleError(RuntimeError):
-    """A bundle is incomplete, changed, mixed from two exports, or newer than this package; the message says what to do."""
+    """A bundle is incomplete, changed, mixed or newer than this package; the message says what to do."""
 
 
 class OperatorLibraryError(RuntimeError):

@@ -105,14 +105,9 @@ class Manifest:
             raise BundleError(f"{path} cannot be read ({error}): {again}") from error
         if not isinstance(data, dict) or type(data.get("schema_version")) is not int:
             raise BundleError(f"{path} is no manifest, it states no schema_version: {again}")
-        if data["schema_version"] > SCHEMA_VERSION:
-            raise BundleError(
-                f"{path} has schema {data['schema_version']}, this package knows {SCHEMA_VERSION}: update inter2former-deploy"
-            )
-        if data["schema_version"] < SCHEMA_VERSION:
-            raise BundleError(
-                f"{path} has schema {data['schema_version']}, older than {SCHEMA_VERSION}: export it again with this version"
-            )
+        if (schema := data["schema_version"]) != SCHEMA_VERSION:
+            advice = "update inter2former-deploy" if schema > SCHEMA_VERSION else "export it again with this version"
+            raise BundleError(f"{path} has schema {schema}, this package knows {SCHEMA_VERSION}: {advice}")
         try:
             manifest = cls(**{entry.name: data[entry.name] for entry in fields(cls) if entry.name in data})
         except (TypeError, AttributeError, ValueError) as error:
