@@ -90,11 +90,30 @@ struct Choices {
   float* gap;
 };
 
-Vec load_up_to(const float* p, int64_t left) {
-  return left >= kLanes ? load(p) : load_partial(p, static_cast<int>(left));
+// Two vectors of results, of which the first `count` elements are real.
+void store_pair(float* to, const Vec* v, int64_t count) {
+  for (int n = 0; n < 2; ++n, to += kLanes, count -= kLanes) {
+    if (count >= kLanes) {
+      store(to, v[n]);
+    } else if (count > 0) {
+      store_partial(to, v[n], static_cast<int>(count));
+    }
+  }
 }
-void store_up_to(float* p, Vec v, int64_t left) {
-  left >= kLanes ? store(p, v) : store_partial(p, v, static_cast<int>(left));
+
+// to = (to + odds v) / (1 + odds), as store_pair(). One function for tiles of every height: the
+// compiler may fuse a product and a sum here or not, but always alike.
+__attribute__((noinline)) void mix_pair(float* to, const Vec* v, int64_t count, float odds,
+                                        float scale) {
+  Vec mixed[2];
+  for (int n = 0; n < 2; ++n) {
+    const int64_t left = count - n * kLanes;
+    if (left <= 0) break;
+    const float* from = to + n * kLanes;
+    const Vec old = left >= kLanes ? load(from) : load_partial(from, static_cast<int>(left));
+    mixed[n] = (old + odds * v[n]) * scale;
+  }
+  store_pair(to, mixed, count);
 }
 
 struct Experts {
@@ -104,7 +123,7 @@ struct Experts {
   float epsilon;
 
   // h [up_panels * kLanes], of which `hidden` count -> (h - mean) / sqrt(variance + epsilon)
-  void normalise(float* h) const {
+  __attribute__((noinline)) void normalise(float* h) const {
     const int64_t last = (layout.up_panels - 1) * kLanes;
     VecInt lane;
     for (int i = 0; i < kLanes; ++i) lane[i] = i;
@@ -124,8 +143,7 @@ struct Experts {
     for (int64_t i = 0; i <= last; i += kLanes) store(h + i, (load(h + i) - mean) * scale);
   }
 
-  // Expert `index` on M tokens; write(m, c, v, left) takes channels c.. of token m, of which `left`
-  // are left.
+  // Expert `index` on M tokens; write(m, c, v, count) takes `count` channels of token m from c on.
   template <int M, class Write>
   void tile(int64_t index, const float* const* rows, float* hidden, const Write& write) const {
     const float* up = packed + layout.experts + index * layout.expert;
@@ -147,11 +165,8 @@ struct Experts {
     for (int64_t p = 0; p < layout.down_panels; ++p) {
       multiply<M, 2>(normed, up + layout.down + p * layout.down_panel, sizes.hidden, sums);
       copy<M, 2>(sums, results);
-      const int64_t c = p * 2 * kLanes, left = sizes.channels - c;
-      for (int m = 0; m < M; ++m) {
-        write(m, c, results[m][0], left);
-        if (left > kLanes) write(m, c + kLanes, results[m][1], left - kLanes);
-      }
+      const int64_t c = p * 2 * kLanes;
+      for (int m = 0; m < M; ++m) write(m, c, results[m], sizes.channels - c);
     }
   }
 
@@ -162,8 +177,8 @@ struct Experts {
         constexpr int M = decltype(height)::kCount;
         const float* rows[M];
         for (int m = 0; m < M; ++m) rows[m] = x + (first + m) * sizes.channels;
-        tile<M>(0, rows, hidden, [&](int m, int64_t c, Vec v, int64_t left) {
-          store_up_to(out + (first + m) * sizes.channels + c, v, left);
+        tile<M>(0, rows, hidden, [&](int m, int64_t c, const Vec* v, int64_t count) {
+          store_pair(out + (first + m) * sizes.channels + c, v, count);
         });
       });
     });
@@ -210,19 +225,19 @@ struct Experts {
         constexpr int kPadded = (M + kLanes - 1) / kLanes * kLanes;
         const float* rows[M];
         float* to[M];
-        float gap[kPadded] = {}, own[kPadded], of_shared[kPadded];
+        float gap[kPadded] = {}, odds[kPadded], scale[kPadded];
         for (int m = 0; m < M; ++m) {
           rows[m] = x + sorted[first + m].token * sizes.channels;
           to[m] = out + sorted[first + m].token * sizes.channels;
           gap[m] = sorted[first + m].gap;
         }
-        for (int m = 0; m < M; m += kLanes) {  // the softmax of two
-          store(own + m, sigmoid(load(gap + m)));
-          store(of_shared + m, sigmoid(-load(gap + m)));
+        // The softmax (a, b) of the two gates is (1, odds) / (1 + odds).
+        for (int m = 0; m < M; m += kLanes) {
+          store(odds + m, exp(load(gap + m)));
+          store(scale + m, sigmoid(-load(gap + m)));
         }
-        tile<M>(1 + batch.expert, rows, hidden, [&](int m, int64_t c, Vec v, int64_t left) {
-          const Vec shared = load_up_to(to[m] + c, left);
-          store_up_to(to[m] + c, broadcast(of_shared[m]) * shared + broadcast(own[m]) * v, left);
+        tile<M>(1 + batch.expert, rows, hidden, [&](int m, int64_t c, const Vec* v, int64_t count) {
+          mix_pair(to[m] + c, v, count, odds[m], scale[m]);
         });
       });
     });
