@@ -123,7 +123,7 @@ def torch(size: int, share: float, rule: EdgeRule) -> Callable[[], Mask]:
     scene, frame = _Scene(size, share), frame_of(size)
     labels = scene.labels.copy()
     foreground = scene.logits > 0
-    at = frame.tomodel_of(Click(*clicks_middle(size), True))
+    at = frame.to_model(Click(*clicks_middle(size), True))
 
     def click() -> Mask:
         fold_prediction(labels, foreground)

@@ -216,7 +216,7 @@ class LocalUpsampling(nn.Module):
         x = tokens.view(h, w, -1).narrow(0, top, bottom - top).narrow(1, left, right - left)
         for stage, stage_edges in zip(self.stages, zip(edge, border, corner, strict=True), strict=True):
             x = stage.decode(x, box, *stage_edges)
-        box_logits = x[..., 0]
+        box_logits = x.squeeze(-1)
         around = [PATCH * n for n in (left, w - right, top, h - bottom)]
         return UpsampledImage(F.pad(box_logits, around, value=OUTSIDE_LOGIT), box_logits, box * PATCH)
 
