@@ -66,6 +66,8 @@ inline void with_rows(int64_t rows, const Body& body) {
   body(Rows<kMost>());
 }
 
+inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Calls body(begin, end) for [begin, end) in the fewest parts of at most `most`, equal but for one.

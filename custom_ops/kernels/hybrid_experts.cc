@@ -16,6 +16,7 @@ constexpr int kRows = kTileRows<2>;        // tokens of a tile
 constexpr int64_t kTaskRows = 4 * kRows;   // tokens of a task of the shared expert, at least
 constexpr int64_t kMostTasks = 64;         // of the shared expert: bounds the scratch
 constexpr int64_t kBatchRows = 8 * kRows;  // tokens of a task of a routed expert, at most
+constexpr int64_t kBlock = 1 << 20;        // floats of the tokens that are done with before others
 
 // Where the packed parameters lie, in floats.
 //   gate     ceil((1+R) / kLanes) panels of one vector
@@ -254,8 +255,8 @@ int64_t first_from(const int64_t* edge, int64_t edges, int64_t token) {
   return low;
 }
 
-// Counting sort of the edge tokens by expert, stable; returns the number of batches. `next` has
-// R + 1 elements to work with.
+// Counting sort of edge tokens by expert, stable; returns the number of batches. `next` has R + 1
+// elements to work with.
 int64_t sort_by_expert(const int64_t* edge, int64_t edges, int64_t routed, const Choices& choices,
                        int64_t* next, Routed* sorted, Batch* batches) {
   for (int64_t r = 0; r <= routed; ++r) next[r] = 0;
@@ -313,27 +314,37 @@ void hybrid_experts(const float* x, int64_t tokens, const int64_t* edge, int64_t
       layout.up_panels > layout.gate_panels ? layout.up_panels : layout.gate_panels;
   const int64_t tile = kRows * wide * kLanes;  // a tile's hidden values or gates
 
-  const Choices choices{take<int32_t>(memory, edges), take<float>(memory, edges)};
-  const int64_t most = ceil_div(tokens, kTaskRows);
-  const int64_t tasks = most < kMostTasks ? most : kMostTasks;
-  float* tiles = take<float>(memory, tasks * tile);
-  parallel_for(parallel, static_cast<size_t>(tasks), [&](size_t task) {
-    const auto i = static_cast<int64_t>(task);
-    const int64_t begin = tokens * i / tasks, end = tokens * (i + 1) / tasks;
-    experts.shared(x, begin, end, tiles + i * tile, out);
-    experts.gate(x, edge, first_from(edge, edges, begin), first_from(edge, edges, end),
-                 tiles + i * tile, choices);
-  });
-  if (edges == 0) return;
-
-  const int64_t most_batches = (edges < sizes.routed ? edges : sizes.routed) + edges / kBatchRows;
+  // Tokens are mixed while the last cache still holds them and their shared results.
+  const int64_t block = at_most(tokens, at_least(kTaskRows, kBlock / sizes.channels));
+  const int64_t most_tasks = at_most(kMostTasks, ceil_div(block, kTaskRows));
+  const int64_t most_edges = at_most(block, edges);
+  const int64_t most_batches = at_most(most_edges, sizes.routed) + most_edges / kBatchRows;
+  float* tiles = take<float>(memory, at_least(most_tasks, most_batches) * tile);
+  const Choices choices{take<int32_t>(memory, most_edges), take<float>(memory, most_edges)};
+  Routed* sorted = take<Routed>(memory, most_edges);
   Batch* batches = take<Batch>(memory, most_batches);
-  Routed* sorted = take<Routed>(memory, edges);
-  const int64_t count = sort_by_expert(edge, edges, sizes.routed, choices,
-                                       take<int64_t>(memory, sizes.routed + 1), sorted, batches);
-  tiles = take<float>(memory, count * tile);
-  parallel_for(parallel, static_cast<size_t>(count), [&](size_t task) {
-    experts.routed(x, batches[task], sorted, tiles + static_cast<int64_t>(task) * tile, out);
+  int64_t* next = take<int64_t>(memory, sizes.routed + 1);
+
+  for_parts(0, tokens, block, [&](int64_t begin, int64_t end) {
+    const int64_t first_edge = first_from(edge, edges, begin);
+    const int64_t* own = edge + first_edge;
+    const int64_t count = first_from(edge, edges, end) - first_edge;
+
+    const int64_t tasks = at_most(kMostTasks, ceil_div(end - begin, kTaskRows));
+    parallel_for(parallel, static_cast<size_t>(tasks), [&](size_t task) {
+      const auto i = static_cast<int64_t>(task);
+      const int64_t first = begin + (end - begin) * i / tasks;
+      const int64_t last = begin + (end - begin) * (i + 1) / tasks;
+      experts.shared(x, first, last, tiles + i * tile, out);
+      experts.gate(x, own, first_from(own, count, first), first_from(own, count, last),
+                   tiles + i * tile, choices);
+    });
+    if (count == 0) return;
+
+    const int64_t used = sort_by_expert(own, count, sizes.routed, choices, next, sorted, batches);
+    parallel_for(parallel, static_cast<size_t>(used), [&](size_t task) {
+      experts.routed(x, batches[task], sorted, tiles + static_cast<int64_t>(task) * tile, out);
+    });
   });
 }
 

@@ -24,15 +24,13 @@ constexpr int kPixels = kTileRows<kPanel>;  // pixels of a tile
 constexpr int kRun = 2 * kLanes;            // pixels of a run, where they are in the lanes
 
 constexpr int64_t kChunk = 8192;        // floats whose mean is taken at once, in the first cache
-constexpr int64_t kRing = 2 << 20;      // floats of the ring, about
+constexpr int64_t kRing = 1 << 19;      // floats of the ring, about
 constexpr int64_t kStrip = 1024;        // floats of a strip of columns, about
 constexpr int64_t kMostTasks = 64;      // of the tap maps: bounds the scratch
 constexpr int64_t kTaskCost = 1 << 18;  // products a task of the tap maps has, at least
 constexpr int64_t kResizeTasks = 16;    // of a band: so many if it has the rows,
 constexpr int64_t kResizeRows = 8;      // but no more rows a task
 
-inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // Where the packed parameters lie, in floats.
