@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -221,7 +222,11 @@ def train(
     start = saved = time.monotonic()
     first, entries = trainer.step, []
     loader = torch.utils.data.DataLoader(
-        batches, sampler=range(first, config.steps), batch_size=None, num_workers=workers, persistent_workers=False
+        batches,
+        sampler=range(first, config.steps),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=_leave_cores_to_the_step,
     )
     with _interrupts() as interrupted:
         for batch in loader:
@@ -306,6 +311,10 @@ def _cosines(channels: int, patch: int) -> Tensor:
         wave = torch.outer(torch.cos(u * at), torch.cos(v * at))
         weight[channel, channel % 3] = wave / wave.norm() / patch * (1 + math.hypot(u, v))
     return weight
+
+
+def _leave_cores_to_the_step(_: int) -> None:
+    cv2.setNumThreads(1)
 
 
 def _mean(entries: list[dict[str, Any]]) -> dict[str, Any]:

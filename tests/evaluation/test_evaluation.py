@@ -6,9 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from toy_bundle import write_toy_bundle
 from typer.testing import CliRunner
 
 from inter2former_deploy.checkpoint import save_checkpoint, synthetic_state_dict
+from inter2former_deploy.cli import app
 from inter2former_deploy.config import PROBE
 from inter2former_deploy.contract import MEAN_BGR, STD_BGR
 from inter2former_deploy.data import DataError, Sample
@@ -132,16 +134,35 @@ def test_pictures_of_a_report(tmp_path):
     assert cv2.imread(str(paths[0])).shape == (48, 128, 3)
 
 
-def test_the_command_scores_a_folder_and_reports_its_broken_sample(tmp_path, probe):
-    from inter2former_deploy.cli import app
-
-    save_checkpoint(probe, tmp_path / "probe.safetensors")
+def write_squares(folder):
     for i in range(2):
         sample = Squares()[i]
         for kind, array in (("images", sample.image), ("masks", sample.mask * 255)):
-            (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(tmp_path / "data" / kind / f"{i}.png"), array)
-    command = ["eval", str(tmp_path / "data"), "--checkpoint", str(tmp_path / "probe.safetensors"), "--clicks", "2"]
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(folder / kind / f"{i}.png"), array)
+    return folder
+
+
+def test_the_command_scores_a_bundle_and_tells_when_a_checkpoint_differs(tmp_path, probe):
+    bundle = write_toy_bundle(tmp_path / "bundle")  # foreground is what is bright
+    data = write_squares(tmp_path / "data")
+    command = ["eval", str(data), "--bundle", str(bundle), "--clicks", "3", "--no-custom-ops", "--json"]
+    command += ["-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    scores = json.loads(result.stdout)["all at 64"]
+    assert scores["samples"] == 2
+    assert scores["agreement"] is None
+    save_checkpoint(probe, tmp_path / "probe.safetensors")
+    result = CliRunner().invoke(app, [*command, "--checkpoint", str(tmp_path / "probe.safetensors")])
+    assert result.exit_code == 1
+    assert "bundle and checkpoint differ: images/0.png" in result.output
+
+
+def test_the_command_scores_a_folder_and_reports_its_broken_sample(tmp_path, probe):
+    save_checkpoint(probe, tmp_path / "probe.safetensors")
+    data = write_squares(tmp_path / "data")
+    command = ["eval", str(data), "--checkpoint", str(tmp_path / "probe.safetensors"), "--clicks", "2"]
     command += ["--size", "64", "--size", "128", "-o", str(tmp_path / "out"), "--save-worst", "1"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
@@ -151,7 +172,7 @@ def test_the_command_scores_a_folder_and_reports_its_broken_sample(tmp_path, pro
     assert report["128"]["scores"]["all"]["samples"] == 2
     np.testing.assert_allclose(sum(report["128"]["expert shares"]), 1)
     assert len(list((tmp_path / "out").glob("worst-*/*.jpg"))) == 2
-    cv2.imwrite(str(tmp_path / "data/masks/1.png"), np.zeros((48, 64), np.uint8))
+    cv2.imwrite(str(data / "masks/1.png"), np.zeros((48, 64), np.uint8))
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert "1.png: the mask is empty" in result.output

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from inter2former_deploy.checkpoint import load_model
+from inter2former_deploy.cli import app
 from inter2former_deploy.config import DecoderConfig, EdgeNetworkConfig, EncoderConfig, ModelConfig
-from inter2former_deploy.data import IGNORE, FolderDataset, Sample
+from inter2former_deploy.data import IGNORE, DataError, FolderDataset, Sample
 from inter2former_deploy.modules import operators
 from inter2former_deploy.training import TrainConfig, train
 from inter2former_deploy.training.batches import Batches
@@ -213,3 +215,46 @@ def test_a_run_on_a_folder_of_pictures(tmp_path):
 def test_impossible_numbers_are_refused():
     with pytest.raises(ValueError, match=r"size must be a positive multiple of 16, got 100; .*ema"):
         TrainConfig(size=100, ema=1.0)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        for kind in ("images", "masks"):
+            (tmp_path / "data" / kind).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / "data" / kind / f"{name}.png"), rng.integers(0, 255, (40, 50), dtype=np.uint8))
+    return tmp_path / "data"
+
+
+def test_the_command_leaves_weights_and_goes_on_when_asked_for_more(tmp_path, pictures):
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY.to_dict()))
+    command = [
+        "train",
+        str(pictures),
+        "synthetic",
+        "-o",
+        str(tmp_path / "run"),
+        "--config",
+        str(tmp_path / "tiny.json"),
+    ]
+    command += ["--size", "64", "--batch", "1", "--late-size", "64", "--late-batch", "1", "--threads", "1"]
+    command += ["--workers", "0", "--log-every", "1"]
+    result = CliRunner().invoke(app, [*command, "--steps", "1"])
+    assert result.exit_code == 0, result.output
+    assert "step 1/1" in result.output
+    assert load_model(tmp_path / "run/weights.safetensors").config == TINY
+    result = CliRunner().invoke(app, [*command, "--steps", "2"])
+    assert "resumed at step 1" in result.output
+    assert "step 2/2" in result.output
+
+
+def test_broken_pictures_are_named_before_any_step(tmp_path, pictures):
+    (pictures / "images/b.png").write_bytes(b"no picture")
+    cv2.imwrite(str(pictures / "masks/a.png"), np.zeros((40, 50), np.uint8))
+    result = CliRunner().invoke(app, ["train", str(pictures), "-o", str(tmp_path / "run")])
+    assert isinstance(result.exception, DataError)  # exit code 2 and one message from `main`
+    assert "2 samples cannot be used" in str(result.exception)
+    assert "b.png: not a readable image" in str(result.exception)
+    assert "a.png: the mask is empty" in str(result.exception)
+    assert not (tmp_path / "run").exists()
