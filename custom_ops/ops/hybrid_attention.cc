@@ -5,7 +5,7 @@
 
 #include <limits>
 
-#include "ops/operator.h"
+#include "ops/edge.h"
 
 namespace i2f {
 namespace {
@@ -40,9 +40,8 @@ class HybridAttention final : public Kernel {
            "L to be a multiple of grid_width=" + std::to_string(grid_width_),
            std::to_string(shape.tokens));
 
-    const auto edge = context.get<int64_t>(1, "edge", {"E"});
+    const auto edge = edge_tokens(context, 1, shape.tokens);
     shape.edges = edge.dim(0);
-    check_ascending(edge, shape.tokens);
 
     const int64_t width = shape.width();
     shape.scores = context.get<float>(kCodeWeight, "code_weight", {"B", {"D", width}}).dim(0);
@@ -59,19 +58,6 @@ class HybridAttention final : public Kernel {
   }
 
  private:
-  static void check_ascending(const Tensor<int64_t>& edge, int64_t tokens) {
-    int64_t previous = -1;
-    for (int64_t i = 0; i < edge.dim(0); ++i) {
-      const int64_t token = edge.data[i];
-      if (token <= previous || token >= tokens) {
-        throw OperatorError("expected edge strictly ascending in [0, " + std::to_string(tokens) +
-                            "), got " + std::to_string(token) +
-                            (i > 0 ? " after " + std::to_string(previous) : ""));
-      }
-      previous = token;
-    }
-  }
-
   static void check_codes(const HybridAttentionShape& shape) {
     const std::string got =
         "B = " + std::to_string(shape.scores) + ", K = " + std::to_string(shape.codes);

@@ -2,7 +2,7 @@
 
 #include "kernels/hybrid_experts.h"
 
-#include "ops/operator.h"
+#include "ops/edge.h"
 
 namespace i2f {
 namespace {
@@ -54,26 +54,13 @@ class HybridExperts final : public Kernel {
   }
 
  private:
-  static void check_ascending(const Tensor<int64_t>& edge, int64_t tokens) {
-    int64_t previous = -1;
-    for (int64_t i = 0; i < edge.dim(0); ++i) {
-      const int64_t token = edge.data[i];
-      if (token <= previous || token >= tokens) {
-        throw OperatorError("expected edge strictly ascending in [0, " + std::to_string(tokens) +
-                            "), got " + std::to_string(token) +
-                            (i > 0 ? " after " + std::to_string(previous) : ""));
-      }
-      previous = token;
-    }
-  }
-
   void run(KernelContext& context, const PackedExperts& experts) const {
     const auto x = context.get<float>(0, "x", {"L", {"C", experts.sizes.channels}});
-    const auto edge = context.get<int64_t>(1, "edge", {"E"});
-    const int64_t tokens = x.dim(0), edges = edge.dim(0);
-    check_ascending(edge, tokens);
-    kernels().hybrid_experts(x.data, tokens, edge.data, edges, experts.sizes, experts.data.data(),
-                             epsilon_, context.output<float>(0, {tokens, experts.sizes.channels}),
+    const int64_t tokens = x.dim(0);
+    const auto edge = edge_tokens(context, 1, tokens);
+    kernels().hybrid_experts(x.data, tokens, edge.data, edge.dim(0), experts.sizes,
+                             experts.data.data(), epsilon_,
+                             context.output<float>(0, {tokens, experts.sizes.channels}),
                              context.memory(), context.parallel());
   }
 
