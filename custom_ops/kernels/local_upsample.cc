@@ -167,7 +167,7 @@ struct Stage {
   Norm norm;
   float* ring;
   int64_t slots;
-  int64_t tap;  // floats from one tap's row to the next: a vector may begin at its last element
+  int64_t tap;  // floats from one tap's row to the next: a vector may begin at a row's last element
 
   const float* row(int64_t r) const {
     const int64_t inside = at_most(at_least(r, 0), rows - 1);
@@ -180,9 +180,29 @@ struct Stage {
 
 // ---- The tap maps.
 
+// Where column `column` of the packed panels, a tap's output channel, belongs from its pixel on.
+int64_t offset_of(const Stage& stage, int64_t column) {
+  return column / stage.out * stage.tap + column % stage.out;
+}
+
+// Columns [begin, end) of M pixels, from a panel's sums; any number of output channels.
+template <int M>
+void scatter(const Stage& stage, const Vec (&sums)[M][kPanel], int64_t begin, int64_t end,
+             float* const* to) {
+  for (int64_t column = begin; column < end;) {
+    const int64_t count = at_most(stage.out - column % stage.out, end - column);
+    const int64_t offset = offset_of(stage, column);
+    for (int m = 0; m < M; ++m) {
+      const float* from = reinterpret_cast<const float*>(sums[m]) + (column - begin);
+      for (int64_t i = 0; i < count; ++i) to[m][offset + i] = from[i];
+    }
+    column += count;
+  }
+}
+
 // Pixels [begin, end), counted along the rows; `tile` holds kPixels * Ci floats.
 void map_taps(const Stage& stage, int64_t begin, int64_t end, float* tile) {
-  const int64_t columns = kTaps * stage.out;
+  const bool whole = stage.out % kLanes == 0;  // then 9 Co columns fill the panels
   for_parts(begin, end, kPixels, [&](int64_t first, int64_t last) {
     stage.norm(stage.x + first * stage.in, (last - first) * stage.in, tile);
     with_rows<kPixels>(last - first, [&](auto height) {
@@ -197,32 +217,19 @@ void map_taps(const Stage& stage, int64_t begin, int64_t end, float* tile) {
         Vec sums[M][kPanel];
         multiply<M, kPanel>(rows, stage.packed_taps + p * stage.layout.panel, stage.in, sums);
         const int64_t column = p * kPanel * kLanes;
-        if (stage.out % kLanes == 0) {
-          int64_t offset[kPanel];
-          for (int n = 0; n < kPanel; ++n) {
-            const int64_t at = at_most(column + n * kLanes, columns - kLanes);
-            offset[n] = at / stage.out * stage.tap + at % stage.out;
-          }
-#pragma GCC unroll 32
-          for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 32
-            for (int n = 0; n < kPanel; ++n) store(to[m] + offset[n], sums[m][n]);
-          }
+        if (!whole) {
+          Vec results[M][kPanel];
+          copy<M, kPanel>(sums, results);
+          scatter<M>(stage, results, column, at_most(column + kPanel * kLanes, kTaps * stage.out),
+                     to);
           continue;
         }
-        Vec results[M][kPanel];
-        copy<M, kPanel>(sums, results);
-        const int64_t behind = at_most(column + kPanel * kLanes, columns);
-        for (int64_t at = column; at < behind;) {
-          const int64_t channel = at % stage.out;
-          const int64_t count = at_most(stage.out - channel, behind - at);
-          float* into = nullptr;
-          for (int m = 0; m < M; ++m) {
-            into = to[m] + at / stage.out * stage.tap + channel;
-            const float* from = reinterpret_cast<const float*>(results[m]) + (at - column);
-            for (int64_t i = 0; i < count; ++i) into[i] = from[i];
-          }
-          at += count;
+        int64_t offset[kPanel];
+        for (int n = 0; n < kPanel; ++n) offset[n] = offset_of(stage, column + n * kLanes);
+#pragma GCC unroll 32
+        for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 32
+          for (int n = 0; n < kPanel; ++n) store(to[m] + offset[n], sums[m][n]);
         }
       }
     });
@@ -405,6 +412,7 @@ void zipped_pixels(Columns columns, Finish finish, int64_t pixels, const float* 
     store(to, finish(zip_low<kChannels>(pair.first, pair.second), load(e)));
     store(to + kLanes, finish(zip_high<kChannels>(pair.first, pair.second), load(e + kLanes)));
   }
+  if (i == floats) return;
   const Pair pair = columns.pair(i);
   const int64_t left = 2 * (floats - i);
   finish.partly(to, zip_low<kChannels>(pair.first, pair.second), e, left);
@@ -593,7 +601,7 @@ void local_upsample(const float* x, int64_t rows, int64_t columns, int64_t in_ch
       take<float>(memory, slots * kTaps * tap),
       slots,
       tap};
-  const Resize task_of{stage, edge, {activate}, y};
+  const Resize resizing{stage, edge, {activate}, y};
 
   // Tap maps: `units` of a row, tiles of pixels or runs.
   const int64_t units = layout.pixel_lanes ? ceil_div(columns, kRun) : columns;
@@ -629,7 +637,7 @@ void local_upsample(const float* x, int64_t rows, int64_t columns, int64_t in_ch
       const Desk own(desks + i * desk, strip, out_channels);
       for (int64_t r = begin + (end - begin) * g / groups;
            r < begin + (end - begin) * (g + 1) / groups; ++r) {
-        task_of.rows_of(r, left, right, own);
+        resizing.rows_of(r, left, right, own);
       }
     });
   });
