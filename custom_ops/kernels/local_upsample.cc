@@ -337,14 +337,14 @@ void map_taps_of_any(const Stage& stage, int64_t begin, int64_t end, float* tile
 // What a task works in.
 struct Desk {
   Desk(float* memory, int64_t pixels, int64_t channels)
-      : width(round_up((pixels + 2 * kReach) * channels, kLanes) + kLanes),
+      : width(column_floats(pixels, channels)),
         edge_row(memory + 6 * width),
         mixed(edge_row + round_up(2 * pixels * channels, kLanes)),
         columns(memory) {}
 
   static int64_t floats(int64_t pixels, int64_t channels) {
-    const Desk desk(nullptr, pixels, channels);
-    return 6 * desk.width + 2 * round_up(2 * pixels * channels, kLanes) + 2 * kLanes;
+    return 6 * column_floats(pixels, channels) + 2 * round_up(2 * pixels * channels, kLanes) +
+           2 * kLanes;
   }
 
   // Two rows of the result, and of each the sums that column dx of the taps takes part in, before
@@ -356,6 +356,10 @@ struct Desk {
   float* mixed;     // of results before the activation
 
  private:
+  static int64_t column_floats(int64_t pixels, int64_t channels) {
+    return round_up((pixels + 2 * kReach) * channels, kLanes) + kLanes;
+  }
+
   float* columns;
 };
 
