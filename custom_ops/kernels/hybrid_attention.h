@@ -22,8 +22,9 @@ struct HybridAttentionShape {
   int64_t codes;       // K, rows of the codewords: 2^B, or B
   bool argmax;  // a key's code is its first largest score ("vq"), not the signs of all ("bsq")
 
-  int64_t width() const { return heads * head_width; }
-  int64_t score_columns() const {
+  // Always inlined: a copy that the tiers share would be compiled for one of them.
+  __attribute__((always_inline)) int64_t width() const { return heads * head_width; }
+  __attribute__((always_inline)) int64_t score_columns() const {
     return (scores + kCodePadding - 1) / kCodePadding * kCodePadding;
   }
 };
