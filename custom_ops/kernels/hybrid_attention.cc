@@ -456,8 +456,8 @@ struct HybridAttention {
         rows[i] = row;
       }
       gather_columns<V>(rows, shape.head_width, scale, memory.floats);
-      float* partial = plan.partials + task * plan.partial_floats;
-      if (plan.splits > 1) tile.sums = partial;
+      float* partial = nullptr;
+      if (plan.splits > 1) tile.sums = partial = plan.partials + task * plan.partial_floats;
       attend(tile, {plan.keys + row(head, first), shape.head_width},
              {plan.values + row(head, first), shape.head_width}, n);
       if (plan.splits == 1) return finish(tile, tile.sums_weight, head, memory);
