@@ -34,7 +34,9 @@ LIMITS: dict[str, Limit] = {
     "canny_maps/thin": Limit("share", 5e-4, _CANNY),
     "canny_maps/thresh": Limit("share", 5e-4, _CANNY),
     "canny_maps/early": Limit("share", 5e-4, _CANNY),
-    "edge": Limit("error", 1e-5, "of the same Canny maps: " + _ROUNDING),
+    "edge": Limit(
+        "error", 3e-5, "of the same Canny maps: " + _ROUNDING + "; PyTorch's own error was 9e-6 at S = 1024 (float64)"
+    ),
     "edge_tokens": Limit("count", 0, "integers"),
     "box": Limit("count", 0, "integers, unless a token lies on the threshold"),
     "tokens": Limit("error", 1e-5, _ROUNDING),
@@ -47,8 +49,14 @@ LIMITS: dict[str, Limit] = {
     "masks": Limit(
         "1 - IoU",
         0.05,
-        "from image to mask, each side with its own Canny maps, whose differences move logits by up to 0.13 in the "
-        "release itself and add up from click to click",
+        "from the image on, each side with its own Canny maps, whose differences move logits by up to 0.13 in the "
+        "release itself; at the same label maps",
+    ),
+    "session masks": Limit(
+        "1 - IoU",
+        0.1,
+        "the same, and each side folds its own predictions into its label map: a pixel that differs changes the box "
+        "and the labels of the next clicks",
     ),
 }
 

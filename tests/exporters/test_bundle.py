@@ -1,0 +1,223 @@
+"""Bundles and the gate before them: what agrees appears, what does not leaves nothing that looks finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from inter2former_deploy.config import PROBE
+from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE
+from inter2former_deploy.errors import BundleError, CheckpointError, ExportMismatchError
+from inter2former_deploy.exporters import bundle, parity
+from inter2former_deploy.exporters.bundle import FILES, ExportReport, export_bundle, verify_bundle
+from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
+from inter2former_deploy.exporters.parity import OPERATORS, PLAIN
+from inter2former_deploy.manifest import BUNDLE_ID_KEY, Manifest
+from inter2former_deploy.modules.model import Inter2Former
+
+SIZE = 128
+
+
+@pytest.fixture(scope="module")
+def graphs(probe_model: Inter2Former) -> dict[str, onnx.ModelProto]:
+    return {
+        ENCODER_FILE: export_encoder(probe_model, size=SIZE),
+        DECODER_FILE: export_decoder(probe_model, size=SIZE),
+    }
+
+
+@pytest.fixture
+def exported_once(graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch) -> dict[str, onnx.ModelProto]:
+    """The graphs that every export of this test gets, which may be changed; and a gate of a single click."""
+    monkeypatch.setattr(parity, "CLICKS", parity.CLICKS[:1])
+    monkeypatch.setattr(parity, "NOISE_DECODES", 0)
+    copies = {name: onnx.ModelProto() for name in graphs}
+    for name, copy in copies.items():
+        copy.CopyFrom(graphs[name])
+    monkeypatch.setattr(bundle, "export_encoder", lambda *_, **__: copies[ENCODER_FILE])
+    monkeypatch.setattr(bundle, "export_decoder", lambda *_, **__: copies[DECODER_FILE])
+    return copies
+
+
+@pytest.fixture(scope="module")
+def checkpoint(probe_weights: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "probe.pth"
+    torch.save({"state_dict": probe_weights}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def steps() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def export(checkpoint: Path, steps: list[str], tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    folder = tmp_path_factory.mktemp("export") / "bundle"
+    return export_bundle(checkpoint, folder, size=SIZE, edge_rule="exact", num_threads=2, progress=steps.append)
+
+
+def test_a_bundle_is_whole(export: ExportReport, checkpoint: Path, steps: list[str]) -> None:
+    folder, manifest = export.folder, Manifest.read(export.folder)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["bundle"]  # nothing is left of the work
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert manifest == export.manifest
+    for name in (ENCODER_FILE, DECODER_FILE):
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == manifest.files[name]
+        graph = onnx.load(folder / name)
+        onnx.checker.check_model(graph, full_check=True)
+        assert {entry.key: entry.value for entry in graph.metadata_props} == {BUNDLE_ID_KEY: manifest.bundle_id}
+        assert str(Path.cwd()).encode() not in (folder / name).read_bytes()
+    assert manifest.model_config == PROBE.with_decoder(edge_rule="exact")
+    assert json.loads((folder / MANIFEST_FILE).read_text())["edge_rule"] == manifest.edge_rule == "exact"
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert manifest.weights == {"source": "checkpoint", "file": "probe.pth", "sha256": digest}
+    assert (manifest.size, manifest.opset) == (SIZE, 20)
+    assert {"torch", "onnx", "onnxruntime", "onnxscript", "python"} <= set(manifest.tools)
+    assert steps[:2] == ["read weights", "export encoder"]
+    assert any(step.startswith("verify: click") for step in steps)
+
+
+def test_the_gate_compares_everything(export: ExportReport) -> None:
+    report = export.parity
+    assert report.passed
+    assert report.backends == (PLAIN, OPERATORS)
+    compared = {(check.tensor, check.backend) for check in report.checks}
+    for backend in report.backends:
+        decoded = ("edge_tokens", "tokens", "box", "box_logits", "logits", "masks")
+        assert {(name, backend) for name in decoded} <= compared
+    assert {"image_embedding", "canny_maps/thin", "edge_0", "edge_border_3", "edge_corner_1"} <= {
+        x for x, _ in compared
+    }
+    assert not report.unreached_experts
+    used = np.array([decode.margins.experts for decode in report.decodes]).sum(0)
+    assert used.shape == (2, 8)
+    assert (used > 0).all()
+    assert all(all(decode.tight.values()) or decode.margins.smallest < 1e-5 for decode in report.decodes)
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["passed"]
+    assert "image_embedding" in report.table()
+    assert "FAILED" not in report.table()
+
+
+def test_verify(export: ExportReport, checkpoint: Path, probe_weights: dict[str, Any], tmp_path: Path) -> None:
+    assert verify_bundle(export.folder, checkpoint, custom_ops=False, num_threads=2).passed
+    with pytest.raises(ValueError, match=r"was exported from probe\.pth: name that checkpoint"):
+        verify_bundle(export.folder)
+    other = tmp_path / "other.pth"
+    torch.save({"state_dict": probe_weights, "meta": {"epoch": 3}}, other)
+    with pytest.raises(ValueError, match=r"other\.pth is not the checkpoint that .* was exported from"):
+        verify_bundle(export.folder, other)
+
+
+def test_another_model_does_not_pass(export: ExportReport) -> None:
+    other = Inter2Former(PROBE).eval()
+    report = verify_bundle(export.folder, other, custom_ops=False, num_threads=2)
+    assert not report.passed
+    assert {"image_embedding", "tokens", "box_logits"} <= {check.tensor for check in report.failures}
+    assert "FAILED" in report.table()
+    assert not report.to_dict()["passed"]
+
+
+def test_verify_refuses_a_changed_file(exported_once: Any, checkpoint: Path, tmp_path: Path) -> None:
+    export_bundle(checkpoint, tmp_path / "bundle", size=SIZE, custom_ops=False)
+    path = tmp_path / "bundle" / DECODER_FILE
+    path.write_bytes(path.read_bytes() + b"\0\0")
+    with pytest.raises(BundleError, match=r"decoder\.onnx is missing or is not the file"):
+        verify_bundle(tmp_path / "bundle", checkpoint)
+
+
+def scale(graph: onnx.ModelProto, name: str, factor: float) -> None:
+    (weight,) = [x for x in graph.graph.initializer if x.name == name]
+    values = onnx.numpy_helper.to_array(weight) * np.float32(factor)
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, name))
+
+
+@pytest.mark.parametrize(
+    ("file", "weight", "tensor"),
+    [
+        (ENCODER_FILE, "backbone.out_conv.2.weight", "image_embedding"),
+        (ENCODER_FILE, "edge_detector.conv1.bias", "edge_0"),
+        (DECODER_FILE, "neck.blocks.1.o_proj.bias", "tokens"),
+        (DECODER_FILE, "decode_head.upsamplers.3.conv.bias", "box_logits"),
+    ],
+)
+def test_a_graph_that_differs_leaves_no_bundle(
+    exported_once: dict[str, onnx.ModelProto], checkpoint: Path, tmp_path: Path, file: str, weight: str, tensor: str
+) -> None:
+    scale(exported_once[file], weight, 1.01)
+    with pytest.raises(ExportMismatchError, match=rf"differ from PyTorch: .*{tensor}.*at most") as caught:
+        export_bundle(checkpoint, tmp_path / "bundle", size=SIZE, custom_ops=False)
+    assert tensor in {check.tensor for check in caught.value.report.failures}  # type: ignore[attr-defined]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_graphs_may_be_kept(exported_once: Any, checkpoint: Path, tmp_path: Path) -> None:
+    scale(exported_once[DECODER_FILE], "neck.blocks.1.o_proj.bias", 2)
+    with pytest.raises(ExportMismatchError):
+        export_bundle(checkpoint, tmp_path / "bundle", size=SIZE, custom_ops=False, keep_failed=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle.failed"]
+    assert sorted(path.name for path in (tmp_path / "bundle.failed").iterdir()) == [DECODER_FILE, ENCODER_FILE]
+
+
+def test_an_old_bundle_stays_until_a_new_one_has_passed(exported_once: Any, checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    export_bundle(checkpoint, folder, size=SIZE, custom_ops=False)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(FileExistsError, match="replace it with --force"):
+        export_bundle(checkpoint, folder, size=SIZE, custom_ops=False)
+
+    scale(exported_once[DECODER_FILE], "neck.blocks.1.o_proj.bias", 2)
+    with pytest.raises(ExportMismatchError):
+        export_bundle(checkpoint, folder, size=SIZE, custom_ops=False, force=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+    scale(exported_once[DECODER_FILE], "neck.blocks.1.o_proj.bias", 0.5)
+    report = export_bundle(checkpoint, folder, size=SIZE, custom_ops=False, force=True)
+    assert list(tmp_path.iterdir()) == [folder]
+    assert Manifest.read(folder) == report.manifest
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_other_folders_are_not_touched(tmp_path: Path, force: bool) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is no bundle: name another folder"):
+        export_bundle(None, tmp_path, config=PROBE, size=SIZE, force=force)
+    with pytest.raises(FileExistsError, match="is no bundle"):
+        export_bundle(None, tmp_path / "notes.txt", config=PROBE, size=SIZE, force=force)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        export_bundle(None, tmp_path / "no" / "bundle", config=PROBE, size=SIZE, force=force)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 100}, "size must be a positive multiple of 16, got 100"),
+        ({"size": 0}, "size must be a positive multiple of 16, got 0"),
+        ({"opset": 17}, "opset must be 18 to"),
+        ({"edge_rule": "all"}, "edge_rule must be one of released, exact, got 'all'"),
+    ],
+)
+def test_bad_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        export_bundle(None, tmp_path / "bundle", config=PROBE, **{"size": SIZE, **settings})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a file"):
+        export_bundle(tmp_path / "none.pth", tmp_path / "bundle", size=SIZE)
+
+
+def test_synthetic_weights_are_made_again(tmp_path: Path, probe_model: Inter2Former) -> None:
+    report = export_bundle(None, tmp_path / "bundle", config=PROBE, size=SIZE, seed=5, custom_ops=False)
+    assert report.manifest.weights == {"source": "synthetic", "seed": 5}
+    assert verify_bundle(tmp_path / "bundle", custom_ops=False).passed
+    assert not verify_bundle(tmp_path / "bundle", probe_model, custom_ops=False).passed

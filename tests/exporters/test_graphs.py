@@ -1,0 +1,150 @@
+"""Exported graphs against the modules they come from: sizes, opsets, and what the configuration can change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from inter2former_deploy.checkpoint import synthetic_state_dict
+from inter2former_deploy.config import PROBE, ModelConfig
+from inter2former_deploy.contract import DECODER_INPUTS, DECODER_OUTPUTS, DOMAIN, ENCODER_INPUT, ENCODER_OUTPUTS
+from inter2former_deploy.exporters.graphs import (
+    DecoderGraph,
+    EncoderGraph,
+    decoder_shapes,
+    export_decoder,
+    export_encoder,
+)
+from inter2former_deploy.exporters.parity import Check, _Watch
+from inter2former_deploy.modules.model import Inter2Former
+
+GRID, SIZE = 5, 80
+
+
+def model_of(config: ModelConfig) -> Inter2Former:
+    model = Inter2Former(config)
+    model.load_state_dict(synthetic_state_dict(config))
+    return model.eval()
+
+
+def decoder_inputs(config: ModelConfig, size: int, labels: np.ndarray) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(size)
+    shapes = decoder_shapes(config, size)
+    inputs = {name: rng.standard_normal(shapes[name]).astype(np.float32) for name in DECODER_INPUTS[1:]}
+    return {"labels": labels, **inputs}
+
+
+def some_labels(size: int) -> dict[str, np.ndarray]:
+    """A first click, an object, and nothing."""
+    first, object_ = np.full((2, size, size), (2), np.uint8)
+    first[size // 2 - 5 : size // 2 + 5, size // 2 - 5 : size // 2 + 5] = 4
+    object_[:] = 1
+    object_[size // 4 : size // 2, size // 3 : size // 2] = 3
+    object_[size // 3, size // 3] = 4
+    return {"first click": first, "object": object_, "nothing": np.ones((size, size), np.uint8)}
+
+
+def assert_like_pytorch(
+    model: Inter2Former, graph: onnx.ModelProto, size: int, run_graph: Any, assert_close: Any
+) -> None:
+    for labels in some_labels(size).values():
+        inputs = decoder_inputs(model.config, size, labels)
+        with torch.inference_mode():
+            expected = DecoderGraph(model)(*(torch.from_numpy(inputs[name]) for name in DECODER_INPUTS))
+        outputs = run_graph(graph, inputs)
+        for name, tensor in zip(DECODER_OUTPUTS, expected, strict=True):
+            if tensor.dtype == torch.int64:
+                np.testing.assert_array_equal(outputs[name], tensor, err_msg=name)
+            else:
+                assert_close(outputs[name], tensor, "neck" if name == "tokens" else "upsampling")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"edge_rule": "exact"},
+        {"attention": "full"},
+        {"attention": "bsq"},
+        {"attention": "vq", "heads": 2, "code_bits": 4},
+        {"prompt": "dense"},
+        {"upsampling": "full"},
+        {"layers": 1, "experts": 3, "expert_hidden": 24, "attention_dim": 16},
+        {"pyramid": (32, 8, 4, 2), "prompt_channels": (4, 8, 16, 32)},
+    ],
+    ids=str,
+)
+def test_every_configuration(changes: dict[str, Any], run_graph: Any, assert_close: Any) -> None:
+    model = model_of(PROBE.with_decoder(**changes))
+    assert_like_pytorch(model, export_decoder(model, size=SIZE), SIZE, run_graph, assert_close)
+
+
+@pytest.mark.parametrize("opset", [18, 19, 21, 23, 24])
+def test_every_opset(opset: int, run_plain: Any, assert_close: Any) -> None:
+    model = model_of(PROBE)
+    decoder = export_decoder(model, size=48, opset=opset)
+    versions = {entry.domain: entry.version for entry in decoder.opset_import}
+    assert versions[""] == opset
+    assert all(entry.version == opset for f in decoder.functions for entry in f.opset_import if entry.domain == "")
+    assert_like_pytorch(model, decoder, 48, run_plain, assert_close)
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_encoder_opsets(opset: int, run_plain: Any, assert_close: Any) -> None:
+    model = model_of(PROBE)
+    picture = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
+    outputs = run_plain(export_encoder(model, size=48, opset=opset), {ENCODER_INPUT: picture})
+    with torch.inference_mode():
+        expected = dict(zip(ENCODER_OUTPUTS, EncoderGraph(model)(torch.from_numpy(picture)), strict=True))
+    assert_close(outputs["image_embedding"], expected["image_embedding"], "encoder")
+    assert {name: x.shape for name, x in outputs.items()} == {name: tuple(x.shape) for name, x in expected.items()}
+
+
+def test_operators_of_the_decoder() -> None:
+    """Each operator as one node of our domain, with its body in the same file."""
+    decoder = export_decoder(model_of(PROBE), size=SIZE)
+    ours = [node.op_type for node in decoder.graph.node if node.domain == DOMAIN]
+    expected = {"EdgeTokens": 1, "PromptEmbedding": 1, "HybridAttention": 2, "HybridExperts": 2, "TokenBox": 1}
+    assert {name: ours.count(name) for name in set(ours)} == {**expected, "LocalUpsample": 4}
+    assert set(ours) <= {function.name for function in decoder.functions if function.domain == DOMAIN}
+    weights = {x.name for x in decoder.graph.initializer}
+    for node in decoder.graph.node:  # packed weights are constants, so that kernels can prepare them once
+        if node.op_type == "HybridExperts":
+            assert set(node.input[2:]) <= weights
+        if node.op_type == "HybridAttention":
+            assert set(node.input[2:]) <= weights
+
+
+def test_the_watch_sees_margins_and_experts() -> None:
+    model = model_of(PROBE.with_decoder(edge_rule="exact"))
+    graph = DecoderGraph(model)
+    inputs = decoder_inputs(model.config, SIZE, some_labels(SIZE)["object"])
+    with torch.inference_mode(), _Watch(graph) as watch:
+        _, _, _, tokens, edge = graph(*(torch.from_numpy(inputs[name]) for name in DECODER_INPUTS))
+        margins = watch.margins(tokens)
+    assert [sum(layer) for layer in margins.experts] == [len(edge)] * 2
+    assert 0 < margins.smallest < 0.1
+
+    ffn = model.neck.blocks[0].ffn
+    with torch.no_grad():  # two experts that cannot be told apart
+        ffn.exp_bias[:] = torch.tensor([5.0, 5.0, *[0.0] * 6])
+        ffn.expert_gate[0].weight[1], ffn.expert_gate[0].bias[1] = (
+            ffn.expert_gate[0].weight[0],
+            ffn.expert_gate[0].bias[0],
+        )
+    with torch.inference_mode(), _Watch(graph) as watch:
+        _, _, _, tokens, _ = graph(*(torch.from_numpy(inputs[name]) for name in DECODER_INPUTS))
+        margins = watch.margins(tokens)
+    assert margins.expert == 0
+    assert not ffn._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("value", "passed"), [(0.0, True), (1.0, True), (1.1, False), (np.nan, False), (np.inf, False)]
+)
+def test_a_check_fails_above_its_limit_and_without_a_number(value: float, passed: bool) -> None:
+    assert Check(tensor="x", backend="y", measure="error", value=value, limit=1.0).passed is passed
