@@ -117,6 +117,20 @@ __attribute__((noinline)) void mix_pair(float* to, const Vec* v, int64_t count, 
   store_pair(to, mixed, count);
 }
 
+// Rows to be fetched: those of the next tile.
+struct Ahead {
+  const float* rows[kRows];
+  int64_t count = 0;
+
+  void add(const float* row) { rows[count++] = row; }
+  // Part `part` of `parts`. The hardware does not foresee so many short rows.
+  void fetch(int64_t part, int64_t parts, int64_t channels) const {
+    for (int64_t r = count * part / parts; r < count * (part + 1) / parts; ++r) {
+      for (int64_t c = 0; c < channels; c += 16) __builtin_prefetch(rows[r] + c);
+    }
+  }
+};
+
 struct Experts {
   const ExpertSizes& sizes;
   const Layout& layout;
@@ -146,11 +160,13 @@ struct Experts {
 
   // Expert `index` on M tokens; write(m, c, v, count) takes `count` channels of token m from c on.
   template <int M, class Write>
-  void tile(int64_t index, const float* const* rows, float* hidden, const Write& write) const {
+  void tile(int64_t index, const float* const* rows, const Ahead& ahead, float* hidden,
+            const Write& write) const {
     const float* up = packed + layout.experts + index * layout.expert;
     const int64_t stride = layout.up_panels * kLanes;
     Vec sums[M][2], results[M][2];  // one in registers, one in memory: the epilogues are loops
     for (int64_t p = 0; p < layout.up_panels; ++p) {
+      ahead.fetch(p, layout.up_panels, sizes.channels);
       multiply<M, 2>(rows, up + p * layout.up_panel, sizes.channels, sums);
       copy<M, 2>(sums, results);
 #pragma GCC unroll 1
@@ -174,11 +190,13 @@ struct Experts {
   // The shared expert on tokens [begin, end).
   void shared(const float* x, int64_t begin, int64_t end, float* hidden, float* out) const {
     for_parts(begin, end, kRows, [&](int64_t first, int64_t last) {
+      Ahead ahead;
+      for (int64_t i = last; i < at_most(end, last + kRows); ++i) ahead.add(x + i * sizes.channels);
       with_rows<kRows>(last - first, [&](auto height) {
         constexpr int M = decltype(height)::kCount;
         const float* rows[M];
         for (int m = 0; m < M; ++m) rows[m] = x + (first + m) * sizes.channels;
-        tile<M>(0, rows, hidden, [&](int m, int64_t c, const Vec* v, int64_t count) {
+        tile<M>(0, rows, ahead, hidden, [&](int m, int64_t c, const Vec* v, int64_t count) {
           store_pair(out + (first + m) * sizes.channels + c, v, count);
         });
       });
@@ -221,6 +239,10 @@ struct Experts {
   void routed(const float* x, const Batch& batch, const Routed* sorted, float* hidden,
               float* out) const {
     for_parts(batch.begin, batch.end, kRows, [&](int64_t first, int64_t last) {
+      Ahead ahead;
+      for (int64_t i = last; i < at_most(batch.end, last + kRows); ++i) {
+        ahead.add(x + sorted[i].token * sizes.channels);
+      }
       with_rows<kRows>(last - first, [&](auto height) {
         constexpr int M = decltype(height)::kCount;
         constexpr int kPadded = (M + kLanes - 1) / kLanes * kLanes;
@@ -237,9 +259,10 @@ struct Experts {
           store(odds + m, exp(load(gap + m)));
           store(scale + m, sigmoid(-load(gap + m)));
         }
-        tile<M>(1 + batch.expert, rows, hidden, [&](int m, int64_t c, const Vec* v, int64_t count) {
-          mix_pair(to[m] + c, v, count, odds[m], scale[m]);
-        });
+        tile<M>(1 + batch.expert, rows, ahead, hidden,
+                [&](int m, int64_t c, const Vec* v, int64_t count) {
+                  mix_pair(to[m] + c, v, count, odds[m], scale[m]);
+                });
       });
     });
   }
