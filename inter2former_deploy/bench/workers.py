@@ -20,6 +20,9 @@ from typing import Any
 TUNED_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "268435456"}
 
 
+SETTLE = 0.03  # seconds after a call in which its threads stop spinning, so that they don't take the next one's cores
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """What a worker runs: `builder` names a function "module:name" that returns the callable to be timed."""
@@ -116,6 +119,7 @@ def alternate(
         while rounds <= least or time.perf_counter() - start < seconds * len(workers):
             for worker in workers.values():
                 worker.run()
+                time.sleep(SETTLE)
             rounds += 1
         return {name: worker.timing() for name, worker in workers.items()}
 
