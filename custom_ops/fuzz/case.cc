@@ -1,0 +1,361 @@
+#include "fuzz/case.h"
+
+#include <fuzzer/FuzzedDataProvider.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+namespace i2f::fuzz {
+namespace {
+
+constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+constexpr auto kByte = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+constexpr auto kInt = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+constexpr auto kDouble = ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
+constexpr auto kBool = ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
+
+// Sizes around the vectors and tiles of every tier.
+constexpr int64_t kAround[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  12, 13, 14,
+                               15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65};
+
+// Numbers that a sum, a comparison or an index could stumble over.
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kSpecials[] = {std::numeric_limits<float>::quiet_NaN(),
+                               -std::numeric_limits<float>::quiet_NaN(),
+                               kInfinity,
+                               -kInfinity,
+                               std::numeric_limits<float>::max(),
+                               std::numeric_limits<float>::lowest(),
+                               std::numeric_limits<float>::min(),
+                               std::numeric_limits<float>::denorm_min(),
+                               0.0f,
+                               -0.0f,
+                               -2.0f,
+                               89.0f,
+                               -88.0f};
+
+size_t element_size(ONNXTensorElementDataType type) {
+  return type == kFloat ? 4 : type == kByte || type == kBool ? 1 : 8;
+}
+
+// Bits for the elements of a tensor: too many to take each from the fuzzer's bytes.
+class Random {
+ public:
+  explicit Random(uint64_t seed) : state_(seed) {}
+  uint32_t next() {  // a Weyl sequence, its bits mixed
+    uint64_t x = state_ += 0x9e3779b97f4a7c15;
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+    return static_cast<uint32_t>(x >> 32 ^ x);
+  }
+
+ private:
+  uint64_t state_;
+};
+
+class Decoder {
+ public:
+  Decoder(const uint8_t* data, size_t size) : bytes_(data, size) {}
+
+  Case decode() {
+    static constexpr void (Decoder::* kOperators[])() = {
+        &Decoder::edge_tokens,      &Decoder::token_box,      &Decoder::prompt_embedding,
+        &Decoder::hybrid_attention, &Decoder::hybrid_experts, &Decoder::local_upsample};
+    (this->*bytes_.PickValueInArray(kOperators))();
+    case_.constants = one_in(4);
+    if (one_in(4)) spoil_shape();
+    return std::move(case_);
+  }
+
+ private:
+  // ---- Choices.
+
+  int64_t between(int64_t low, int64_t high) { return bytes_.ConsumeIntegralInRange(low, high); }
+  bool one_in(int64_t n) { return between(1, n) == n; }  // no bytes left: false
+  int64_t size(int64_t most) { return std::min(bytes_.PickValueInArray(kAround), most); }
+  Random random() { return Random(bytes_.ConsumeIntegral<uint16_t>()); }
+
+  // ---- Tensors.
+
+  Tensor& add(const std::string& name, ONNXTensorElementDataType type, std::vector<int64_t> dims,
+              bool is_weight) {
+    Tensor& tensor = case_.inputs.emplace_back(Tensor{name, type, std::move(dims), {}, is_weight});
+    tensor.data.resize(tensor.elements() * element_size(type));
+    return tensor;
+  }
+
+  void floats(const std::string& name, std::vector<int64_t> dims, bool is_weight = false) {
+    std::vector<char>& data = add(name, kFloat, std::move(dims), is_weight).data;
+    enum { kUsual, kSprinkled, kDenormal, kHuge, kConstant, kAnyBits };
+    const int64_t kind = one_in(2) ? between(kSprinkled, kAnyBits) : kUsual;
+    const float constant = bytes_.PickValueInArray(kSpecials);
+    Random source = random();
+    for (size_t at = 0; at < data.size(); at += sizeof(float)) {
+      const uint32_t bits = source.next();
+      float x = std::ldexp(static_cast<float>(static_cast<int32_t>(bits)), -30);
+      if (kind == kSprinkled && bits % 16 == 0) x = kSpecials[bits / 16 % std::size(kSpecials)];
+      if (kind == kDenormal) x = std::ldexp(x, -130);
+      if (kind == kHuge) x = std::ldexp(x, 126);
+      if (kind == kConstant) x = constant;
+      if (kind == kAnyBits) std::memcpy(&x, &bits, sizeof x);
+      std::memcpy(&data[at], &x, sizeof x);
+    }
+  }
+  void weights(const std::string& name, std::vector<int64_t> dims) {
+    floats(name, std::move(dims), true);
+  }
+
+  void integers(const std::string& name, const std::vector<int64_t>& values) {
+    Tensor& tensor = add(name, kInt, {static_cast<int64_t>(values.size())}, false);
+    if (!values.empty()) std::memcpy(tensor.data.data(), values.data(), tensor.data.size());
+  }
+
+  // Ascending tokens, a share of [0, length), or a list that is no such thing.
+  void edge(int64_t length) {
+    const uint32_t share = static_cast<uint32_t>(bytes_.PickValueInArray({0, 1, 3, 16, 60, 64}));
+    Random source = random();
+    std::vector<int64_t> tokens;
+    for (int64_t token = 0; token < length; ++token) {
+      if (source.next() % 64 < share) tokens.push_back(token);
+    }
+    if (one_in(8)) {
+      case_.valid = false;
+      const int64_t wrong = bytes_.PickValueInArray(
+          {int64_t{-1}, int64_t{0}, length - 1, length, std::numeric_limits<int64_t>::min(),
+           std::numeric_limits<int64_t>::max(), int64_t{1} << 32});
+      const auto at = static_cast<size_t>(between(0, static_cast<int64_t>(tokens.size())));
+      if (at == tokens.size() || one_in(2)) {
+        tokens.insert(tokens.begin() + static_cast<std::ptrdiff_t>(at), wrong);
+      } else {
+        tokens[at] = wrong;
+      }
+    }
+    integers("edge", tokens);
+  }
+
+  // Rectangles of labels on a ground of one, or noise.
+  void labels(int64_t side) {
+    std::vector<char>& map = add("labels", kByte, {side, side}, false).data;
+    const auto ground = static_cast<char>(one_in(2) ? between(0, 4) : 1);
+    std::fill(map.begin(), map.end(), ground);
+    if (side == 0) return;
+    if (one_in(8)) {
+      Random source = random();
+      for (char& label : map) label = static_cast<char>(source.next() % 5);
+    }
+    for (int64_t rectangles = between(0, 4); rectangles > 0; --rectangles) {
+      const int64_t left = between(0, side - 1), top = between(0, side - 1);
+      const int64_t right = between(left, side - 1), bottom = between(top, side - 1);
+      const auto label = static_cast<char>(between(0, 4));
+      for (int64_t y = top; y <= bottom; ++y) {
+        std::fill_n(map.begin() + y * side + left, right - left + 1, label);
+      }
+    }
+    if (one_in(16)) {
+      case_.valid = false;
+      map[static_cast<size_t>(between(0, side * side - 1))] = static_cast<char>(between(5, 255));
+    }
+  }
+
+  // ---- Attributes.
+
+  template <class T>
+  void attribute(const char* name, T value) {
+    case_.attributes.push_back({name, value});
+  }
+  // Also in a few ways that no operator takes.
+  void integer(const char* name, int64_t value) {
+    if (one_in(64)) {
+      case_.valid = false;
+      return attribute(name, std::string("text"));
+    }
+    if (one_in(32)) {
+      case_.valid = false;
+      value = bytes_.PickValueInArray({int64_t{-1}, int64_t{0}, value + 1, 2 * value,
+                                       std::numeric_limits<int64_t>::min(),
+                                       std::numeric_limits<int64_t>::max(), int64_t{1} << 62});
+    }
+    attribute(name, value);
+  }
+  void choice(const char* name, const char* a, const char* b) {
+    const bool bad = one_in(64);
+    case_.valid = case_.valid && !bad;
+    attribute(name, std::string(bad ? "neither" : one_in(2) ? b : a));
+  }
+
+  // ---- Operators.
+
+  void edge_tokens() {
+    case_.op = "EdgeTokens";
+    const int64_t patch = bytes_.PickValueInArray({16, 1, 2, 3, 4, 7, 8, 33, 64});
+    const int64_t side = one_in(16) ? between(0, 600) : patch * between(0, 128 / patch);
+    labels(side);
+    case_.valid = case_.valid && side % patch == 0;
+    integer("patch", patch);
+    choice("rule", "released", "exact");
+  }
+
+  void token_box() {
+    case_.op = "TokenBox";
+    const int64_t height = between(0, 70);
+    floats("low_res", {height, size(65)});
+    attribute("threshold", bytes_.PickValueInArray(kSpecials));
+  }
+
+  void prompt_embedding() {
+    case_.op = "PromptEmbedding";
+    const int64_t levels = between(1, 4), patch = int64_t{1} << levels;
+    const int64_t grid = between(0, std::min<int64_t>(12, 96 / patch));
+    std::vector<int64_t> channels;
+    for (int64_t i = 0; i <= levels; ++i) channels.push_back(size(40));
+    labels(grid * patch);
+    floats("embedding", {grid, grid, channels.back()});
+    weights("label_table", {5, channels[0]});
+    for (size_t i = 0; i + 1 < channels.size(); ++i) {
+      weights("w" + std::to_string(i), {channels[i + 1], channels[i], 3, 3});
+      weights("b" + std::to_string(i), {channels[i + 1]});
+    }
+    integer("patch", patch);
+    integer("dense", between(0, 1));
+    if (one_in(32)) {
+      case_.inputs.pop_back();
+      case_.valid = false;
+    }
+  }
+
+  void hybrid_attention() {
+    case_.op = "HybridAttention";
+    const int64_t heads = between(1, 4), head_width = 4 * size(heads == 1 ? 64 : 9);
+    const int64_t width = heads * head_width;
+    const bool few = width > 24 || one_in(2);
+    const int64_t columns = between(1, few ? 9 : 30), rows = between(0, few ? 9 : 30);
+    const bool argmax = one_in(2);
+    const int64_t scores = argmax ? size(49) : between(1, width > 24 ? 6 : 9);
+    floats("qkv", {rows * columns, 3 * width});
+    edge(rows * columns);
+    weights("code_weight", {scores, width});
+    weights("code_bias", {scores});
+    weights("codewords", {argmax ? scores : int64_t{1} << scores, width});
+    integer("heads", heads);
+    integer("grid_width", columns);
+    attribute("quantizer", std::string(argmax ? "vq" : "bsq"));
+  }
+
+  void hybrid_experts() {
+    case_.op = "HybridExperts";
+    const int64_t channels = size(65), hidden = size(49), routed = size(33), all = 1 + routed;
+    const int64_t length = between(0, channels * hidden > 500 ? 60 : 250);
+    floats("x", {length, channels});
+    edge(length);
+    weights("gate_weight", {all, channels});
+    weights("gate_bias", {all});
+    weights("expert_bias", {routed});
+    weights("w1", {all, hidden, channels});
+    weights("b1", {all, hidden});
+    weights("w2", {all, hidden, channels});
+    weights("b2", {all, hidden});
+    weights("norm_weight", {2, hidden});
+    weights("norm_bias", {2, hidden});
+    weights("w3", {all, channels, hidden});
+    weights("b3", {all, channels});
+    epsilon();
+  }
+
+  void local_upsample() {
+    case_.op = "LocalUpsample";
+    const int64_t in = size(33), out = size(49);
+    const int64_t u = between(1, 4), grid = between(1, in * out > 200 ? 4 : 9), side = 2 * u * grid;
+    int64_t left = between(0, grid - 1), top = between(0, grid - 1);
+    int64_t right = between(left + 1, grid), bottom = between(top + 1, grid);
+    floats("x", {u * (bottom - top), u * (right - left), in});
+    if (one_in(8)) {
+      case_.valid = false;
+      int64_t* wrong = bytes_.PickValueInArray({&left, &top, &right, &bottom});
+      *wrong = bytes_.PickValueInArray({int64_t{-1}, int64_t{0}, grid, grid + 1,
+                                        std::numeric_limits<int64_t>::min(),
+                                        std::numeric_limits<int64_t>::max()});
+    }
+    integers("box", {left, top, right, bottom});
+    weights("norm_weight", {in});
+    weights("norm_bias", {in});
+    weights("conv_weight", {out, in, 3, 3});
+    weights("conv_bias", {out});
+    floats("edge", {side, side, out});
+    floats("edge_border", {4, grid, side, out});
+    floats("edge_corner", {4, grid, grid, out});
+    choice("activation", "silu", "none");
+    epsilon();
+  }
+
+  void epsilon() { attribute("epsilon", bytes_.PickValueInArray({1e-5f, 0.0f, 1.0f, -1.0f})); }
+
+  // ---- What a contract does not allow.
+
+  // A tensor of another shape or type. Its elements stay, as far as there are so many.
+  void spoil_shape() {
+    case_.valid = false;
+    auto& inputs = case_.inputs;
+    const auto index = static_cast<size_t>(between(0, static_cast<int64_t>(inputs.size()) - 1));
+    Tensor& tensor = inputs[index];
+    std::vector<int64_t>& dims = tensor.dims;
+    enum { kResize, kEmpty, kSwap, kDrop, kAppend, kType, kKinds };
+    const int64_t kind = between(0, kKinds - 1);
+    if (kind == kType) tensor.type = bytes_.PickValueInArray({kDouble, kBool, kFloat, kInt, kByte});
+    if (kind == kAppend) dims.push_back(between(0, 2));
+    if (kind < kAppend && !dims.empty()) {
+      const auto axis = static_cast<size_t>(between(0, static_cast<int64_t>(dims.size()) - 1));
+      const auto other = static_cast<size_t>(between(0, static_cast<int64_t>(dims.size()) - 1));
+      if (kind == kResize) dims[axis] = std::max<int64_t>(0, dims[axis] + between(-2, 2));
+      if (kind == kSwap) std::swap(dims[axis], dims[other]);
+      if (kind == kDrop) dims.erase(dims.begin() + static_cast<std::ptrdiff_t>(axis));
+      if (kind == kEmpty) {  // no elements, but a size that overflows what it is multiplied by
+        dims[other] = bytes_.PickValueInArray({int64_t{1}, int64_t{1} << 20,
+                                               int64_t{std::numeric_limits<int32_t>::max()},
+                                               int64_t{1} << 32, int64_t{1} << 40});
+        dims[axis] = 0;
+      }
+    }
+    tensor.data.resize(tensor.elements() * element_size(tensor.type));
+  }
+
+  FuzzedDataProvider bytes_;
+  Case case_;
+};
+
+}  // namespace
+
+size_t Tensor::elements() const {
+  if (std::find(dims.begin(), dims.end(), 0) != dims.end()) return 0;
+  return static_cast<size_t>(
+      std::accumulate(dims.begin(), dims.end(), int64_t{1}, std::multiplies<>()));
+}
+
+std::string Tensor::text() const {
+  std::string result = name + " of type " + std::to_string(type) + " [";
+  for (size_t i = 0; i < dims.size(); ++i) result += (i > 0 ? ", " : "") + std::to_string(dims[i]);
+  return result + "]";
+}
+
+std::string Case::text() const {
+  std::string result = op + (valid ? ", valid" : ", perhaps invalid");
+  for (const Attribute& a : attributes) {
+    const std::string value = std::visit(
+        [](const auto& v) -> std::string {
+          if constexpr (std::is_same_v<std::decay_t<decltype(v)>, std::string>) {
+            return v;
+          } else {
+            return std::to_string(v);
+          }
+        },
+        a.value);
+    result += "\n  " + a.name + " = " + value;
+  }
+  for (const Tensor& tensor : inputs) result += "\n  " + tensor.text();
+  return result;
+}
+
+Case decode(const uint8_t* data, size_t size) { return Decoder(data, size).decode(); }
+
+}  // namespace i2f::fuzz

@@ -1,0 +1,83 @@
+// Feeds every operator random shapes, labels, boxes, indices, attributes and values, through
+// onnxruntime. An operator may refuse with a status of its own. It may not crash, hang, touch
+// memory that is not its own, leave any behind, refuse what its contract allows, or give results
+// that depend on what was in memory before, on threads, or on whether weights are constant.
+//
+// INTER2FORMER_TIER names the kernels. --seeds=DIR writes a first corpus and ends the program;
+// scripts/fuzz runs it all.
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <fstream>
+#include <random>
+#include <string>
+
+#include "fuzz/case.h"
+#include "fuzz/sessions.h"
+
+namespace i2f::fuzz {
+namespace {
+
+constexpr int kSeeds = 200, kSeedBytes = 256;
+
+void write_seeds(const std::string& folder) {
+  std::mt19937 random;
+  for (int i = 0; i < kSeeds; ++i) {
+    std::ofstream file(folder + "/seed" + std::to_string(i), std::ios::binary);
+    for (int at = 0; at < kSeedBytes; ++at) file.put(static_cast<char>(random()));
+  }
+}
+
+void expect(bool ok, const std::string& what) {
+  if (!ok) throw Finding(what);
+}
+
+// Bits, not values: a NaN is the same NaN.
+void expect_same(const Result& result, const Result& first, const std::string& with) {
+  expect(result.error.empty() == first.error.empty(),
+         "success or failure differs with " + with + ": " + result.error + first.error);
+  expect(result.dims == first.dims && result.data == first.data, "the result differs with " + with);
+}
+
+void test(const Case& c) {
+  const Result first = run(c, {false, false, 0xff});  // NaN, -1
+  expect(first.error.empty() || !c.valid, "a valid call failed: " + first.error);
+  expect(first.error.empty() || first.error.find("[" + c.op + "] expected ") != std::string::npos,
+         "an error is not the operator's own: " + first.error);
+  expect_same(run(c, {false, true, 0x3f}), first, "threads or other memory");
+  if (c.constants) {
+    expect_same(run(c, {true, false, 0x3f}), first, "constant weights or other memory");
+  }
+}
+
+}  // namespace
+}  // namespace i2f::fuzz
+
+extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
+  constexpr const char kFlag[] = "--seeds=";
+  try {
+    i2f::fuzz::start();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    std::exit(2);
+  }
+  for (int i = 1; i < *argc; ++i) {
+    if (std::strncmp((*argv)[i], kFlag, std::strlen(kFlag)) != 0) continue;
+    i2f::fuzz::write_seeds((*argv)[i] + std::strlen(kFlag));
+    std::exit(0);
+  }
+  return 0;
+}
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const i2f::fuzz::Case c = i2f::fuzz::decode(data, size);
+  try {
+    i2f::fuzz::test(c);
+  } catch (const i2f::fuzz::Finding& finding) {
+    std::fprintf(stderr, "Finding: %s\n%s\n", finding.what(), c.text().c_str());
+    std::abort();
+  }
+  return 0;
+}
