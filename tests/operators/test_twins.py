@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from operators import twins
+from operators import released, twins
 from tolerances import TOLERANCES
 
 TESTS = Path(__file__).parents[1]
@@ -85,18 +85,7 @@ def test_hybrid_attention(heads: int) -> None:
 
 def test_hybrid_experts(weights: dict[str, NDArray[Any]]) -> None:
     blocks = golden("blocks")
-    ffn = {name.removeprefix("neck.blocks.0.ffn."): x for name, x in weights.items() if "blocks.0.ffn" in name}
-
-    def stacked(name: str, kind: str) -> NDArray[Any]:
-        return np.concatenate([ffn[f"shared_ffn.{name}.{kind}"][None], ffn[f"select_ffn_{kind[0]}{name[1:]}"]])
-
-    gates = [
-        np.concatenate([ffn[f"shared_gate.0.{kind}"], ffn[f"expert_gate.0.{kind}"]]) for kind in ("weight", "bias")
-    ]
-    norms = [np.stack([ffn[f"shared_ln.{kind}"], ffn[f"select_ln.{kind}"]]) for kind in ("weight", "bias")]
-    up = [stacked(name, kind) for name in ("w1", "w2") for kind in ("weight", "bias")]
-    down = [stacked("w3", kind) for kind in ("weight", "bias")]
-    parameters = [*gates, ffn["exp_bias"], *up, *norms, *down]
+    parameters = list(released.expert_parameters(weights).values())
     x, edge = blocks["moe_x"], blocks["moe_edge"]
     np.testing.assert_array_equal(twins.chosen_experts(x[edge], *parameters[:3]), blocks["moe_expert"] + 1)
     assert_close(twins.hybrid_experts(x, edge, *parameters), blocks["moe_out"])
@@ -112,15 +101,13 @@ def test_token_box_and_local_upsample(case: str, weights: dict[str, NDArray[Any]
     left, top, right, bottom = box
     x = arrays["tokens"][0].transpose(1, 2, 0)[top:bottom, left:right]
     for stage in range(STAGES):
-        prefix = f"decode_head.upsamplers.{stage}"
-        conv = weights[f"{prefix}.conv.weight"]
+        parameters = released.upsample_parameters(weights, stage)
         e = edges[f"edge_{stage}"][0].transpose(1, 2, 0).astype(np.float64)
         x = twins.local_upsample(
             x,
             box,
-            *(weights[f"{prefix}.norm.{kind}"] for kind in ("weight", "bias")),
-            *(conv, weights[f"{prefix}.conv.bias"]),
-            *twins.edge_terms(e, conv.astype(np.float64), len(low_res)),
+            *parameters.values(),
+            *twins.edge_terms(e, parameters["conv_weight"].astype(np.float64), len(low_res)),
             activation="silu" if stage < STAGES - 1 else "none",
         )
     logits = np.full(arrays[f"{case}_logits"].shape[2:], -100.0)
