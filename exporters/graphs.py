@@ -16,6 +16,8 @@ import onnx_ir
 import onnx_ir.passes.common as onnx_passes
 import onnxscript.optimizer
 import torch
+from onnxscript.rewriter import RewritePass
+from onnxscript.rewriter.rules import common as rules
 from torch import Tensor, nn
 
 from inter2former_deploy.config import PATCH, ModelConfig
@@ -35,6 +37,13 @@ from inter2former_deploy.modules.model import Inter2Former
 
 DEFAULT_OPSET = 20  # the first with GELU as one operator; onnxruntime 1.17 and later run it
 
+_REWRITES = (
+    rules.no_op_transpose_rule,
+    rules.reshape_reshape_rule,
+    rules.slice_split_rule,
+    rules.transpose_transpose_rule,
+    rules.unsqueeze_unsqueeze_rule,
+)
 _ENLARGING = ("ConstantOfShape", "Expand", "Tile")  # left to onnxruntime: their results would bloat the file
 
 
@@ -173,22 +182,13 @@ def export_graph(
             output_names=outputs,
             opset_version=opset,
             custom_translation_table=translation_table(),
-            optimize=True,
+            optimize=False,  # most of its rules do not apply here, yet trying them takes two thirds of the time
             verbose=False,
         )
         if program is None:
             raise RuntimeError("torch.onnx.export returned no program")
         graph = program.model
-        # What follows from weights alone is computed here, whatever its size: stacked experts, codewords, rotations.
-        onnxscript.optimizer.fold_constants(
-            graph,
-            onnx_shape_inference=False,
-            output_size_limit=1 << 40,
-            should_fold=lambda node: node.op_type not in ("Constant", *_ENLARGING),
-        )
-    onnx_passes.RemoveUnusedNodesPass()(graph)
-    onnx_passes.DeduplicateInitializersPass()(graph)
-    onnx_passes.ClearMetadataAndDocStringPass()(graph)  # they hold paths of this machine
+        _tidy(graph)
     for value in (*graph.graph.inputs, *graph.graph.outputs, *graph.graph.initializers.values()):
         value.metadata_props.clear()
     proto = onnx_ir.to_proto(graph)
@@ -198,6 +198,29 @@ def export_graph(
         proto.opset_import.append(onnx.helper.make_opsetid(HELPER_DOMAIN, HELPER_VERSION))
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def _tidy(graph: onnx_ir.Model) -> None:
+    """Computes what follows from weights alone, whatever its size: stacked experts, codewords, rotations."""
+    onnx_passes.InlinePass()(graph)
+    onnxscript.optimizer.fold_constants(graph)
+    onnxscript.optimizer.fold_constants(
+        graph,
+        output_size_limit=1 << 40,
+        should_fold=lambda node: node.op_type not in ("Constant", *_ENLARGING),
+    )
+    for tidy in (
+        RewritePass(_REWRITES),
+        onnx_passes.IdentityEliminationPass(),
+        onnx_passes.RemoveUnusedNodesPass(),
+        onnx_passes.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+        onnx_passes.RemoveUnusedOpsetsPass(),
+        onnx_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        onnx_passes.DeduplicateInitializersPass(),
+        onnx_passes.CommonSubexpressionEliminationPass(),
+        onnx_passes.ClearMetadataAndDocStringPass(),  # they hold paths of this machine
+    ):
+        tidy(graph)
 
 
 @contextmanager
