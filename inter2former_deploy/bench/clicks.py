@@ -112,7 +112,7 @@ def torch(size: int, share: float, rule: EdgeRule) -> Callable[[], Mask]:
     torch.set_num_threads(threads_here())
     model = model_of(VIT_B.with_decoder(edge_rule=rule))
     box = torch.from_numpy(disc_token_box(size // PATCH, share))
-    model.decode_head._find_box = lambda low_res: box  # type: ignore[method-assign]
+    model.decode_head._find_box = lambda low_res: box
     generator = torch.Generator().manual_seed(5)
     grid = size // PATCH
     embedding = torch.randn(1, VIT_B.decoder.dim, grid, grid, generator=generator)

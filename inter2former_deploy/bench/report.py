@@ -91,7 +91,10 @@ def measure_encoding(threads: int, seconds: float, say: Say, sizes: Iterable[int
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """A table of the rows that two results share: medians before and after, and their ratio."""
-    key = lambda row: json.dumps(row["what"], sort_keys=True)  # noqa: E731
+
+    def key(row: Row) -> str:
+        return json.dumps(row["what"], sort_keys=True)
+
     old = {key(row): row for row in before["rows"]}
     lines = []
     for row in after["rows"]:
