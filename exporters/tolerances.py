@@ -34,14 +34,12 @@ LIMITS: dict[str, Limit] = {
     "canny_maps/thin": Limit("share", 5e-4, _CANNY),
     "canny_maps/thresh": Limit("share", 5e-4, _CANNY),
     "canny_maps/early": Limit("share", 5e-4, _CANNY),
-    "edge": Limit(
-        "error", 3e-5, "of the same Canny maps: " + _ROUNDING + "; PyTorch's own error was 9e-6 at S = 1024 (float64)"
-    ),
+    "edge": Limit("error", 1e-5, "of the same Canny maps: " + _ROUNDING),
     "edge_tokens": Limit("count", 0, "integers"),
     "box": Limit("count", 0, "integers, unless a token lies on the threshold"),
     "tokens": Limit("error", 1e-5, _ROUNDING),
-    "box_logits": Limit("error", 3e-5, _ROUNDING + "; GroupNorms divide by the deviation of a crop"),
-    "logits": Limit("error", 3e-5, "as box_logits; -100 elsewhere"),
+    "box_logits": Limit("error", 1e-5, _ROUNDING),
+    "logits": Limit("error", 1e-5, "box_logits, and -100 elsewhere"),
     "masks after a tie": Limit(
         "1 - IoU", 0.02, "a decode with a decision on a tie: one token may go to another expert"
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -38,7 +38,6 @@ def translation_table() -> dict[Translation, Translation]:
     return {
         **dict(_bare_node(name) for name in _OPERATORS),
         torch.ops.aten.group_norm.default: _group_norm,
-        torch.ops.aten.linalg_vector_norm.default: _vector_norm,
     }
 
 
@@ -89,13 +88,6 @@ def _group_norm(
 
 def _mean(x: Any) -> Any:
     return op.ReduceMean(op.ReduceMean(x, _ints(3)), _ints(1, 2, 3))
-
-
-def _vector_norm(x: Any, ord: float = 2.0, dim: Sequence[int] = (), keepdim: bool = False, dtype: int = -1) -> Any:
-    """The L2 norm of each map of [1, C, H, W]."""
-    if ord != 2 or tuple(dim) != (2, 3) or not keepdim:
-        raise NotImplementedError(f"the norm of order {ord} along {list(dim)}: extend {__name__}")
-    return op.Sqrt(op.ReduceSum(op.ReduceSum(op.Mul(x, x), _ints(3)), _ints(2)))
 
 
 def _ints(*numbers: int) -> Any:
