@@ -6,6 +6,8 @@ trained model would find it. Object and boundary are those of a disc of a given 
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,13 @@ import numpy.typing as npt
 
 from inter2former_deploy.bench.scene import disc_labels, disc_token_box
 from inter2former_deploy.bench.workers import TUNED_MALLOC, Workload, threads_here
-from inter2former_deploy.config import PATCH, VIT_B, EdgeRule, ModelConfig
+from inter2former_deploy.config import PATCH, PROBE, EdgeRule, ModelConfig
 from inter2former_deploy.contract import DECODER_INPUTS, OUTSIDE_LOGIT
 from inter2former_deploy.runtime.postprocess import Box, Mask
 from inter2former_deploy.runtime.preprocess import Frame
 
 Array = npt.NDArray[Any]
-VARIANTS = ("library", "plain", "torch")
+MODEL = PROBE  # its decoder is that of vit_b; the encoder takes no part
 
 
 def frame_of(size: int) -> Frame:
@@ -30,7 +32,7 @@ def frame_of(size: int) -> Frame:
 
 
 def export_pinned(folder: Path, size: int, share: float, rule: EdgeRule) -> Path:
-    """A decoder graph of the vit_b preset whose upsampling box is that of the disc; written once a folder."""
+    """A decoder graph of the release's size whose upsampling box is that of the disc; written once a folder."""
     import onnx
     import onnx.numpy_helper
 
@@ -38,7 +40,7 @@ def export_pinned(folder: Path, size: int, share: float, rule: EdgeRule) -> Path
 
     path = folder / f"decoder-{size}-{rule}.onnx"
     if not path.exists():
-        onnx.save(export_decoder(model_of(VIT_B.with_decoder(edge_rule=rule)), size=size), path)
+        onnx.save(export_decoder(model_of(MODEL.with_decoder(edge_rule=rule)), size=size), path)
     pinned = folder / f"decoder-{size}-{rule}-{share}.onnx"
     if not pinned.exists():
         model = onnx.load(path)
@@ -64,42 +66,26 @@ def workloads(folder: Path, size: int, share: float, rule: EdgeRule) -> dict[str
     }
 
 
-def graph(size: int, share: float, decoder: str, custom_ops: bool, profile: str | None = None) -> Callable[[], Mask]:
-    """Workload: a click of a runtime session; with `profile`, onnxruntime writes its profile there."""
-    import onnxruntime as ort
-
-    from inter2former_deploy import library
-    from inter2former_deploy.runtime.onnx_bytes import keep_outputs
+def graph(size: int, share: float, decoder: str, custom_ops: bool) -> Callable[[], Mask]:
+    """Workload: a click of a runtime session."""
     from inter2former_deploy.runtime.session import Session
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads_here()
-    options.log_severity_level = 3
-    if profile:
-        options.enable_profiling = True
-        options.profile_file_prefix = profile
-    if custom_ops:
-        library.register(options)
-    outputs = ["box_logits", "box"]
-    model = keep_outputs(Path(decoder).read_bytes(), outputs)
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    rng = np.random.default_rng(5)
-    features = {
-        value.name: ort.OrtValue.ortvalue_from_numpy(rng.standard_normal(value.shape, np.float32))
-        for value in session.get_inputs()
-        if value.name in DECODER_INPUTS[1:]
-    }
-    scene = _Scene(size, share)
+    scene, graph = _Scene(size, share), _Graph(Path(decoder), custom_ops, threads_here())
 
     def decode(labels: Array) -> tuple[Box, Array]:
-        labels[...] = scene.labels  # the session's own map, which the synthetic weights' prediction has spoilt
-        feeds = {"labels": ort.OrtValue.ortvalue_from_numpy(labels), **features}
-        session.run_with_ort_values(outputs, feeds)
+        labels[...] = scene.labels  # the session's own map, where the fold has just moved it on
+        graph(labels)
         return scene.box, scene.box_logits
 
-    clicks = Session(frame_of(size), decode)
+    session = Session(frame_of(size), decode)
     middle = clicks_middle(size)
-    return lambda: clicks.click(*middle)
+
+    def click() -> Mask:
+        mask = session.click(*middle)
+        del session._steps[:-1]  # memory stays that of one click
+        return mask
+
+    return click
 
 
 def torch(size: int, share: float, rule: EdgeRule) -> Callable[[], Mask]:
@@ -110,15 +96,15 @@ def torch(size: int, share: float, rule: EdgeRule) -> Callable[[], Mask]:
     from inter2former_deploy.labels import Click, add_clicks, fold_prediction
 
     torch.set_num_threads(threads_here())
-    model = model_of(VIT_B.with_decoder(edge_rule=rule))
+    model = model_of(MODEL.with_decoder(edge_rule=rule))
     box = torch.from_numpy(disc_token_box(size // PATCH, share))
     model.decode_head._find_box = lambda low_res: box
     generator = torch.Generator().manual_seed(5)
     grid = size // PATCH
-    embedding = torch.randn(1, VIT_B.decoder.dim, grid, grid, generator=generator)
+    embedding = torch.randn(1, MODEL.decoder.dim, grid, grid, generator=generator)
     edges = [
         torch.randn(1, c, grid << i + 1, grid << i + 1, generator=generator)
-        for i, c in enumerate(VIT_B.decoder.pyramid)
+        for i, c in enumerate(MODEL.decoder.pyramid)
     ]
     scene, frame = _Scene(size, share), frame_of(size)
     labels = scene.labels.copy()
@@ -146,21 +132,55 @@ def clicks_middle(size: int) -> tuple[int, int]:
     return frame.width // 2, frame.height // 2
 
 
-def components(profile: Path, calls: int) -> dict[str, float]:
-    """Milliseconds a call by operator type, from onnxruntime's profile of `calls` calls after one warming call."""
-    import json
-    from collections import defaultdict
-
-    events = [
-        e for e in json.loads(profile.read_text()) if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")
-    ]
-    by_node: dict[tuple[str, str], list[float]] = defaultdict(list)
+def components(
+    folder: Path, size: int, share: float, rule: EdgeRule, threads: int, calls: int = 10
+) -> dict[str, float]:
+    """Milliseconds of one decode by operator type, from onnxruntime's profile of some decodes with the library."""
+    graph = _Graph(export_pinned(folder, size, share, rule), True, threads, profile=folder / "profile")
+    scene = _Scene(size, share)
+    for _ in range(1 + calls):
+        graph(scene.labels)
+    events = json.loads(Path(graph.session.end_profiling()).read_text())
+    nodes: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
-        by_node[event["args"]["op_name"], event["name"]].append(event["dur"] / 1e3)
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            nodes[event["args"]["op_name"], event["name"]].append(event["dur"] / 1e3)
     totals: dict[str, float] = defaultdict(float)
-    for (operator, _), times in by_node.items():
-        totals[operator] += sum(times[-calls:]) / calls
+    for (operator, _), times in nodes.items():
+        totals[operator] += sum(times[-calls:]) / calls  # without the first decode, which warms up
     return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+
+class _Graph:
+    """A decoder graph as the runtime loads it, with random image features."""
+
+    def __init__(self, decoder: Path, custom_ops: bool, threads: int, profile: Path | None = None) -> None:
+        import onnxruntime as ort
+
+        from inter2former_deploy import library
+        from inter2former_deploy.runtime.onnx_bytes import keep_outputs
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        if profile:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        if custom_ops:
+            library.register(options)
+        self._outputs = ["box_logits", "box"]
+        model = keep_outputs(decoder.read_bytes(), self._outputs)
+        self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._value = ort.OrtValue.ortvalue_from_numpy
+        rng = np.random.default_rng(5)
+        self._features = {
+            value.name: self._value(rng.standard_normal(value.shape, np.float32))
+            for value in self.session.get_inputs()
+            if value.name in DECODER_INPUTS[1:]
+        }
+
+    def __call__(self, labels: Array) -> None:
+        self.session.run_with_ort_values(self._outputs, {"labels": self._value(labels), **self._features})
 
 
 class _Scene:

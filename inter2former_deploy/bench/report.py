@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
-from inter2former_deploy.bench import clicks, images, machine, operators
+from inter2former_deploy.bench import clicks, images, machine, operators, sessions
 from inter2former_deploy.bench.workers import Timing, Workload, alternate
+from inter2former_deploy.config import EdgeRule
 
 Say = Callable[[str], None]
 Row = dict[
@@ -61,14 +62,14 @@ def measure_clicks(threads: int, seconds: float, say: Say, sizes: Iterable[int] 
     )
     with TemporaryDirectory() as folder:
         for size in sizes:
-            for rule in ("exact", "released"):
+            for rule in get_args(EdgeRule):
                 for share in SHARES:
                     if share == 1.0 and rule == "released":
                         continue  # the first click has every token unknown, under both rules
                     variants = clicks.workloads(Path(folder), size, share, rule) | {"20 GFLOP": product}
-                    row = _row(
-                        {"case": "click", "size": size, "rule": rule, "share": share}, variants, threads, seconds
-                    )
+                    what = {"case": "click", "size": size, "rule": rule, "share": share}
+                    row = _row(what, variants, threads, seconds)
+                    row["components"] = clicks.components(Path(folder), size, share, rule, threads)
                     result["rows"].append(row)
                     say(f"{_words(row['what'])}: {_medians(row)}")
     return result
@@ -86,6 +87,18 @@ def measure_encoding(threads: int, seconds: float, say: Say, sizes: Iterable[int
             result["rows"].append(row)
             floors = row["variants"]["library"]["median"] / row["floor_ms"]
             say(f"{_words(row['what'])}: {_medians(row)}, {floors:.2f} x its floor")
+    return result
+
+
+def measure_session(bundle: Path, checkpoint: Path | None, threads: int, seconds: float, say: Say) -> dict[str, Any]:
+    """20 clicks on a photograph with a bundle, and in PyTorch."""
+    result = _header(threads, say)
+    del result["_ceilings"]
+    timings = alternate(sessions.workloads(bundle, checkpoint), threads=threads, seconds=seconds, least=2)
+    result["rows"].append({"what": {"case": "session"}, "variants": {n: t.to_dict() for n, t in timings.items()}})
+    result["seconds_per_click"] = sessions.seconds_per_click(timings)
+    for variant, values in result["seconds_per_click"].items():
+        say(f"{variant}: " + ", ".join(f"{name} {value:.4f} s" for name, value in values.items()))
     return result
 
 

@@ -63,9 +63,13 @@ class Worker:
             env=environment,
             cwd=os.sep,  # Python looks there first, and a checkout would shadow the package
         )
-        self._ask({"builder": workload.builder, "arguments": dict(workload.arguments)})
         self.milliseconds: list[float] = []
         self.peak_mib = self.growth_mib = 0.0
+        try:
+            self._ask({"builder": workload.builder, "arguments": dict(workload.arguments)})
+        except BaseException:
+            self._end()
+            raise
 
     def run(self, calls: int = 1) -> None:
         """Time some calls, one after the other."""
@@ -105,8 +109,11 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()  # closes its pipes and waits
 
 
 def alternate(

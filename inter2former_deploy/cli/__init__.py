@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import inter2former_deploy
-from inter2former_deploy.cli import ablate, doctor, evaluate, export, info, segment, train, verify
+from inter2former_deploy.cli import ablate, bench, doctor, evaluate, export, info, segment, train, verify
 from inter2former_deploy.errors import BundleError, OperatorLibraryError
 
 # Exit codes beside 0; Typer itself exits with 2 on wrong usage.
@@ -37,6 +37,7 @@ app.command("segment", cls=segment.OrderedClicks)(segment.segment)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("ablate")(ablate.ablate)
+app.add_typer(bench.app, name="bench")
 app.command("info")(info.info)
 app.command("doctor")(doctor.doctor)
 

@@ -52,6 +52,23 @@ def encode(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, 
     _write(report.measure_encoding(threads, seconds, typer.echo, size), output)
 
 
+@app.command("session")
+def session(
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="Bundle that i2f export wrote.", show_default=False)],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="What it was exported from; not needed for synthetic weights.", show_default=False),
+    ] = None,
+    threads: Threads = 2,
+    seconds: Seconds = 10.0,
+    output: Output = None,
+) -> None:
+    """20 clicks on a photograph: 20-SPC and Online SPC."""
+    from inter2former_deploy.bench import report
+
+    _write(report.measure_session(bundle, checkpoint, threads, seconds, typer.echo), output)
+
+
 @app.command("figure")
 def figure(
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write; a JSON file is put beside it.")],

@@ -1,0 +1,114 @@
+"""The benchmarks measure what they say: every variant computes the same, floors and comparisons are right."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from inter2former_deploy.bench import clicks, images, operators, report, scene
+from inter2former_deploy.bench.machine import Ceilings
+from inter2former_deploy.bench.workers import Workload, alternate
+
+SMALL = {
+    "hybrid_attention": {"side": 8, "share": 0.2},
+    "hybrid_experts": {"side": 8, "share": 0.2, "experts": 4},
+    "edge_tokens": {"side": 8, "share": 0.2},
+    "prompt_embedding": {"side": 8, "share": 0.2},
+    "local_upsample": {"side": 8, "share": 0.2, "stage": 1},
+}
+
+
+@pytest.mark.parametrize("case", operators.CASES)
+def test_variants_of_an_operator_compute_the_same(case):
+    results = []
+    for variant in operators.VARIANTS:
+        out = operators.build(case, variant, SMALL[case])()
+        results.append(np.asarray(out.numpy() if variant == "torch" else out[0].numpy()))
+    for result in results[1:]:
+        np.testing.assert_allclose(result, results[0], rtol=1e-4, atol=1e-4 * np.abs(results[0]).max())
+
+
+def test_work_of_attention_and_experts():
+    length, edge, dim, hidden, c = 64, 13, 32, 64, 256  # 8 x 8 tokens, 20 % of them edge tokens
+    attention = operators.hybrid_attention(8, 0.2)
+    assert attention.flop == 4 * edge * length * dim + 4 * (length - edge) * 256 * dim + 2 * length * dim * 8
+    experts = operators.hybrid_experts(8, 0.2)
+    assert experts.flop == 6 * (length + edge) * c * hidden + 2 * edge * c * 9
+
+
+def test_mixed_places_of_the_prompt_network_are_the_windows_with_two_labels():
+    labels = np.ones((64, 64), np.uint8)
+    assert operators._mixed_flop(labels, (5, 32, 64)) == 0
+    labels[:, 33:] = 3
+    first = 32 * 18 * 32  # of the windows 2k - 1 .. 2k + 1 only that around column 32 holds 32 and 33; at 32 rows
+    second = 16 * 18 * 32 * 64  # of the windows 4k - 3 .. 4k + 3 only that around column 32, too; at 16 rows
+    assert operators._mixed_flop(labels, (5, 32, 64)) == first + second
+
+
+def test_scenes_have_the_area_they_promise():
+    labels = scene.disc_labels(512, 0.1)
+    assert np.mean(labels >= 3) == pytest.approx(0.1, rel=0.01)
+    assert len(scene.disc_tokens(64, 0.03)) == round(0.03 * 4096)
+    left, top, right, bottom = scene.disc_token_box(64, 0.1)
+    assert (right - left) * (bottom - top) == 400  # 20 x 20 of 64 x 64 tokens
+    assert np.all(scene.disc_labels(64, 1.0) >= 2)  # unknown, but for the click
+
+
+def test_encoder_work_is_that_of_its_matrix_products():
+    # the linear layers of vit_b on 64 x 64 + 16 x 16 tokens are most of it
+    linear = 12 * 2 * 4352 * 768 * 768 * 12
+    assert linear == pytest.approx(739e9, rel=1e-3)
+    assert linear < images.encoder_flop(1024) < 1.45 * linear
+
+
+def test_floor_is_the_longer_of_work_and_traffic():
+    ceilings = Ceilings(gflops=100, gbytes=10, threads=2)
+    assert ceilings.floor_ms(1e9) == pytest.approx(10)
+    assert ceilings.floor_ms(1e9, 1e9) == pytest.approx(100)
+
+
+def test_workers_run_in_turn_and_report_memory():
+    loads = {
+        name: Workload(
+            builder="inter2former_deploy.bench.machine:matmul", arguments=dict.fromkeys(("rows", "inner", "columns"), n)
+        )
+        for name, n in (("small", 64), ("large", 512))
+    }
+    timings = alternate(loads, threads=1, seconds=0.0, least=3)
+    assert [t.runs for t in timings.values()] == [3, 3]
+    for timing in timings.values():
+        assert 0 < timing.best <= timing.low <= timing.median <= timing.high
+        assert timing.peak_mib > 10
+
+
+def test_a_worker_that_fails_is_named():
+    with pytest.raises(RuntimeError, match="no_such_workload"):
+        alternate(
+            {"x": Workload(builder="inter2former_deploy.bench.machine:no_such_workload", arguments={})}, threads=1
+        )
+
+
+def test_comparison_pairs_equal_cases(tmp_path):
+    def result(median):
+        return {"rows": [{"what": {"case": "click", "size": 64}, "variants": {"library": {"median": median}}}]}
+
+    text = report.compare(result(10.0), result(5.0))
+    assert "10.00 ->      5.00 ms   0.50 x" in text
+    with pytest.raises(ValueError, match="no row in common"):
+        report.compare(result(1.0), {"rows": [{"what": {"case": "other"}, "variants": {}}]})
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"rows": []}))
+    with pytest.raises(ValueError, match="no result of i2f bench"):
+        report.read(path)
+
+
+def test_a_pinned_click_upsamples_the_disc_s_box(tmp_path):
+    click = clicks.graph(256, 0.1, str(clicks.export_pinned(tmp_path, 256, 0.1, "exact")), custom_ops=True)
+    mask = click()
+    frame = clicks.frame_of(256)
+    assert mask.shape == (frame.height, frame.width)
+    parts = clicks.components(tmp_path, 256, 0.1, "exact", threads=1, calls=2)
+    assert {"HybridAttention", "HybridExperts", "LocalUpsample", "PromptEmbedding", "EdgeTokens"} <= parts.keys()
+    assert "TokenBox" not in parts
