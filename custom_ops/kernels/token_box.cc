@@ -4,7 +4,7 @@ namespace i2f::I2F_TIER {
 
 void token_box(const float* map, int64_t height, int64_t width, float threshold, int64_t* box) {
   int64_t left = width, top = height, right = 0, bottom = 0;
-  for (int64_t y = 0; y < height; ++y) {
+  for (int64_t y = 0; y < height && width > 0; ++y) {
     const float* row = map + y * width;
     int64_t first = 0;
     while (first < width && !(row[first] > threshold)) ++first;
