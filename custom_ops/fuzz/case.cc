@@ -3,7 +3,6 @@
 #include <fuzzer/FuzzedDataProvider.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -94,10 +93,10 @@ class Decoder {
     Random source = random();
     for (size_t at = 0; at < data.size(); at += sizeof(float)) {
       const uint32_t bits = source.next();
-      float x = std::ldexp(static_cast<float>(static_cast<int32_t>(bits)), -30);
+      float x = static_cast<float>(static_cast<int32_t>(bits)) * 0x1p-30f;
       if (kind == kSprinkled && bits % 16 == 0) x = kSpecials[bits / 16 % std::size(kSpecials)];
-      if (kind == kDenormal) x = std::ldexp(x, -130);
-      if (kind == kHuge) x = std::ldexp(x, 126);
+      if (kind == kDenormal) x *= 0x1p-130f;
+      if (kind == kHuge) x *= 0x1p126f;
       if (kind == kConstant) x = constant;
       if (kind == kAnyBits) std::memcpy(&x, &bits, sizeof x);
       std::memcpy(&data[at], &x, sizeof x);
@@ -209,7 +208,7 @@ class Decoder {
     const int64_t levels = between(1, 4), patch = int64_t{1} << levels;
     const int64_t grid = between(0, std::min<int64_t>(12, 96 / patch));
     std::vector<int64_t> channels;
-    for (int64_t i = 0; i <= levels; ++i) channels.push_back(size(40));
+    for (int64_t i = 0; i <= levels; ++i) channels.push_back(size(levels > 2 ? 17 : 40));
     labels(grid * patch);
     floats("embedding", {grid, grid, channels.back()});
     weights("label_table", {5, channels[0]});
@@ -230,7 +229,8 @@ class Decoder {
     const int64_t heads = between(1, 4), head_width = 4 * size(heads == 1 ? 64 : 9);
     const int64_t width = heads * head_width;
     const bool few = width > 24 || one_in(2);
-    const int64_t columns = between(1, few ? 9 : 30), rows = between(0, few ? 9 : 30);
+    const int64_t columns = bytes_.PickValueInArray({1, 2, 3, 5, 9, few ? 8 : 30});
+    const int64_t rows = between(0, few ? 9 : 30);
     const bool argmax = one_in(2);
     const int64_t scores = argmax ? size(49) : between(1, width > 24 ? 6 : 9);
     floats("qkv", {rows * columns, 3 * width});
@@ -245,8 +245,10 @@ class Decoder {
 
   void hybrid_experts() {
     case_.op = "HybridExperts";
-    const int64_t channels = size(65), hidden = size(49), routed = size(33), all = 1 + routed;
-    const int64_t length = between(0, channels * hidden > 500 ? 60 : 250);
+    const int64_t channels = size(65), hidden = size(49);
+    const bool large = channels * hidden > 500;
+    const int64_t length = between(0, large ? 60 : 250), routed = size(large ? 9 : 33);
+    const int64_t all = 1 + routed;
     floats("x", {length, channels});
     edge(length);
     weights("gate_weight", {all, channels});
@@ -265,7 +267,7 @@ class Decoder {
 
   void local_upsample() {
     case_.op = "LocalUpsample";
-    const int64_t in = size(33), out = size(49);
+    const int64_t in = size(33), out = one_in(2) ? size(49) : int64_t{1} << between(0, 4);
     const int64_t u = between(1, 4), grid = between(1, in * out > 200 ? 4 : 9), side = 2 * u * grid;
     int64_t left = between(0, grid - 1), top = between(0, grid - 1);
     int64_t right = between(left + 1, grid), bottom = between(top + 1, grid);

@@ -131,7 +131,7 @@ class Runtime {
   // Sessions whose weights are fed differ in attributes and types alone, so most are met again.
   OrtSession* cached(const std::string& model, bool threads) {
     auto& sessions = sessions_[threads];
-    if (sessions.size() > 200) sessions.clear();
+    if (sessions.size() > 400) sessions.clear();
     Owned<OrtSession>& session = sessions[model];
     if (session == nullptr) session = create(model, threads);
     return session.get();
