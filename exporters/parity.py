@@ -43,6 +43,7 @@ from inter2former_deploy.contract import (
     PAD_RGB,
     STD_BGR,
 )
+from inter2former_deploy.errors import OperatorLibraryError
 from inter2former_deploy.exporters.graphs import DecoderGraph, EncoderGraph
 from inter2former_deploy.exporters.tolerances import PIXEL_ERROR, TIE, limit_of
 from inter2former_deploy.labels import Click, add_clicks, fold_prediction, unknown_labels
@@ -299,6 +300,8 @@ class _Gate:
                 del graph
             with self._step(f"compare features, {backend}"):
                 self._check_features(backend, features[backend], embedding, maps)
+        if custom_ops:
+            _require_kernels(decoder)
         graphs = {
             backend: _Graph(decoder, DECODER_OUTPUTS, custom_ops=with_library, num_threads=num_threads)
             for backend, with_library in backends.items()
@@ -476,6 +479,21 @@ def _iou(one: Array, other: Array) -> float:
     """Intersection over union of two masks; 1 where both are empty."""
     union = int(np.count_nonzero(one | other))
     return float(np.count_nonzero(one & other)) / union if union else 1.0
+
+
+def _require_kernels(decoder: Path) -> None:
+    """Whether the library has every operator: without the function bodies, a graph loads only then."""
+    graph = onnx.load(decoder)
+    del graph.functions[:]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    path = library.register(options)
+    try:
+        onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise OperatorLibraryError(
+            f"the operator library {path} does not run decoder.onnx ({error}): reinstall this version"
+        ) from error
 
 
 def _uses_operators(graph: Path) -> bool:

@@ -14,11 +14,11 @@ import torch
 
 from inter2former_deploy.config import PROBE
 from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE
-from inter2former_deploy.errors import BundleError, CheckpointError, ExportMismatchError
+from inter2former_deploy.errors import BundleError, CheckpointError, ExportMismatchError, OperatorLibraryError
 from inter2former_deploy.exporters import bundle, parity
 from inter2former_deploy.exporters.bundle import FILES, ExportReport, export_bundle, verify_bundle
 from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
-from inter2former_deploy.exporters.parity import OPERATORS, PLAIN
+from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, check_parity
 from inter2former_deploy.manifest import BUNDLE_ID_KEY, Manifest
 from inter2former_deploy.modules.model import Inter2Former
 
@@ -184,6 +184,24 @@ def test_an_old_bundle_stays_until_a_new_one_has_passed(exported_once: Any, chec
     assert Manifest.read(folder) == report.manifest
 
 
+def test_a_library_without_an_operator_is_not_taken_for_whole(
+    graphs: dict[str, onnx.ModelProto], probe_model: Inter2Former, tmp_path: Path
+) -> None:
+    """Its function body would run instead, and pass."""
+    decoder = onnx.ModelProto()
+    decoder.CopyFrom(graphs[DECODER_FILE])
+    for part in (decoder.graph.node, decoder.functions):
+        for entry in part:
+            if "TokenBox" in (getattr(entry, "op_type", ""), entry.name):
+                setattr(entry, "op_type" if hasattr(entry, "op_type") else "name", "TokenBoxes")
+    paths = []
+    for name, graph in ((ENCODER_FILE, graphs[ENCODER_FILE]), (DECODER_FILE, decoder)):
+        paths.append(tmp_path / name)
+        onnx.save(graph, paths[-1])
+    with pytest.raises(OperatorLibraryError, match=r"does not run decoder\.onnx .*TokenBoxes"):
+        check_parity(probe_model, *paths, size=SIZE)
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_other_folders_are_not_touched(tmp_path: Path, force: bool) -> None:
     (tmp_path / "notes.txt").write_text("mine")
@@ -216,7 +234,11 @@ def test_no_checkpoint(tmp_path: Path) -> None:
         export_bundle(tmp_path / "none.pth", tmp_path / "bundle", size=SIZE)
 
 
-def test_synthetic_weights_are_made_again(tmp_path: Path, probe_model: Inter2Former) -> None:
+def test_synthetic_weights_are_made_again(
+    tmp_path: Path, probe_model: Inter2Former, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "CLICKS", parity.CLICKS[:1])
+    monkeypatch.setattr(parity, "NOISE_DECODES", 0)
     report = export_bundle(None, tmp_path / "bundle", config=PROBE, size=SIZE, seed=5, custom_ops=False)
     assert report.manifest.weights == {"source": "synthetic", "seed": 5}
     assert verify_bundle(tmp_path / "bundle", custom_ops=False).passed
