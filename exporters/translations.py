@@ -70,8 +70,8 @@ def _bare_node(name: str) -> tuple[Translation, Translation]:
     return operator, translate
 
 
-# onnxruntime adds the values of one reduction up in turn: over the 4 million of a GroupNorm at S = 1024, through its
-# InstanceNormalization, that costs 4e-4 of the result where PyTorch has 1e-6. Row sums first, and nothing is lost.
+# onnxruntime adds the values of one reduction up in turn, those of an InstanceNormalization, too, as which a GroupNorm
+# would be exported. Over a large map that loses digits that PyTorch keeps; row sums first lose nothing.
 
 
 def _group_norm(

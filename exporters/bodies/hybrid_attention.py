@@ -2,8 +2,8 @@
 # mypy: ignore-errors
 """HybridAttention: full attention in blocks of queries, codebook attention in time and memory linear in the tokens.
 
-The Attention operator of opset 23 keeps the scores of all its queries (1 GB for 16384 of them), and inside the blocks
-it was no more than a tenth faster than the three operators here, which opset 18 has.
+The Attention operator of opset 23 keeps the scores of all its queries, 1 GB for 16384 of them and as many keys; and
+inside the blocks it was hardly faster than the three operators here, which opset 18 has.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def LabelBox(labels):
 
 @script(helpers, default_opset=op)
 def Logistic(x):
-    """Sigmoid with a small relative error everywhere; that of onnxruntime's own is 1e-7 absolute and 0 below -18."""
+    """Sigmoid with a small relative error; onnxruntime's own bounds the absolute one, and ends in zeros."""
     return op.Reciprocal(op.Exp(op.Neg(x)) + 1.0)
 
 

@@ -18,6 +18,7 @@ from inter2former_deploy.exporters.graphs import (
     decoder_shapes,
     export_decoder,
     export_encoder,
+    export_graph,
 )
 from inter2former_deploy.exporters.parity import Check, _Watch
 from inter2former_deploy.modules.model import Inter2Former
@@ -102,6 +103,15 @@ def test_encoder_opsets(opset: int, run_plain: Any, assert_close: Any) -> None:
         expected = dict(zip(ENCODER_OUTPUTS, EncoderGraph(model)(torch.from_numpy(picture)), strict=True))
     assert_close(outputs["image_embedding"], expected["image_embedding"], "encoder")
     assert {name: x.shape for name, x in outputs.items()} == {name: tuple(x.shape) for name, x in expected.items()}
+
+
+def test_group_norm_of_a_large_map(run_plain: Any, assert_close: Any) -> None:
+    """Onnxruntime's own InstanceNormalization fails here."""
+    norm = torch.nn.GroupNorm(1, 4)
+    x = torch.randn(1, 4, 1024, 1024, generator=torch.Generator().manual_seed(0)) + 0.5
+    graph = export_graph(norm, (x,), inputs=("x",), outputs=("y",))
+    expected = norm.double()(x.double()).detach().float()
+    assert_close(run_plain(graph, {"x": x.numpy()})["y"], expected, "edge features")
 
 
 def test_operators_of_the_decoder() -> None:
