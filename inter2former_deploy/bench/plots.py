@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inter2former_deploy.bench import operators
-from inter2former_deploy.bench.report import Say
+from inter2former_deploy.bench.report import CALLS, Say
 from inter2former_deploy.bench.scene import disc_labels
 from inter2former_deploy.bench.workers import Workload, alternate
 from inter2former_deploy.config import PATCH
@@ -37,7 +37,9 @@ def measure_areas(threads: int, seconds: float, say: Say) -> dict[str, Any]:
 
     rows = []
     for area in AREAS:
-        medians = {name: t.median for name, t in alternate(times(area), threads=threads, seconds=seconds).items()}
+        medians = {
+            name: t.median for name, t in alternate(times(area), threads=threads, seconds=seconds, calls=CALLS).items()
+        }
         for kind in ("local", "full"):
             medians[f"upsampling {kind}"] = sum(medians.pop(f"upsampling {kind} {stage}") for stage in range(4))
         rows.append({"area": area, "milliseconds": medians})
@@ -92,4 +94,4 @@ def _draw_experts(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.set(title="experts, all tokens routed", xlabel="routed experts", ylabel="ms", xscale="log", xticks=numbers)
     axes.set_xticklabels([str(n) for n in numbers])
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="center right")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -41,8 +41,8 @@ class Timing:
     high: float  # third quartile
     best: float
     runs: int
-    peak_mib: float  # largest resident set of the worker
-    growth_mib: float  # largest resident set, less what was resident before the first call
+    peak_mib: float  # largest resident set of the worker since the workload was built
+    growth_mib: float  # that, less what was resident before the first call
 
     def to_dict(self) -> dict[str, float]:
         """As written to JSON."""
@@ -117,15 +117,23 @@ class Worker:
 
 
 def alternate(
-    workloads: Mapping[str, Workload], *, threads: int, seconds: float = 4.0, least: int = 5
+    workloads: Mapping[str, Workload], *, threads: int, seconds: float = 4.0, least: int = 5, calls: int = 1
 ) -> dict[str, Timing]:
-    """Time all workloads in turn until `seconds` a workload are spent, at least `least` rounds after a warming one."""
+    """Time all workloads in turn until `seconds` a workload are spent, at least `least` rounds after a warming one.
+
+    Args:
+        workloads: By name.
+        threads: Of each.
+        seconds: For each, waiting included.
+        least: Rounds at least.
+        calls: In a row at each turn: 1 measures a call after a pause, as users make them; more, mostly warm ones.
+    """
     with ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(load, threads)) for name, load in workloads.items()}
         start, rounds = time.perf_counter(), 0
         while rounds <= least or time.perf_counter() - start < seconds * len(workers):
             for worker in workers.values():
-                worker.run()
+                worker.run(calls)
                 time.sleep(SETTLE)
             rounds += 1
         return {name: worker.timing() for name, worker in workers.items()}
@@ -136,9 +144,14 @@ def threads_here() -> int:
     return int(os.environ.get("I2F_BENCH_THREADS", "1"))
 
 
-def _resident_mib() -> float:
-    with open("/proc/self/statm") as statm:  # noqa: PTH123 - procfs
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+def _memory_mib(field: str) -> float:
+    """`VmRSS`, what is resident, or `VmHWM`, the most that was since the peak was forgotten."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _serve() -> None:
@@ -152,7 +165,8 @@ def _serve() -> None:
         if "builder" in request:
             module, _, name = request["builder"].partition(":")
             call = getattr(importlib.import_module(module), name)(**request["arguments"])
-            before = _resident_mib()
+            before = _memory_mib("VmRSS")
+            _forget_peak()
             answers.write("{}\n")
             continue
         if call is None:
@@ -162,7 +176,7 @@ def _serve() -> None:
             start = time.perf_counter()
             call()
             milliseconds.append(1e3 * (time.perf_counter() - start))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = _memory_mib("VmHWM")
         answers.write(json.dumps({"milliseconds": milliseconds, "peak_mib": peak, "growth_mib": peak - before}) + "\n")
 
 
