@@ -64,6 +64,7 @@ class Decoder {
         &Decoder::hybrid_attention, &Decoder::hybrid_experts, &Decoder::local_upsample};
     (this->*bytes_.PickValueInArray(kOperators))();
     case_.constants = one_in(4);
+    if (one_in(16)) spoil_attribute();
     if (one_in(4)) spoil_shape();
     return std::move(case_);
   }
@@ -164,12 +165,8 @@ class Decoder {
   void attribute(const char* name, T value) {
     case_.attributes.push_back({name, value});
   }
-  // Also in a few ways that no operator takes.
+  // Also a value that no operator takes.
   void integer(const char* name, int64_t value) {
-    if (one_in(64)) {
-      case_.valid = false;
-      return attribute(name, std::string("text"));
-    }
     if (one_in(32)) {
       case_.valid = false;
       value = bytes_.PickValueInArray({int64_t{-1}, int64_t{0}, value + 1, 2 * value,
@@ -271,6 +268,10 @@ class Decoder {
     const int64_t u = between(1, 4), grid = between(1, in * out > 200 ? 4 : 9), side = 2 * u * grid;
     int64_t left = between(0, grid - 1), top = between(0, grid - 1);
     int64_t right = between(left + 1, grid), bottom = between(top + 1, grid);
+    if (one_in(4)) {
+      left = top = 0;
+      right = bottom = grid;
+    }
     floats("x", {u * (bottom - top), u * (right - left), in});
     if (one_in(8)) {
       case_.valid = false;
@@ -294,6 +295,27 @@ class Decoder {
   void epsilon() { attribute("epsilon", bytes_.PickValueInArray({1e-5f, 0.0f, 1.0f, -1.0f})); }
 
   // ---- What a contract does not allow.
+
+  // An attribute that is missing or of another type.
+  void spoil_attribute() {
+    case_.valid = false;
+    auto& attributes = case_.attributes;
+    const auto index = between(0, static_cast<int64_t>(attributes.size()) - 1);
+    const auto spoilt = attributes.begin() + static_cast<std::ptrdiff_t>(index);
+    switch (between(0, 3)) {
+      case 0:
+        spoilt->value = int64_t{1};
+        break;
+      case 1:
+        spoilt->value = 1.0f;
+        break;
+      case 2:
+        spoilt->value = "1";
+        break;
+      default:
+        attributes.erase(spoilt);
+    }
+  }
 
   // A tensor of another shape or type. Its elements stay, as far as there are so many.
   void spoil_shape() {
