@@ -37,6 +37,7 @@ from inter2former_deploy.modules.model import Inter2Former
 
 DEFAULT_OPSET = 20  # the first with GELU as one operator; onnxruntime 1.17 and later run it
 
+_DIMENSIONS = {"box_logits": ("box_height", "box_width"), "edge_tokens": ("edge_tokens",)}
 _REWRITES = (
     rules.no_op_transpose_rule,
     rules.reshape_reshape_rule,
@@ -149,7 +150,11 @@ def export_decoder(model: Inter2Former, *, size: int, opset: int = DEFAULT_OPSET
     examples = tuple(
         torch.zeros(shape, dtype=torch.uint8 if name == "labels" else torch.float32) for name, shape in shapes.items()
     )
-    return export_graph(DecoderGraph(model), examples, inputs=DECODER_INPUTS, outputs=DECODER_OUTPUTS, opset=opset)
+    graph = export_graph(DecoderGraph(model), examples, inputs=DECODER_INPUTS, outputs=DECODER_OUTPUTS, opset=opset)
+    for output in graph.graph.output:  # dimensions that depend on the labels
+        for dimension, name in zip(output.type.tensor_type.shape.dim, _DIMENSIONS.get(output.name, ()), strict=False):
+            dimension.dim_param = name
+    return graph
 
 
 def export_graph(
