@@ -95,21 +95,21 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("canny pixels of a bundle", "grad_ori"): Tolerance(
         rtol=0,
         atol=2e-3,
-        reason="share of differing pixels: rounding decides direction bins and equal neighbours, in the release as well",
+        reason="share of differing pixels: rounding decides bins and equal neighbours, in the release as well",
     ),
     ("canny pixels of a bundle", "thin"): Tolerance(
         rtol=0,
         atol=2e-3,
-        reason="share of differing pixels: rounding decides direction bins and equal neighbours, in the release as well",
+        reason="share of differing pixels: rounding decides bins and equal neighbours, in the release as well",
     ),
     ("canny pixels of a bundle", "thresh"): Tolerance(
         rtol=0,
         atol=2e-3,
-        reason="share of differing pixels: rounding decides direction bins and equal neighbours, in the release as well",
+        reason="share of differing pixels: rounding decides bins and equal neighbours, in the release as well",
     ),
     ("canny pixels of a bundle", "early"): Tolerance(
         rtol=0,
         atol=2e-3,
-        reason="share of differing pixels: rounding decides direction bins and equal neighbours, in the release as well",
+        reason="share of differing pixels: rounding decides bins and equal neighbours, in the release as well",
     ),
 }
