@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -115,6 +114,8 @@ def _masks(prediction: NDArray[Any], target: NDArray[Any]) -> tuple[Mask, Mask, 
 
 def _border_distance(region: Mask) -> NDArray[np.float32]:
     """Euclidean distance of every pixel of a region to the nearest pixel outside it or outside the image."""
+    import cv2  # here, since every start of `i2f` loads this module for its numbers
+
     framed = np.pad(region.astype(np.uint8), 1)
     distance = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return distance[1:-1, 1:-1].astype(np.float32, copy=False)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from inter2former_deploy.clicks import IGNORED
+
 from .coco import CocoDataset
 from .folders import FolderDataset
-from .sample import IGNORE, DataError, Dataset, Sample, check
+from .sample import DataError, Dataset, Sample, check
 from .synthetic import HELD_OUT_SEED, SyntheticDataset
 
 __all__ = [
     "HELD_OUT_SEED",
-    "IGNORE",
+    "IGNORED",
     "CocoDataset",
     "DataError",
     "Dataset",

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORE = 255  # mask value of pixels that neither loss nor score counts
+from inter2former_deploy.clicks import IGNORED
 
 
 class DataError(ValueError):
@@ -26,7 +26,7 @@ class Sample:
 
     name: str  # unique in its dataset: file and object, or kind and index of a synthetic scene
     image: NDArray[np.uint8]  # [H, W, 3] RGB
-    mask: NDArray[np.uint8]  # [H, W], 1 object, 0 background, `IGNORE` neither
+    mask: NDArray[np.uint8]  # [H, W], 1 object, 0 background, `IGNORED` neither
     group: str = ""  # scores are also given for every group of a dataset
 
     def __post_init__(self) -> None:
@@ -85,10 +85,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
-    """A mask file as 0, 1 and `IGNORE`, uint8 `[H, W]`.
+    """A mask file as 0, 1 and `IGNORED`, uint8 `[H, W]`.
 
     Grey masks that reach 128 or more are cut at 128 (0/255 masks with soft borders), others at 1; of a mask with the
-    values 0, 1 and 255 alone, 255 is `IGNORE`. In coloured masks (palettes of objects) all that is not black is object.
+    values 0, 1 and 255 alone, 255 is `IGNORED`. In coloured masks all that is not black is object.
 
     Raises:
         DataError: the file is missing or no image.
@@ -102,7 +102,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     if mask.dtype != np.uint8:
         return (mask > 0).astype(np.uint8)
     present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    if 1 in present and set(present.tolist()) <= {0, 1, IGNORE}:
+    if 1 in present and set(present.tolist()) <= {0, 1, IGNORED}:
         return np.asarray(mask, np.uint8)
     return (mask >= (128 if present[-1] >= 128 else 1)).astype(np.uint8)
 

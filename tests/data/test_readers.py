@@ -8,7 +8,7 @@ import pytest
 
 from inter2former_deploy.data import CocoDataset, DataError, FolderDataset, check, open_dataset
 from inter2former_deploy.data.coco import decode_runs, decode_segmentation, decompress_runs
-from inter2former_deploy.data.sample import IGNORE, Sample, read_mask
+from inter2former_deploy.data.sample import IGNORED, Sample, read_mask
 
 
 def write(path, array):
@@ -65,11 +65,11 @@ def test_values_of_masks(tmp_path):
     soft = np.array([[0, 127, 128, 255]], np.uint8)
     assert values(soft).tolist() == [[0, 0, 1, 1]]
     assert values(np.array([[0, 3, 0, 1]], np.uint8)).tolist() == [[0, 1, 0, 1]]
-    assert values(np.array([[0, 1, 255]], np.uint8)).tolist() == [[0, 1, IGNORE]]
+    assert values(np.array([[0, 1, 255]], np.uint8)).tolist() == [[0, 1, IGNORED]]
     palette = np.array([[[0, 0, 0], [0, 0, 64], [128, 0, 0]]], np.uint8)
     assert values(palette).tolist() == [[0, 1, 1]]
     with pytest.raises(DataError, match="empty"):
-        Sample("only ignored", IMAGE, np.full((12, 16), IGNORE, np.uint8))
+        Sample("only ignored", IMAGE, np.full((12, 16), IGNORED, np.uint8))
 
 
 def compress(counts):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from inter2former_deploy.checkpoint import load_model
 from inter2former_deploy.cli import app
 from inter2former_deploy.config import DecoderConfig, EdgeNetworkConfig, EncoderConfig, ModelConfig
-from inter2former_deploy.data import IGNORE, DataError, FolderDataset, Sample
+from inter2former_deploy.data import IGNORED, DataError, FolderDataset, Sample
 from inter2former_deploy.modules import operators
 from inter2former_deploy.training import TrainConfig, train
 from inter2former_deploy.training.batches import Batches
@@ -79,7 +79,7 @@ def test_rounds_follow_their_distribution():
 def test_a_simulated_user_starts_on_the_object_and_then_corrects():
     masks = np.zeros((2, 64, 64), np.uint8)
     masks[:, 16:48, 16:48] = 1
-    masks[1, :, :8] = IGNORE
+    masks[1, :, :8] = IGNORED
     seen = []
 
     def everything(labels, samples):  # a model that calls all of the picture object
