@@ -61,7 +61,8 @@ class Decoder {
   Case decode() {
     static constexpr void (Decoder::* kOperators[])() = {
         &Decoder::edge_tokens,      &Decoder::token_box,      &Decoder::prompt_embedding,
-        &Decoder::hybrid_attention, &Decoder::hybrid_experts, &Decoder::local_upsample};
+        &Decoder::hybrid_attention, &Decoder::hybrid_experts, &Decoder::local_upsample,
+        &Decoder::window_attention};
     (this->*bytes_.PickValueInArray(kOperators))();
     case_.constants = one_in(4);
     if (one_in(16)) spoil_attribute();
@@ -174,6 +175,20 @@ class Decoder {
                                        std::numeric_limits<int64_t>::max(), int64_t{1} << 62});
     }
     attribute(name, value);
+  }
+  // Also a list that is too short, or with a number that no operator takes.
+  void list(const char* name, std::vector<int64_t> values) {
+    if (one_in(32)) {
+      case_.valid = false;
+      int64_t& value =
+          values[static_cast<size_t>(between(0, static_cast<int64_t>(values.size()) - 1))];
+      value = bytes_.PickValueInArray({int64_t{-1}, int64_t{0}, value + 1, 2 * value,
+                                       int64_t{std::numeric_limits<int32_t>::max()},
+                                       std::numeric_limits<int64_t>::min(),
+                                       std::numeric_limits<int64_t>::max(), int64_t{1} << 62});
+      if (one_in(4)) values.pop_back();
+    }
+    attribute(name, values);
   }
   void choice(const char* name, const char* a, const char* b) {
     const bool bad = one_in(64);
@@ -292,6 +307,27 @@ class Decoder {
     epsilon();
   }
 
+  void window_attention() {
+    case_.op = "WindowAttention";
+    const int64_t heads = between(1, 3), head_width = 4 * size(heads == 1 ? 64 : 9);
+    const int64_t width = heads * head_width, window = between(1, width > 24 ? 5 : 17);
+    std::vector<int64_t> heights, widths, offsets;
+    int64_t tokens = 0;
+    for (int64_t maps = between(1, 3); maps > 0; --maps) {
+      heights.push_back(between(1, width > 24 ? 9 : 20));
+      widths.push_back(between(1, width > 24 ? 9 : 20));
+      offsets.push_back(between(0, window - 1));
+      tokens += heights.back() * widths.back();
+    }
+    floats("qkv", {between(0, 2) * tokens, 3 * width});
+    weights("padding", {1, 3 * width});
+    integer("heads", heads);
+    integer("window", window);
+    list("heights", heights);
+    list("widths", widths);
+    list("offsets", offsets);
+  }
+
   void epsilon() { attribute("epsilon", bytes_.PickValueInArray({1e-5f, 0.0f, 1.0f, -1.0f})); }
 
   // ---- What a contract does not allow.
@@ -369,6 +405,10 @@ std::string Case::text() const {
         [](const auto& v) -> std::string {
           if constexpr (std::is_same_v<std::decay_t<decltype(v)>, std::string>) {
             return v;
+          } else if constexpr (std::is_same_v<std::decay_t<decltype(v)>, std::vector<int64_t>>) {
+            std::string list;
+            for (const int64_t i : v) list += std::to_string(i) + " ";
+            return list;
           } else {
             return std::to_string(v);
           }

@@ -24,7 +24,7 @@ struct Tensor {
 
 struct Attribute {
   std::string name;
-  std::variant<int64_t, float, std::string> value;
+  std::variant<int64_t, float, std::string, std::vector<int64_t>> value;
 };
 
 struct Case {

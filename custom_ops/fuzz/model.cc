@@ -36,13 +36,17 @@ class Message {
 // Field numbers are those of onnx.proto; its element types have onnxruntime's numbers.
 
 Message attribute(const Attribute& a) {
-  enum { kFloat = 1, kInt = 2, kString = 3 };
+  enum { kFloat = 1, kInt = 2, kString = 3, kInts = 7 };
   Message message;
   message.text(1, a.name);
   if (const auto* i = std::get_if<int64_t>(&a.value)) {
     return message.number(3, static_cast<uint64_t>(*i)).number(20, kInt);
   }
   if (const auto* f = std::get_if<float>(&a.value)) return message.real(2, *f).number(20, kFloat);
+  if (const auto* list = std::get_if<std::vector<int64_t>>(&a.value)) {
+    for (const int64_t i : *list) message.number(8, static_cast<uint64_t>(i));
+    return message.number(20, kInts);
+  }
   return message.text(4, std::get<std::string>(a.value)).number(20, kString);
 }
 

@@ -10,6 +10,8 @@
 // exceeds it, a few times in a call, so the usual step neither tracks maxima nor rescales sums.
 #pragma once
 
+#include "kernels/attention.h"
+#include "kernels/gemm.h"
 #include "kernels/math.h"
 #include "kernels/shuffle.h"
 #include "kernels/simd.h"
@@ -23,25 +25,13 @@ constexpr int kTileQueries = kTileVectors * kLanes;
 // keys would lose accuracy to its own size.
 constexpr int kBlockKeys = 32 * kTileKeys;
 
+constexpr double kLog2E = 0x1.71547652b82fep+0;  // logits are in units of ln 2
+
 constexpr float kSlack = 8.0f;
 constexpr float kLowest = -__FLT_MAX__;  // the bound before any logit is known
 constexpr float kInfinity = __builtin_inff();
 
 // ---- Moving data between lanes.
-
-template <int kDistance>
-struct Flip {
-  static constexpr int at(int i) { return i ^ kDistance; }
-};
-// Lane i of the result is lane i ^ kDistance of v.
-template <int kDistance>
-inline Vec flip_lanes(Vec v) {
-  return shuffle<Flip<kDistance>>(v, v);
-}
-template <int kDistance>
-inline VecInt flip_lanes(VecInt v) {
-  return (VecInt)flip_lanes<kDistance>((Vec)v);
-}
 
 // Of 2 x 2 blocks of side kSide in two rows, the upper and the lower ones after the blocks off the
 // diagonal changed places.
@@ -257,6 +247,104 @@ void attend(QueryTile<V>& tile, StridedRows keys, StridedRows values, int64_t n)
     tile.sums_weight[j] =
         top < broadcast(kInfinity) ? tile.sums_weight[j] : broadcast(__builtin_nanf(""));
   }
+}
+
+inline void copy_floats(const float* from, int64_t count, float* to) {
+  int64_t c = 0;
+  for (; c + kLanes <= count; c += kLanes) store(to + c, load(from + c));
+  for (; c < count; ++c) to[c] = from[c];
+}
+
+// ---- Tiles of queries in memory.
+
+// A tile's memory. Queries are `tokens`, in lane order; the lanes behind the last repeat it.
+struct TileMemory {
+  static constexpr int64_t kMaxFloats = (kMaxHeadWidth + 1) * kTileQueries;
+  alignas(64) float floats[3 * kMaxFloats];
+  int64_t tokens[kTileQueries];
+  int count;
+};
+
+// Calls body(Rows<V>()) with the number V of vectors that hold `count` queries.
+template <class Body>
+inline void with_vectors(int count, const Body& body) {
+  with_rows<kTileVectors>(ceil_div(count, kLanes), body);
+}
+
+// rows [V * kLanes] of `width` floats -> columns [width][V * kLanes], times scale. The scale's
+// rounding would be an error of all logits in the same direction, so what it leaves is added.
+template <int V>
+void gather_columns(const float* const* rows, int64_t width, double scale, float* columns) {
+  const float high = static_cast<float>(scale), low = static_cast<float>(scale - high);
+  for (int j = 0; j < V; ++j) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+      const int n = static_cast<int>(at_most(kLanes, width - c));
+      Vec square[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        const float* row = rows[j * kLanes + i] + c;
+        const Vec x = n == kLanes ? load(row) : load_partial(row, n);
+        square[i] = x * high + x * low;
+      }
+      transpose(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        if (i < n) store(columns + ((c + i) * V + j) * kLanes, square[i]);
+      }
+    }
+  }
+}
+
+// The inverse, each column times its factor, for the first `count` rows.
+template <int V>
+void scatter_rows(const float* columns, int64_t width, const Vec (&factor)[V], float* const* rows,
+                  int count) {
+  for (int j = 0; j < V; ++j) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+      const int n = static_cast<int>(at_most(kLanes, width - c));
+      Vec square[kLanes];
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        square[i] = i < n ? load(columns + ((c + i) * V + j) * kLanes) * factor[j] : Vec{};
+      }
+      transpose(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        if (j * kLanes + i >= count) continue;
+        float* row = rows[j * kLanes + i] + c;
+        if (n == kLanes) {
+          store(row, square[i]);
+        } else {
+          store_partial(row, square[i], n);
+        }
+      }
+    }
+  }
+}
+
+template <int V>
+QueryTile<V> make_tile(TileMemory& memory, int64_t depth, int64_t width) {
+  constexpr int kStride = QueryTile<V>::kStride;
+  QueryTile<V> tile{};
+  tile.depth = depth;
+  tile.width = width;
+  tile.queries = memory.floats;
+  tile.block = memory.floats + depth * kStride;
+  tile.sums = tile.block + width * kStride;
+  return tile;
+}
+
+// Divides the first `width` sums of a query by its `denominator` and writes them to its row.
+template <int V>
+void divide(const QueryTile<V>& tile, const Vec (&denominator)[V], int64_t width,
+            float* const* rows, int count) {
+  Vec factor[V];
+  for (int j = 0; j < V; ++j) {
+    const VecInt is_number =
+        (tile.sums_weight[j] == tile.sums_weight[j]) & (tile.sums_top[j] > broadcast(kLowest));
+    factor[j] = is_number ? broadcast(1.0f) / denominator[j] : broadcast(__builtin_nanf(""));
+  }
+  scatter_rows<V>(tile.sums, width, factor, rows, count);
 }
 
 }  // namespace i2f::I2F_TIER

@@ -4,6 +4,7 @@
 
 #include "kernels/attention_tile.h"
 #include "kernels/gemm.h"
+#include "kernels/rotary.h"
 
 namespace i2f::I2F_TIER {
 namespace {
@@ -11,10 +12,6 @@ namespace {
 using Shape = HybridAttentionShape;
 
 static_assert(Shape::kCodePadding % kLanes == 0, "a packed code weight fits every tier");
-
-constexpr double kPositionScale = 0.5;
-constexpr double kTheta = 10000.0;
-constexpr double kLog2E = 0x1.71547652b82fep+0;
 
 constexpr int64_t kRotateTokens = 256;  // tokens of a task that rotates keys
 constexpr int64_t kCountKeys = 512;     // keys of a task that sums values by code, at least
@@ -61,7 +58,7 @@ struct Plan {
   int64_t partial_floats;           // of one split: sums, bounds, weights
   int64_t split_keys, splits;       // of the keys of one edge tile
 
-  float* turns = nullptr;        // [positions, head_width], see `turn`
+  float* turns = nullptr;        // [positions, head_width], see `Turns`
   float* keys = nullptr;         // [heads, L, head_width], rotated
   float* values = nullptr;       // [heads, L, head_width]
   float* partials = nullptr;     // [heads, edge_tiles, splits, partial_floats]
@@ -71,71 +68,6 @@ struct Plan {
   float* words = nullptr;        // [found, D], their codewords
   float* word_values = nullptr;  // [found, heads, value_width], their summed values and counts
 };
-
-// A tile's memory. Queries are `tokens`, in lane order; the lanes behind the last repeat it.
-struct TileMemory {
-  static constexpr int64_t kMaxFloats = (Shape::kMaxHeadWidth + 1) * kTileQueries;
-  alignas(64) float floats[3 * kMaxFloats];
-  int64_t tokens[kTileQueries];
-  int count;
-};
-
-// Calls body(Rows<V>()) with the number V of vectors that hold `count` queries.
-template <class Body>
-inline void with_vectors(int count, const Body& body) {
-  with_rows<kTileVectors>(ceil_div(count, kLanes), body);
-}
-
-// rows [V * kLanes] of `width` floats -> columns [width][V * kLanes], times scale. The scale's
-// rounding would be an error of all logits in the same direction, so what it leaves is added.
-template <int V>
-void gather_columns(const float* const* rows, int64_t width, double scale, float* columns) {
-  const float high = static_cast<float>(scale), low = static_cast<float>(scale - high);
-  for (int j = 0; j < V; ++j) {
-    for (int64_t c = 0; c < width; c += kLanes) {
-      const int n = static_cast<int>(least(kLanes, width - c));
-      Vec square[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        const float* row = rows[j * kLanes + i] + c;
-        const Vec x = n == kLanes ? load(row) : load_partial(row, n);
-        square[i] = x * high + x * low;
-      }
-      transpose(square);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        if (i < n) store(columns + ((c + i) * V + j) * kLanes, square[i]);
-      }
-    }
-  }
-}
-
-// The inverse, each column times its factor, for the first `count` rows.
-template <int V>
-void scatter_rows(const float* columns, int64_t width, const Vec (&factor)[V], float* const* rows,
-                  int count) {
-  for (int j = 0; j < V; ++j) {
-    for (int64_t c = 0; c < width; c += kLanes) {
-      const int n = static_cast<int>(least(kLanes, width - c));
-      Vec square[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        square[i] = i < n ? load(columns + ((c + i) * V + j) * kLanes) * factor[j] : Vec{};
-      }
-      transpose(square);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        if (j * kLanes + i >= count) continue;
-        float* row = rows[j * kLanes + i] + c;
-        if (n == kLanes) {
-          store(row, square[i]);
-        } else {
-          store_partial(row, square[i], n);
-        }
-      }
-    }
-  }
-}
 
 // One call: its arguments, and the steps that its tasks run.
 struct HybridAttention {
@@ -153,62 +85,9 @@ struct HybridAttention {
 
   // ---- Rotary embedding.
 
-  // The turn of a position: cosines, each twice, then sines, minus and plus in turn, so that
-  // out = x * cosines + (x with neighbours exchanged) * sines. head_width floats for both.
-  const float* turn(int64_t position) const { return plan.turns + position * shape.head_width; }
-
-  // By repeated rotation in double precision: a sine and cosine a frequency, none a position.
-  void make_turns() const {
-    const int64_t half = shape.head_width / 2, frequencies = half / 2;
-    const int64_t positions = most(shape.tokens / shape.grid_width, shape.grid_width);
-    constexpr int64_t kMost = Shape::kMaxHeadWidth / 4;
-    double cosine[kMost], sine[kMost], step_cosine[kMost], step_sine[kMost];
-    for (int64_t i = 0; i < frequencies; ++i) {
-      const double angle =
-          kPositionScale * __builtin_pow(kTheta, -static_cast<double>(i) / frequencies);
-      cosine[i] = 1;
-      sine[i] = 0;
-      step_cosine[i] = __builtin_cos(angle);
-      step_sine[i] = __builtin_sin(angle);
-    }
-    for (int64_t position = 0; position < positions; ++position) {
-      float* cosines = plan.turns + position * shape.head_width;
-      float* sines = cosines + half;
-      for (int64_t i = 0; i < frequencies; ++i) {
-        cosines[2 * i] = cosines[2 * i + 1] = static_cast<float>(cosine[i]);
-        sines[2 * i] = static_cast<float>(sine[i]);
-        sines[2 * i + 1] = -sines[2 * i];
-        const double next = cosine[i] * step_cosine[i] - sine[i] * step_sine[i];
-        sine[i] = sine[i] * step_cosine[i] + cosine[i] * step_sine[i];
-        cosine[i] = next;
-      }
-    }
-  }
-
-  // The first half of a head turns with the token's row, the second with its column.
+  Turns turns() const { return {plan.turns, shape.head_width}; }
   void rotate(const float* x, int64_t token, float* y) const {
-    const int64_t half = shape.head_width / 2;
-    const int64_t positions[] = {token / shape.grid_width, token % shape.grid_width};
-    for (const int64_t position : positions) {
-      const float* cosines = turn(position);
-      const float* sines = cosines + half;
-      int64_t c = 0;
-      for (; c + kLanes <= half; c += kLanes) {
-        store(y + c, turned(load(x + c), load(cosines + c), load(sines + c)));
-      }
-      if (c < half) {
-        const int n = static_cast<int>(half - c);
-        store_partial(y + c,
-                      turned(load_partial(x + c, n), load_partial(cosines + c, n),
-                             load_partial(sines + c, n)),
-                      n);
-      }
-      x += half;
-      y += half;
-    }
-  }
-  static Vec turned(Vec x, Vec cosines, Vec sines) {
-    return x * cosines + flip_lanes<1>(x) * sines;
+    turns().rotate(x, token / shape.grid_width, token % shape.grid_width, y);
   }
 
   // Where a token is in the rotated keys and in the copied values [heads, L, head_width]. Tiles of
@@ -223,14 +102,9 @@ struct HybridAttention {
       const int64_t at = head * shape.head_width;
       for (int64_t token = task * kRotateTokens; token < end; ++token) {
         rotate(keys[token] + at, token, plan.keys + row(head, token));
-        copy(values[token] + at, shape.head_width, plan.values + row(head, token));
+        copy_floats(values[token] + at, shape.head_width, plan.values + row(head, token));
       }
     }
-  }
-  static void copy(const float* from, int64_t count, float* to) {
-    int64_t c = 0;
-    for (; c + kLanes <= count; c += kLanes) store(to + c, load(from + c));
-    for (; c < count; ++c) to[c] = from[c];
   }
 
   // ---- Codes of keys, and the sums of values by code.
@@ -364,7 +238,7 @@ struct HybridAttention {
     const int64_t end = least(found, (task + 1) * kGatherCodes);
     for (int64_t i = task * kGatherCodes; i < end; ++i) {
       const int64_t code = plan.occurring[i];
-      copy(codewords + code * width, width, plan.words + i * width);
+      copy_floats(codewords + code * width, width, plan.words + i * width);
       for (int64_t head = 0; head < shape.heads; ++head) {
         float* value = plan.word_values + (i * shape.heads + head) * plan.value_width;
         for (int64_t c = 0; c < plan.value_width; ++c) value[c] = 0;
@@ -380,33 +254,15 @@ struct HybridAttention {
 
   // ---- Tiles of queries.
 
-  template <int V>
-  static QueryTile<V> make_tile(TileMemory& memory, int64_t depth, int64_t width) {
-    constexpr int kStride = QueryTile<V>::kStride;
-    QueryTile<V> tile{};
-    tile.depth = depth;
-    tile.width = width;
-    tile.queries = memory.floats;
-    tile.block = memory.floats + depth * kStride;
-    tile.sums = tile.block + width * kStride;
-    return tile;
-  }
-
   // Divides and writes the output rows. `denominator` is what the sums are divided by.
   template <int V>
   void finish(const QueryTile<V>& tile, const Vec (&denominator)[V], int64_t head,
               const TileMemory& memory) const {
-    Vec factor[V];
-    for (int j = 0; j < V; ++j) {
-      const VecInt is_number =
-          (tile.sums_weight[j] == tile.sums_weight[j]) & (tile.sums_top[j] > broadcast(kLowest));
-      factor[j] = is_number ? broadcast(1.0f) / denominator[j] : broadcast(__builtin_nanf(""));
-    }
     float* rows[kTileQueries];
     for (int i = 0; i < memory.count; ++i) {
       rows[i] = out + memory.tokens[i] * width + head * shape.head_width;
     }
-    scatter_rows<V>(tile.sums, shape.head_width, factor, rows, memory.count);
+    divide(tile, denominator, shape.head_width, rows, memory.count);
   }
 
   void edge_tokens(int64_t index, TileMemory& memory) const {
@@ -525,7 +381,7 @@ struct HybridAttention {
 
   void run(const Parallel& parallel) const {
     const int64_t rotations = plan.edge_tiles > 0 ? ceil_div(shape.tokens, kRotateTokens) : 0;
-    if (rotations > 0) make_turns();
+    if (rotations > 0) turns().make(most(shape.tokens / shape.grid_width, shape.grid_width));
     run_tasks(parallel, plan.chunks + rotations, [this](int64_t task) {
       if (task < plan.chunks) {
         count_chunk(task);

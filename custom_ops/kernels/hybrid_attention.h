@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/attention.h"
 #include "kernels/memory.h"
 #include "kernels/parallel.h"
 
@@ -10,8 +11,7 @@ namespace i2f {
 
 // The numbers of one HybridAttention call (OPERATORS.md).
 struct HybridAttentionShape {
-  static constexpr int64_t kMaxHeadWidth = 256;  // a tile of queries stays on the stack
-  static constexpr int64_t kCodePadding = 16;    // columns of the packed code weight
+  static constexpr int64_t kCodePadding = 16;  // columns of the packed code weight
 
   int64_t tokens;      // L, a multiple of grid_width
   int64_t edges;       // E, 0..L

@@ -8,6 +8,7 @@
 #include "kernels/local_upsample.h"
 #include "kernels/prompt_embedding.h"
 #include "kernels/token_box.h"
+#include "kernels/window_attention.h"
 
 namespace i2f {
 
@@ -25,7 +26,8 @@ namespace i2f {
   X(PromptEmbeddingKernel, prompt_embedding)        \
   X(PromptPackKernel, prompt_pack)                  \
   X(PromptPackedSizeKernel, prompt_packed_size)     \
-  X(TokenBoxKernel, token_box)
+  X(TokenBoxKernel, token_box)                      \
+  X(WindowAttentionKernel, window_attention)
 
 struct KernelTable {
   const char* tier;

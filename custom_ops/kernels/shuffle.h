@@ -47,6 +47,20 @@ inline Vec zip_high(Vec a, Vec b) {
   return shuffle<Zip<kGroup, 1>>(a, b);
 }
 
+template <int kDistance>
+struct Flip {
+  static constexpr int at(int i) { return i ^ kDistance; }
+};
+// Lane i of the result is lane i ^ kDistance of v.
+template <int kDistance>
+inline Vec flip_lanes(Vec v) {
+  return shuffle<Flip<kDistance>>(v, v);
+}
+template <int kDistance>
+inline VecInt flip_lanes(VecInt v) {
+  return (VecInt)flip_lanes<kDistance>((Vec)v);
+}
+
 template <int kBy>
 struct Rotate {
   static constexpr int at(int i) { return (i + kBy) % kLanes; }

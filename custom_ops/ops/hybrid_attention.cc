@@ -32,9 +32,9 @@ class HybridAttention final : public Kernel {
     shape.grid_width = grid_width_;
     shape.argmax = argmax_;
     expect(qkv.dim(1) == 3 * shape.width() && shape.head_width % 4 == 0 && shape.head_width >= 4 &&
-               shape.head_width <= shape.kMaxHeadWidth,
+               shape.head_width <= kMaxHeadWidth,
            "qkv float32 [L, 3*D] with D / heads a multiple of 4 from 4 to " +
-               std::to_string(shape.kMaxHeadWidth),
+               std::to_string(kMaxHeadWidth),
            "3*D = " + std::to_string(qkv.dim(1)) + " for " + std::to_string(heads_) + " heads");
     expect(shape.tokens % grid_width_ == 0,
            "L to be a multiple of grid_width=" + std::to_string(grid_width_),

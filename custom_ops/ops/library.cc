@@ -18,7 +18,8 @@ namespace i2f {
   X(HybridExperts)       \
   X(LocalUpsample)       \
   X(PromptEmbedding)     \
-  X(TokenBox)
+  X(TokenBox)            \
+  X(WindowAttention)
 
 #define I2F_DECLARE(name) OperatorSpec name##_spec();
 I2F_OPERATORS(I2F_DECLARE)

@@ -161,6 +161,19 @@ std::string KernelInfo::attribute(const char* name, const char* fallback) const 
   return buffer.data();
 }
 
+std::vector<int64_t> KernelInfo::attribute(const char* name,
+                                           const std::vector<int64_t>& fallback) const {
+  size_t count = 0;  // stays 0 for a single integer, too
+  if (!succeeded(api_, api_.KernelInfoGetAttributeArray_int64(info_, name, nullptr, &count)) ||
+      count == 0) {
+    if (has_attribute(api_, info_, name)) wrong_attribute(name, "a list of integers");
+    return fallback;
+  }
+  std::vector<int64_t> result(count);
+  check(api_, api_.KernelInfoGetAttributeArray_int64(info_, name, result.data(), &count));
+  return result;
+}
+
 size_t KernelInfo::attribute(const char* name, std::initializer_list<const char*> choices,
                              size_t fallback) const {
   const std::string chosen = attribute(name, choices.begin()[fallback]);

@@ -121,6 +121,7 @@ class KernelInfo final : public Inputs {
   int64_t attribute(const char* name, int64_t fallback) const;
   float attribute(const char* name, float fallback) const;
   std::string attribute(const char* name, const char* fallback) const;
+  std::vector<int64_t> attribute(const char* name, const std::vector<int64_t>& fallback) const;
   // One of `choices`, by its index.
   size_t attribute(const char* name, std::initializer_list<const char*> choices,
                    size_t fallback) const;

@@ -32,6 +32,7 @@ OUTPUT_TYPES: dict[str, tuple[int, ...]] = {
     "HybridExperts": (onnx.TensorProto.FLOAT,),
     "TokenBox": (onnx.TensorProto.INT64,),
     "LocalUpsample": (onnx.TensorProto.FLOAT,),
+    "WindowAttention": (onnx.TensorProto.FLOAT,),
     "OperatorInfo": (onnx.TensorProto.STRING, onnx.TensorProto.INT64),
 }
 FAILURES = (onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException, onnxruntime_errors.InvalidArgument)

@@ -192,6 +192,20 @@ def local_upsample() -> Iterator[Case]:
         yield case(2, co, 1, 33, (0, 0, 1, columns))
 
 
+def window_attention() -> Iterator[Case]:
+    def case(height: int, width: int, window: int, heads: int, head_width: int) -> Case:
+        channels = 3 * heads * head_width
+        inputs = {"qkv": floats(height * width + 6, channels), "padding": floats(1, channels)}
+        maps = {"heights": [height, 2], "widths": [width, 3], "offsets": [window // 2, 0]}
+        return inputs, {"heads": heads, "window": window, **maps}
+
+    for columns, window in product(SIZES, (1, 2, 5, 7)):
+        yield case(3, columns, window, 2, 12)
+    for head_width, heads in product((4, 8, 12, 16, 28, 32, 36, 60, 68, 256), (1, 3)):
+        yield case(4, 5, 4, heads, head_width)
+    yield case(16, 20, 16, 2, 64)
+
+
 CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "EdgeTokens": edge_tokens,
     "TokenBox": token_box,
@@ -199,6 +213,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "HybridAttention": hybrid_attention,
     "HybridExperts": hybrid_experts,
     "LocalUpsample": local_upsample,
+    "WindowAttention": window_attention,
 }
 
 

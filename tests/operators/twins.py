@@ -1,4 +1,4 @@
-"""The six operators of custom_ops/OPERATORS.md in plain NumPy: what their kernels are measured against.
+"""The operators of custom_ops/OPERATORS.md in plain NumPy: what their kernels are measured against.
 
 With `dtype=float64` (the default) a twin is the truth; with `float32` it is the plain formula, whose rounding errors
 say how accurate a kernel has to be. Feature maps are channels-last, names and shapes are those of OPERATORS.md.
@@ -6,6 +6,8 @@ say how accurate a kernel has to be. Feature maps are channels-last, names and s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -162,6 +164,42 @@ def chosen_experts(
     gates = _sigmoid(x.astype(dtype) @ gate_weight.astype(dtype).T + gate_bias.astype(dtype))
     scores = gates[:, 1:] + expert_bias.astype(dtype)
     return 1 + np.argmax(np.where(np.isnan(scores), -np.inf, scores), axis=1)
+
+
+def window_attention(
+    qkv: Array,
+    padding: Array,
+    *,
+    heads: int,
+    window: int,
+    heights: Sequence[int],
+    widths: Sequence[int],
+    offsets: Sequence[int],
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """Attention in the windows of an image's maps; padding slots are keys and values -> [T, D]."""
+    qkv, padding = qkv.astype(dtype), padding.astype(dtype)
+    width = qkv.shape[1] // 3
+    out = np.empty((len(qkv), width), dtype)
+    first = 0
+    while first < len(qkv):
+        for height, columns, offset in zip(heights, widths, offsets, strict=True):
+            grid = first + np.arange(height * columns).reshape(height, columns)
+            first += grid.size
+            extra = [(offset, -(offset + size) % window) for size in grid.shape]
+            slots = np.pad(grid, extra, constant_values=-1)  # the token in each slot of the padded map
+            for top, left in product(*(range(0, size, window) for size in slots.shape)):
+                place = np.arange(top, top + window)[:, None] * slots.shape[1] + np.arange(left, left + window)
+                tokens, place = slots.flat[place].ravel(), place.ravel()
+                inside = tokens >= 0
+                x = np.where(inside[:, None], qkv[tokens], padding)
+                for head in range(heads):
+                    part = slice(head * width // heads, (head + 1) * width // heads)
+                    q, k, v = (x[:, i * width : (i + 1) * width][:, part] for i in range(3))
+                    q = rotate(q[inside], place[inside], slots.shape[1])
+                    scores = q @ rotate(k, place, slots.shape[1]).T * np.asarray((width // heads) ** -0.5, dtype)
+                    out[tokens[inside], part] = _softmax(scores) @ v
+    return out
 
 
 def hybrid_experts(

@@ -1,0 +1,155 @@
+// WindowAttention: a task is one head of one window. It rotates the window's keys into memory that
+// stays in the second cache, beside a copy of the values, and runs tiles of the window's queries
+// over them. Padding slots are keys and values like any other; only tokens are queries.
+
+#include "kernels/window_attention.h"
+
+#include "kernels/attention_tile.h"
+#include "kernels/rotary.h"
+
+namespace i2f::I2F_TIER {
+namespace {
+
+using Shape = WindowAttentionShape;
+
+constexpr int64_t kMostWorkers = 64;  // that run tasks side by side: bounds the scratch
+
+// A window's part of its map: tokens [top, bottom) x [left, right), and where its first slot is in
+// the padded map.
+struct Window {
+  int64_t row, column;  // of the first slot, padding included
+  int64_t top, bottom, left, right;
+  int64_t first_token;  // of the map, in qkv
+  const WindowedMap* map;
+
+  int64_t count() const { return (bottom - top) * (right - left); }
+  int64_t token(int64_t row_of_map, int64_t column_of_map) const {
+    return first_token + row_of_map * map->width + column_of_map;
+  }
+};
+
+// One call: its arguments, and the steps that its tasks run.
+struct WindowAttention {
+  const Shape& shape;
+  const float* qkv;
+  const float* padding;
+  float* out;
+  Turns turns;
+  int64_t slots = shape.side * shape.side;
+  int64_t width = shape.heads * shape.head_width;
+  double scale = kLog2E / __builtin_sqrt(static_cast<double>(shape.head_width));
+
+  int64_t windows_of_an_image() const {
+    int64_t count = 0;
+    for (int64_t i = 0; i < shape.map_count; ++i) count += windows_of(shape.maps[i]);
+    return count;
+  }
+  int64_t windows_of(const WindowedMap& map) const {
+    return map.rows(shape.side) * map.columns(shape.side);
+  }
+  int64_t tokens_of_an_image() const {
+    int64_t count = 0;
+    for (int64_t i = 0; i < shape.map_count; ++i) count += shape.maps[i].tokens();
+    return count;
+  }
+
+  Window window(int64_t index) const {
+    const int64_t in_image = windows_of_an_image();
+    Window w{};
+    w.first_token = index / in_image * tokens_of_an_image();
+    index %= in_image;
+    w.map = shape.maps;
+    for (; index >= windows_of(*w.map); ++w.map) {
+      index -= windows_of(*w.map);
+      w.first_token += w.map->tokens();
+    }
+    const int64_t columns = w.map->columns(shape.side), offset = w.map->offset;
+    w.row = index / columns * shape.side;
+    w.column = index % columns * shape.side;
+    w.top = at_least(0, w.row - offset);
+    w.left = at_least(0, w.column - offset);
+    w.bottom = at_most(w.map->height, w.row - offset + shape.side);
+    w.right = at_most(w.map->width, w.column - offset + shape.side);
+    return w;
+  }
+
+  // Rotated keys and values of a window's slots, each [side * side, head_width].
+  void gather_keys(const Window& w, int64_t head, float* keys, float* values) const {
+    const int64_t key = width + head * shape.head_width, value = key + width;
+    for (int64_t row = w.row; row < w.row + shape.side; ++row) {
+      const int64_t y = row - w.map->offset;
+      for (int64_t column = w.column; column < w.column + shape.side; ++column) {
+        const int64_t x = column - w.map->offset;
+        const bool inside = y >= w.top && y < w.bottom && x >= w.left && x < w.right;
+        const float* slot = inside ? qkv + 3 * width * w.token(y, x) : padding;
+        turns.rotate(slot + key, row, column, keys);
+        copy_floats(slot + value, shape.head_width, values);
+        keys += shape.head_width;
+        values += shape.head_width;
+      }
+    }
+  }
+
+  void run_window(const Window& w, int64_t head, float* keys) const {
+    float* values = keys + slots * shape.head_width;
+    gather_keys(w, head, keys, values);
+    const int64_t at = head * shape.head_width, count = w.count(), columns = w.right - w.left;
+    for (int64_t first = 0; first < count; first += kTileQueries) {
+      TileMemory memory;
+      memory.count = static_cast<int>(at_most(kTileQueries, count - first));
+      with_vectors(memory.count, [&](auto vectors) {
+        constexpr int V = decltype(vectors)::kCount;
+        QueryTile<V> tile = make_tile<V>(memory, shape.head_width, shape.head_width);
+        const float* rows[tile.kStride];
+        float* results[tile.kStride];
+        for (int i = 0; i < tile.kStride; ++i) {
+          const int64_t query = first + at_most(i, memory.count - 1);
+          const int64_t y = w.top + query / columns, x = w.left + query % columns;
+          const int64_t token = w.token(y, x);
+          float* row = tile.block + i * shape.head_width;  // rotated where the block will be
+          turns.rotate(qkv + 3 * width * token + at, y + w.map->offset, x + w.map->offset, row);
+          rows[i] = row;
+          results[i] = out + width * token + at;
+        }
+        gather_columns<V>(rows, shape.head_width, scale, memory.floats);
+        attend(tile, {keys, shape.head_width}, {values, shape.head_width}, slots);
+        divide(tile, tile.sums_weight, shape.head_width, results, memory.count);
+      });
+    }
+  }
+
+  // Each worker has its own scratch and takes the next task that is left: what a task writes does
+  // not depend on the worker.
+  void run(const Memory& memory, const Parallel& parallel) const {
+    const int64_t tasks = shape.images * windows_of_an_image() * shape.heads;
+    const int64_t workers = at_most(tasks, kMostWorkers), floats = 2 * slots * shape.head_width;
+    float* scratch = take<float>(memory, workers * floats);
+    int64_t next = 0;
+    parallel_for(parallel, static_cast<size_t>(workers), [&](size_t worker) {
+      for (;;) {
+        const int64_t task = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+        if (task >= tasks) return;
+        run_window(window(task / shape.heads), task % shape.heads,
+                   scratch + static_cast<int64_t>(worker) * floats);
+      }
+    });
+  }
+};
+
+}  // namespace
+
+void window_attention(const Shape& shape, const float* qkv, const float* padding, float* out,
+                      const Memory& memory, const Parallel& parallel) {
+  if (shape.images == 0) return;
+  int64_t positions = 0;
+  for (int64_t i = 0; i < shape.map_count; ++i) {
+    const WindowedMap& map = shape.maps[i];
+    const int64_t windows = at_least(map.rows(shape.side), map.columns(shape.side));
+    positions = at_least(positions, windows * shape.side);
+  }
+  const Turns turns{take<float>(memory, positions * shape.head_width), shape.head_width};
+  turns.make(positions);
+  WindowAttention{shape, qkv, padding, out, turns}.run(memory, parallel);
+}
+
+}  // namespace i2f::I2F_TIER
