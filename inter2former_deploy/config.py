@@ -174,7 +174,12 @@ DEMO = ModelConfig(  # the bundled weights: trains on two CPU cores, and still u
     encoder=EncoderConfig(depth=6, dim=192, heads=6, window=8, pos_grid=16, anchor_size=128, fusion_after=(1, 3, 5)),
     edges=EdgeNetworkConfig(blocks=1),
     decoder=DecoderConfig(
-        expert_hidden=64, prompt_channels=(16, 32, 64, 128), pyramid=(128, 32, 16, 8), edge_rule="exact"
+        attention_dim=64,
+        heads=2,
+        expert_hidden=64,
+        prompt_channels=(16, 32, 64, 128),
+        pyramid=(128, 32, 16, 8),
+        edge_rule="exact",
     ),
 )
 PRESETS = {config.name: config for config in (VIT_B, PROBE, DEMO)}

@@ -17,6 +17,12 @@ def ablate(
         Path, typer.Option("--output", "-o", help="Folder of runs, JSON and plots; unfinished runs go on.")
     ] = Path("ablate"),
     config: Annotated[str, typer.Option(help="Model: a preset or a JSON file.")] = "demo",
+    initial: Annotated[
+        Path | None,
+        typer.Option(
+            "--init", help="Checkpoint that every variant starts from, instead of nothing.", show_default=False
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps of each variant.")] = 3000,
     train_size: Annotated[int, typer.Option(help="Side of the training pictures, pixels.")] = 256,
     dataset: Annotated[str, typer.Option(help="What to score on, as for i2f eval.")] = "synthetic",
@@ -40,13 +46,13 @@ def ablate(
         plot_speed_and_accuracy,
         train_variants,
     )
-    from inter2former_deploy.training import TrainConfig
+    from inter2former_deploy.training import Stage, TrainConfig
 
     if threads:
         torch.set_num_threads(threads)
     samples = open_dataset(dataset, length=length, size=size)
-    numbers = TrainConfig(steps=steps, size=train_size)
-    weights = train_variants(load_config(config), numbers, output, report=typer.echo, workers=workers)
+    numbers = TrainConfig(steps=steps, stages=(Stage(share=1, size=train_size, batch=6),))
+    weights = train_variants(load_config(config), numbers, output, report=typer.echo, workers=workers, initial=initial)
 
     def progress(done: int, total: int, _: str) -> None:
         typer.echo(f"scored {done}/{total}", err=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -33,18 +33,29 @@ def train(
         float, typer.Option(min=0, max=1, help="Share of synthetic pictures when both kinds are given.")
     ] = 0.5,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
-    batch: Annotated[int, typer.Option(help="Pictures a step.")] = 6,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SHARE:SIZE:BATCH",
+            help="A part of the run: its share of the steps, side of the pictures in pixels, pictures a step. "
+            "Repeat it; small pictures first make cheap steps. [default: 1:256:6]",
+            show_default=False,
+        ),
+    ] = None,
     targets: Annotated[int, typer.Option(help="Objects trained on in each picture.")] = 2,
-    size: Annotated[int, typer.Option(help="Side of the training pictures, pixels.")] = 256,
-    late_size: Annotated[int, typer.Option(help="The same for the last part of the run.")] = 256,
-    late_batch: Annotated[int, typer.Option(help="Pictures a step there.")] = 6,
-    late_share: Annotated[float, typer.Option(help="Share of the steps that the last part takes.")] = 0.0,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
     warmup: Annotated[int, typer.Option(help="Steps to reach it.")] = 300,
     decay_share: Annotated[float, typer.Option(help="Last share of the steps in which it falls.")] = 1.0,
     ema: Annotated[float, typer.Option(help="Decay of the averaged weights.")] = 0.999,
     seed: Annotated[int, typer.Option(help="Of weights, pictures and clicks.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Encoder, edge network and upsampling in bfloat16.")] = True,
+    auxiliary: Annotated[float, typer.Option(help="Weight of losses on short ways to encoder and neck.")] = 1.0,
+    ramp_share: Annotated[
+        float, typer.Option(help="First share of the steps in which synthetic scenes go from easy to hard.")
+    ] = 0.4,
+    initial: Annotated[
+        Path | None, typer.Option("--init", help="Checkpoint to start from, instead of nothing.", show_default=False)
+    ] = None,
     teacher: Annotated[
         Path | None,
         typer.Option(help="Folder of a teacher's features, <sample>.npy [C, h, w], to imitate.", show_default=False),
@@ -67,10 +78,12 @@ def train(
     import torch
 
     from inter2former_deploy.data import DataError, check, open_dataset
-    from inter2former_deploy.training import TrainConfig
+    from inter2former_deploy.training import Stage, TrainConfig
     from inter2former_deploy.training import train as run
 
     numbers = TrainConfig(**{f.name: given[f.name] for f in fields(TrainConfig) if f.name in given})
+    if stage:
+        numbers = replace(numbers, stages=tuple(Stage.parse(text) for text in stage))
     sources = data or ["synthetic"]
     datasets = [open_dataset(source, images=images) for source in sources if source != "synthetic"]
     problems = [p for d in datasets for p in check(d, _checked)]
@@ -85,6 +98,7 @@ def train(
         datasets=datasets,
         synthetic=synthetic if "synthetic" in sources else 0.0,
         teacher=teacher,
+        initial=initial,
         device=device,
         workers=workers,
         save_every=save_every,

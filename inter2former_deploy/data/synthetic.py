@@ -95,10 +95,12 @@ def _warp(source: Image | NDArray[np.uint8], m: NDArray[np.float64], size: int) 
 
 
 _KINDS = ("photo",) * 6 + ("noise",) * 2 + ("flat", "gradient", "stripes", "checker", "spots")
+_PLAIN_KINDS = ("flat", "gradient", "noise")
 
 
-def _texture(rng: Rng, kind: str = "") -> Texture:
-    kind = kind or str(rng.choice(_KINDS))
+def _texture(rng: Rng, kind: str = "", difficulty: float = 1.0) -> Texture:
+    if not kind:
+        kind = str(rng.choice(_KINDS if rng.random() < difficulty else _PLAIN_KINDS))
     angle, frequency = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(np.log(3), np.log(40)))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     grey = rng.uniform(10, 245, (2, 1))
@@ -169,15 +171,20 @@ class Scene:
     seed: tuple[int, ...]
 
 
-def make_scene(seed: int, index: int) -> Scene:
+def make_scene(seed: int, index: int, *, difficulty: float = 1.0) -> Scene:
     """The scene of a seed and an index; every third index has a thin target.
 
     Scenes whose target is too small, too large or mostly hidden are drawn again.
+
+    Args:
+        seed: of all scenes.
+        index: of this one.
+        difficulty: 0-1: how much of all that makes boundaries hard to see there is; sets are scored with 1.
     """
     thin = index % 3 == 0
     rng = np.random.default_rng([seed, index])
     while True:
-        scene = _draw_scene(rng, f"{'thin' if thin else 'solid'}-{index:06d}", thin, (seed, index))
+        scene = _draw_scene(rng, f"{'thin' if thin else 'solid'}-{index:06d}", thin, difficulty, (seed, index))
         cover = np.stack([shapes.coverage(t.shape, WHOLE, _CHECK_SIZE) > 127 for t in scene.things])
         visible = cover[scene.target] & ~cover[scene.target + 1 :].any(0)
         share = visible.mean()
@@ -185,8 +192,11 @@ def make_scene(seed: int, index: int) -> Scene:
             return scene
 
 
-def _draw_scene(rng: Rng, name: str, thin: bool, seed: tuple[int, ...]) -> Scene:
-    background = _texture(rng)
+def _draw_scene(rng: Rng, name: str, thin: bool, difficulty: float, seed: tuple[int, ...]) -> Scene:
+    def happens(probability: float) -> bool:
+        return bool(rng.random() < probability * difficulty)
+
+    background = _texture(rng, difficulty=difficulty)
     light = (float(rng.normal() * 0.02), float(rng.normal() * 0.02))
     behind, above = int(rng.integers(0, 5)), int(rng.integers(0, 3))
 
@@ -202,26 +212,26 @@ def _draw_scene(rng: Rng, name: str, thin: bool, seed: tuple[int, ...]) -> Scene
             stretch=rng.uniform(0.6, 1.4),
             min_width=_MIN_WIDTH,
         )
-        soft = rng.random() < 0.25
+        soft = happens(0.25)
         return Thing(
             shape,
             texture,
-            marks=_texture(rng) if rng.random() < 0.35 else None,
+            marks=_texture(rng) if happens(0.35) else None,
             spread=_texture(rng, str(rng.choice(["noise", "gradient", "stripes"]))),
             softness=rng.uniform(0.001, 0.0015 if thin else 0.006) if soft else 0.0,
-            relief=rng.uniform(15, 70) if rng.random() < 0.5 else 0.0,
-            shadow=rng.uniform(0.2, 0.7) if rng.random() < 0.4 else 0.0,
+            relief=rng.uniform(15, 70) if happens(0.5) else 0.0,
+            shadow=rng.uniform(0.2, 0.7) if happens(0.4) else 0.0,
             light=light,
         )
 
-    own = _camouflage(rng, background) if rng.random() < 0.15 else _texture(rng)
+    own = _camouflage(rng, background) if happens(0.15) else _texture(rng, difficulty=difficulty)
     target = thing(thin, (0.18, 0.45) if thin else (0.07, 0.45), 0.35, own)
 
     def clutter(radius: tuple[float, float]) -> Thing:
-        return thing(rng.random() < 0.35, radius, 0.55, own if rng.random() < 0.15 else _texture(rng))
+        return thing(rng.random() < 0.35, radius, 0.55, own if happens(0.15) else _texture(rng, difficulty=difficulty))
 
     things = [clutter((0.05, 0.4)) for _ in range(behind)] + [target] + [clutter((0.04, 0.2)) for _ in range(above)]
-    dark = rng.uniform(0.5, 1.0)
+    dark = 1 - difficulty * rng.uniform(0.0, 0.5)
     shade = Texture(
         "gradient" if rng.random() < 0.5 else "flat",
         _f32([[1.0] * 3, [dark] * 3]),
@@ -233,10 +243,10 @@ def _draw_scene(rng: Rng, name: str, thin: bool, seed: tuple[int, ...]) -> Scene
         tuple(things),
         target=behind,
         shade=shade,
-        gamma=float(np.exp(rng.normal() * 0.2)),
-        blur=rng.uniform(0.4, 1.2) if rng.random() < 0.4 else 0.0,
-        noise=rng.uniform(1, 12) if rng.random() < 0.6 else 0.0,
-        jpeg=int(rng.integers(30, 96)) if rng.random() < 0.6 else 100,
+        gamma=float(np.exp(rng.normal() * 0.2 * difficulty)),
+        blur=rng.uniform(0.4, 1.2) if happens(0.4) else 0.0,
+        noise=rng.uniform(1, 12) if happens(0.6) else 0.0,
+        jpeg=int(rng.integers(30, 96)) if happens(0.6) else 100,
         seed=seed,
     )
 

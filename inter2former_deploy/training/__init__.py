@@ -1,6 +1,6 @@
 """Training: `train` and its configuration. Needs torch."""
 
-from .config import TrainConfig
+from .config import Stage, TrainConfig
 from .loop import train
 
-__all__ = ["TrainConfig", "train"]
+__all__ = ["Stage", "TrainConfig", "train"]

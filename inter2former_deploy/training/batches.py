@@ -72,9 +72,11 @@ class Batches(torch.utils.data.Dataset[Batch]):
         return self.config.steps
 
     def __getitem__(self, step: int) -> Batch:
-        size, count = self.config.shape(step)
+        stage = self.config.stage(step)
         rng = np.random.default_rng([self.config.seed, step])
-        pictures = [self._picture(rng, step * 64 + i, size) for i in range(count)]
+        pictures = [
+            self._picture(rng, step * 64 + i, stage.size, self.config.difficulty(step)) for i in range(stage.batch)
+        ]
         images, masks, features = zip(*pictures, strict=True)
         found = [f for f in features if f is not None]
         teacher = None
@@ -84,12 +86,12 @@ class Batches(torch.utils.data.Dataset[Batch]):
         return Batch(torch.stack(images), torch.from_numpy(np.stack(masks)), teacher)
 
     def _picture(
-        self, rng: np.random.Generator, index: int, size: int
+        self, rng: np.random.Generator, index: int, size: int, difficulty: float
     ) -> tuple[Tensor, NDArray[np.uint8], Tensor | None]:
         if len(self.datasets) and rng.random() >= self.synthetic:
             image, masks, name, view = self._real(rng, size)
         else:
-            image, masks, name, view = self._scene(rng, index, size)
+            image, masks, name, view = self._scene(rng, index, size, difficulty)
         x = normalise(image)
         if rng.random() < _PADDED:
             keep = int(size * rng.uniform(0.5, 0.95))
@@ -101,8 +103,8 @@ class Batches(torch.utils.data.Dataset[Batch]):
                 x[(slice(None), *cut)] = 0
         return x, masks, self._features(name, view, size)
 
-    def _scene(self, rng: np.random.Generator, index: int, size: int) -> _Picture:
-        scene = make_scene(self.config.seed, index)
+    def _scene(self, rng: np.random.Generator, index: int, size: int, difficulty: float) -> _Picture:
+        scene = make_scene(self.config.seed, index, difficulty=difficulty)
         view = training_view(rng, coverage(scene.things[scene.target].shape, WHOLE, _VIEW_SIZE) > 127)
         image, masks = render(scene, size, view)
         if masks[scene.target].mean() < _SMALLEST_OBJECT:

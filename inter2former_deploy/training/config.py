@@ -4,18 +4,44 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from inter2former_deploy.config import PATCH
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of a run with pictures of one size."""
+
+    share: float  # of the run's steps, over the sum of all shares
+    size: int  # side of the pictures, pixels
+    batch: int  # pictures a step
+
+    def __post_init__(self) -> None:
+        if self.share <= 0 or self.batch < 1 or self.size < PATCH or self.size % PATCH:
+            raise ValueError(
+                f"a stage needs a positive share and batch, and a size that is a multiple of {PATCH}, got {self}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Stage:
+        """From `SHARE:SIZE:BATCH`, e.g. `0.4:128:8`.
+
+        Raises:
+            ValueError: the text has another form, or the numbers are out of range.
+        """
+        try:
+            share, size, batch = text.split(":")
+            return cls(share=float(share), size=int(size), batch=int(batch))
+        except ValueError as error:
+            raise ValueError(f"expected a stage SHARE:SIZE:BATCH, e.g. 0.4:128:8, got {text!r} ({error})") from error
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run; with the data and the model's configuration it determines the result."""
 
     steps: int = 20_000  # optimiser steps
-    batch: int = 6  # pictures a step
+    stages: tuple[Stage, ...] = (Stage(share=1.0, size=256, batch=6),)  # small pictures first: cheaper steps
     targets: int = 2  # objects trained on in each picture; they share its encoding
-    size: int = 256  # side of the training pictures, pixels
-    late_size: int = 256  # the same for the last part of the run: finer, dearer
-    late_batch: int = 6
-    late_share: float = 0.0  # share of the steps that the last part takes
     learning_rate: float = 1e-3  # highest, of AdamW
     warmup: int = 300  # steps to reach it
     decay_share: float = 1.0  # last share of the steps in which it falls to `final_rate` of itself along half a cosine
@@ -28,6 +54,8 @@ class TrainConfig:
         0.6  # k rounds of clicks before a step have probability proportional to this to the k (the release's training)
     )
     max_rounds: int = 20
+    auxiliary: float = 1.0  # weight of the losses on short ways (`auxiliary.py`)
+    ramp_share: float = 0.4  # first share of the steps in which synthetic scenes go from easy to as hard as they get
     distillation: float = 1.0  # weight of the teacher's term, if there is a teacher
     bf16: bool = True  # autocast of encoder, edge network and upsampling
 
@@ -36,13 +64,10 @@ class TrainConfig:
             f"{name} must be {bound}, got {getattr(self, name)}"
             for name, bound, ok in (
                 ("steps", "positive", self.steps > 0),
-                ("batch", "positive", self.batch > 0),
+                ("stages", "one or more", bool(self.stages)),
                 ("targets", "positive", self.targets > 0),
-                ("late_batch", "positive", self.late_batch > 0),
-                ("size", "a positive multiple of 16", self.size > 0 and self.size % 16 == 0),
-                ("late_size", "a positive multiple of 16", self.late_size > 0 and self.late_size % 16 == 0),
+                ("ramp_share", "0 to 1", 0 <= self.ramp_share <= 1),
                 ("decay_share", "0 to 1", 0 <= self.decay_share <= 1),
-                ("late_share", "0 to 1", 0 <= self.late_share <= 1),
                 ("learning_rate", "positive", self.learning_rate > 0),
                 ("warmup", "0 or more", self.warmup >= 0),
                 ("ema", "0 to below 1", 0 <= self.ema < 1),
@@ -55,7 +80,16 @@ class TrainConfig:
         if problems:
             raise ValueError("; ".join(problems))
 
-    def shape(self, step: int) -> tuple[int, int]:
-        """Side and number of the pictures of a step, counted from 0."""
-        late = step >= round(self.steps * (1 - self.late_share))
-        return (self.late_size, self.late_batch) if late else (self.size, self.batch)
+    def difficulty(self, step: int) -> float:
+        """Of the hardest synthetic scenes of a step, 0-1."""
+        ramp = self.steps * self.ramp_share
+        return min(1.0, (step + 1) / ramp) if ramp else 1.0
+
+    def stage(self, step: int) -> Stage:
+        """The stage of a step, counted from 0."""
+        left = (step + 0.5) / self.steps * sum(stage.share for stage in self.stages)
+        for stage in self.stages:
+            left -= stage.share
+            if left < 0:
+                break
+        return stage

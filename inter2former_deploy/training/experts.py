@@ -7,7 +7,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from inter2former_deploy.modules import operators
 from inter2former_deploy.modules.experts import HybridExperts
 
 
@@ -28,12 +27,10 @@ class ExpertLoad:
                 module.register_forward_hook(self._count)
 
     @torch.no_grad()
-    def _count(self, module: nn.Module, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
+    def _count(self, module: nn.Module, inputs: tuple[Tensor, Tensor, nn.LayerNorm], _: Tensor) -> None:
         if module.training != self.training:
             return
-        experts = cast(HybridExperts, module)
-        x, edge = inputs
-        chosen = operators.route(experts.expert_gate(x[edge]), experts.exp_bias)
+        chosen = cast(HybridExperts, module).choose(*inputs)
         self.counts += torch.bincount(chosen, minlength=len(self.counts)).cpu()
 
     def take(self) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inter2former_deploy.checkpoint import save_checkpoint
+from inter2former_deploy.checkpoint import load_checkpoint, save_checkpoint
 from inter2former_deploy.clicks import iou
 from inter2former_deploy.config import ModelConfig
 from inter2former_deploy.data import Dataset
 from inter2former_deploy.modules.losses import training_loss
 from inter2former_deploy.modules.model import Inter2Former
 
+from .auxiliary import Auxiliary
 from .batches import Batch, Batches
 from .config import TrainConfig
 from .experts import ExpertLoad
@@ -43,23 +44,34 @@ class Trainer:
         config: how.
         device: where.
         teacher_channels: of a teacher's features to imitate; 0 for none.
+        initial: weights to start from; entries that the model lacks, or has in another shape, are left out.
     """
 
     def __init__(
-        self, model_config: ModelConfig, config: TrainConfig, *, device: str = "cpu", teacher_channels: int = 0
+        self,
+        model_config: ModelConfig,
+        config: TrainConfig,
+        *,
+        device: str = "cpu",
+        teacher_channels: int = 0,
+        initial: Mapping[str, Tensor] | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.device = config, torch.device(device)
         self.model = Inter2Former(model_config)
-        initialise(self.model, config.size)
+        initialise(self.model, config.stages[0].size)
+        own = self.model.state_dict()
+        fitting = {k: v for k, v in (initial or {}).items() if k in own and own[k].shape == v.shape}
+        self.model.load_state_dict(fitting, strict=False)
         prepare(self.model.to(self.device))
         # A linear map lets the embedding have other channels than the teacher's; it is not part of the result.
         self.projection = nn.Linear(model_config.decoder.dim, teacher_channels) if teacher_channels else nn.Identity()
         self.projection.to(self.device)
-        named = [*self.model.named_parameters(), *self.projection.named_parameters()]
+        self.auxiliary = Auxiliary(model_config.decoder.dim).to(self.device)
+        trained = [p for m in (self.model, self.projection, self.auxiliary) for p in m.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for _, p in named if p.requires_grad and p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for _, p in named if p.requires_grad and p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
         self.average = Average(self.model, config.ema)
@@ -98,7 +110,8 @@ class Trainer:
         with self.autocast():
             logits, low_res = self.model.decode_head.training_forward(tokens, [e[owner] for e in edges])
         terms = training_loss(logits.float(), low_res.float(), masks[:, None].to(self.device), quantization)
-        loss = terms.total
+        straight, alike = self.auxiliary(embedding[owner], tokens, masks.to(self.device), rng)
+        loss = terms.total + c.auxiliary * (straight + alike)
         distillation = self._distillation(embedding, batch.teacher)
         if distillation is not None:
             loss = loss + c.distillation * distillation
@@ -118,6 +131,8 @@ class Trainer:
             "low": terms.low_res.item(),
             "quantization": terms.quantization.item(),
             "distillation": 0.0 if distillation is None else distillation.item(),
+            "straight": straight.item(),
+            "alike": alike.item(),
             "iou": float(np.mean([iou(p, m) for p, m in zip(predicted, masks.numpy(), strict=True)])),
             "gradient": norm.item(),
             "load": self.experts.take(),
@@ -159,6 +174,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "projection": self.projection.state_dict(),
             "average": self.average.weights,
+            "auxiliary": self.auxiliary.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
@@ -174,6 +190,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.projection.load_state_dict(state["projection"])
         self.average.weights = {k: v.to(self.device) for k, v in state["average"].items()}
+        self.auxiliary.load_state_dict(state["auxiliary"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 
@@ -185,6 +202,7 @@ def train(
     datasets: Sequence[Dataset] = (),
     synthetic: float = 0.0,
     teacher: Path | None = None,
+    initial: Path | None = None,
     device: str = "cpu",
     workers: int = 1,
     save_every: float = 180.0,
@@ -201,6 +219,7 @@ def train(
         datasets: real pictures; none for synthetic scenes alone.
         synthetic: share of synthetic pictures beside real ones.
         teacher: folder of a teacher's features (`Batches`), for distillation.
+        initial: checkpoint to start from, of this or a similar configuration (`Trainer`).
         device: of torch.
         workers: processes that prepare pictures.
         save_every: seconds between saved states: what a kill can cost.
@@ -213,8 +232,14 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     batches = Batches(config, datasets, synthetic=synthetic, teacher=teacher)
-    trainer = Trainer(model_config, config, device=device, teacher_channels=batches.teacher_channels)
     state = load_state(out)
+    trainer = Trainer(
+        model_config,
+        config,
+        device=device,
+        teacher_channels=batches.teacher_channels,
+        initial=load_checkpoint(initial).state_dict if initial and state is None else None,
+    )
     if state is not None:
         trainer.load(state)
         report(f"resumed at step {trainer.step}")

@@ -71,7 +71,7 @@ def plot_log(path: Path, out: Path) -> None:
         return
     steps = [line["step"] for line in lines]
     figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
-    for name in ("full", "low", "quantization", "distillation"):
+    for name in ("full", "low", "quantization", "straight", "alike", "distillation"):
         if any(line.get(name) for line in lines):
             axes[0].plot(steps, [line.get(name) for line in lines], label=name)
     axes[0].set(title="losses", yscale="log")

@@ -62,7 +62,7 @@ def test_a_seed_always_gives_the_same_scene_and_another_seed_another():
     assert int(SyntheticDataset(seed=1, length=4, size=96)[3].mask.sum()) == MASK_PIXELS
 
 
-MASK_PIXELS = 166
+MASK_PIXELS = 339
 
 
 def test_every_third_target_is_thin_and_none_is_empty():
@@ -96,3 +96,12 @@ def test_training_views_show_the_middle_of_the_target():
 
 def test_held_out_photographs_are_no_textures():
     assert not set(HELD_OUT) & set(TEXTURES)
+
+
+def test_easy_scenes_have_nothing_that_hides_boundaries():
+    easy = [make_scene(3, index, difficulty=0.0) for index in range(12)]
+    for scene in easy:
+        assert (scene.blur, scene.noise, scene.jpeg) == (0, 0, 100)
+        assert all(t.marks is None and t.softness == t.relief == t.shadow == 0 for t in scene.things)
+        assert all(t.texture.kind in ("flat", "gradient", "noise") for t in scene.things)
+    assert any(t.texture.kind == "photo" for index in range(12) for t in make_scene(3, index).things)

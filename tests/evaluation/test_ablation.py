@@ -15,7 +15,7 @@ from inter2former_deploy.evaluation.ablation import (
     plot_speed_and_accuracy,
     train_variants,
 )
-from inter2former_deploy.training import TrainConfig
+from inter2former_deploy.training import Stage, TrainConfig
 
 SMALL = replace(
     PROBE.with_decoder(prompt_channels=(4, 8, 8, 16), pyramid=(16, 8, 4, 4), expert_hidden=16, experts=2),
@@ -27,7 +27,9 @@ SMALL = replace(
 def test_all_variants_are_trained_alike_and_scored_on_the_same_samples(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    config = TrainConfig(steps=1, batch=1, targets=1, size=64, warmup=1, bf16=False, max_rounds=0)
+    config = TrainConfig(
+        steps=1, stages=(Stage(share=1, size=64, batch=1),), targets=1, warmup=1, bf16=False, max_rounds=0
+    )
     weights = train_variants(SMALL, config, tmp_path, report=str, workers=0)
     assert list(weights) == list(VARIANTS)
     assert len({p.read_bytes() for p in weights.values()}) == len(VARIANTS) - 1  # upsampling is a matter of inference
@@ -48,6 +50,6 @@ def test_all_variants_are_trained_alike_and_scored_on_the_same_samples(tmp_path)
 
 
 def test_a_stopped_training_is_no_result(tmp_path):
-    config = TrainConfig(steps=2, batch=1, targets=1, size=64, max_rounds=0)
+    config = TrainConfig(steps=2, stages=(Stage(share=1, size=64, batch=1),), targets=1, max_rounds=0)
     with pytest.raises(RuntimeError, match="was stopped"):
         train_variants(SMALL, config, tmp_path, report=str, workers=0, minutes=0.0)

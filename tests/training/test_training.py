@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from inter2former_deploy.checkpoint import load_model
+from inter2former_deploy.checkpoint import load_model, save_checkpoint
 from inter2former_deploy.cli import app
 from inter2former_deploy.config import DecoderConfig, EdgeNetworkConfig, EncoderConfig, ModelConfig
 from inter2former_deploy.data import IGNORED, DataError, FolderDataset, Sample
 from inter2former_deploy.modules import operators
-from inter2former_deploy.training import TrainConfig, train
+from inter2former_deploy.training import Stage, TrainConfig, train
+from inter2former_deploy.training.auxiliary import Auxiliary
 from inter2former_deploy.training.batches import Batches
 from inter2former_deploy.training.fast import OneGroupNorm, fast_forms
 from inter2former_deploy.training.interaction import draw_rounds, simulate
@@ -37,7 +38,7 @@ TINY = ModelConfig(
         edge_rule="exact",
     ),
 )
-SHORT = TrainConfig(steps=4, batch=2, targets=2, size=64, late_size=64, late_batch=2, warmup=1, bf16=False)
+SHORT = TrainConfig(steps=4, targets=2, stages=(Stage(share=1, size=64, batch=2),), warmup=1, bf16=False)
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +148,42 @@ def test_a_batch_is_learned_by_heart(attention, bf16):
     assert any(not torch.equal(averaged[k], last[k]) for k in last)  # the average lags behind
 
 
+def test_auxiliary_losses_know_right_from_wrong():
+    auxiliary = Auxiliary(8)
+    masks = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    masks[:, :, 16:] = 1
+    with torch.no_grad():  # token channel 0 says what all pixels of a token are; channels 0 and 1 of the image, too
+        auxiliary.pixels.weight.zero_()[:, 0] = 30
+        auxiliary.pixels.bias.fill_(-15)
+        auxiliary.features.weight.copy_(torch.eye(64, 8))
+        auxiliary.features.bias.zero_()
+        auxiliary.scale.fill_(30), auxiliary.shift.fill_(-15)
+    right = torch.zeros(1, 8, 2, 2)
+    right[:, 0, :, 1], right[:, 1, :, 0] = 1, 1
+    for tokens, embedding, low in (
+        (right, right, (True, True)),
+        (right.flip(3), torch.ones_like(right), (False, False)),
+    ):
+        losses = auxiliary(embedding, tokens, masks, np.random.default_rng(0))
+        assert tuple(loss.item() < 1e-3 for loss in losses) == low
+        assert tuple(loss.item() > 0.3 for loss in losses) == tuple(not x for x in low)
+    masks[:, :, :16] = IGNORED  # pixels that do not count
+    assert auxiliary(right, torch.ones_like(right), masks, np.random.default_rng(0))[0].item() < 1e-3
+
+
+def test_a_run_starts_from_a_checkpoint_where_it_fits(tmp_path):
+    first = Trainer(TINY, SHORT)
+    with torch.no_grad():
+        first.model.neck.ref_embeds.weight.fill_(3)
+        first.model.neck.blocks[0].bsq_attn.codebook.fill_(3)
+    save_checkpoint(first.model, tmp_path / "first.safetensors")
+    changed = TINY.with_decoder(attention="vq")
+    train(changed, SHORT, tmp_path / "run", workers=0, minutes=0.0, initial=tmp_path / "first.safetensors", report=str)
+    started = load_state(tmp_path / "run")["model"]
+    assert (started["neck.ref_embeds.weight"] > 2.9).all()
+    assert (started["neck.blocks.0.vq_attn.codebook"] < 2.9).any()
+
+
 class Halves:
     """The object is the white half of each picture."""
 
@@ -160,7 +197,7 @@ class Halves:
 
 
 def test_real_pictures_keep_image_and_mask_together():
-    batches = Batches(replace(SHORT, batch=8, steps=2), [Halves()])
+    batches = Batches(replace(SHORT, stages=(Stage(share=1, size=64, batch=8),), steps=2), [Halves()])
     batch = batches[0]
     assert batch.images.shape == (8, 3, 64, 64)
     assert batch.masks.shape == (8, 2, 64, 64)
@@ -173,7 +210,7 @@ def test_real_pictures_keep_image_and_mask_together():
 
 
 def test_synthetic_batches_have_targets_in_view_and_padding():
-    batch = Batches(replace(SHORT, batch=16))[0]
+    batch = Batches(replace(SHORT, stages=(Stage(share=1, size=64, batch=16),)))[0]
     assert (batch.masks == 1).any(-1).any(-1).all()
     padded = (batch.images == 0).all(1)  # [B, S, S]
     assert padded.any()
@@ -213,8 +250,21 @@ def test_a_run_on_a_folder_of_pictures(tmp_path):
 
 
 def test_impossible_numbers_are_refused():
-    with pytest.raises(ValueError, match=r"size must be a positive multiple of 16, got 100; .*ema"):
-        TrainConfig(size=100, ema=1.0)
+    with pytest.raises(ValueError, match=r"targets must be positive, got 0; ema"):
+        TrainConfig(targets=0, ema=1.0)
+    for text in ("1:100:6", "0:256:6", "1:256", "a:b:c"):
+        with pytest.raises(ValueError, match=r"expected a stage SHARE:SIZE:BATCH"):
+            Stage.parse(text)
+
+
+def test_stages_follow_their_shares():
+    config = TrainConfig(steps=20, stages=(Stage.parse("0.6:64:4"), Stage.parse("0.3:128:2"), Stage.parse("0.3:256:1")))
+    assert [config.stage(step).size for step in range(20)] == [64] * 10 + [128] * 5 + [256] * 5
+
+
+def test_scenes_become_harder():
+    config = TrainConfig(steps=10, ramp_share=0.5)
+    assert [config.difficulty(step) for step in (0, 4, 9)] == [0.2, 1.0, 1.0]
 
 
 @pytest.fixture
@@ -238,7 +288,7 @@ def test_the_command_leaves_weights_and_goes_on_when_asked_for_more(tmp_path, pi
         "--config",
         str(tmp_path / "tiny.json"),
     ]
-    command += ["--size", "64", "--batch", "1", "--late-size", "64", "--late-batch", "1", "--threads", "1"]
+    command += ["--stage", "1:64:1", "--threads", "1"]
     command += ["--workers", "0", "--log-every", "1"]
     result = CliRunner().invoke(app, [*command, "--steps", "1"])
     assert result.exit_code == 0, result.output
