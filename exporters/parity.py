@@ -25,7 +25,7 @@ import onnxruntime
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from inter2former_deploy import library
@@ -255,11 +255,10 @@ class _Watch:
         distance = scores.abs() if module.quantizer == "bsq" else _lead(scores)
         self._code.append(float(distance.min() / scores.abs().max()))
 
-    def _see_experts(self, module: HybridExperts, args: tuple[Tensor, Tensor], _: Tensor) -> None:
-        x, edge = args
-        scores = module.expert_gate(x[edge]) + module.exp_bias  # [E, R]
+    def _see_experts(self, module: HybridExperts, args: tuple[Tensor, Tensor, nn.LayerNorm], _: Tensor) -> None:
+        scores = module.scores(*args) + module.exp_bias  # [E, R]
         self._experts.append(tuple(torch.bincount(scores.argmax(1), minlength=scores.shape[1]).tolist()))
-        if len(edge) and scores.shape[1] > 1:
+        if len(scores) and scores.shape[1] > 1:
             self._expert.append(float(_lead(scores).min()))
 
 

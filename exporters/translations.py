@@ -21,6 +21,8 @@ _OPERATORS = (
     "prompt_embedding",
     "hybrid_attention",
     "hybrid_experts",
+    "norm_linear",
+    "linear_add",
     "token_box",
     "local_upsample",
 )

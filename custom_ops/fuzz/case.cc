@@ -62,7 +62,7 @@ class Decoder {
     static constexpr void (Decoder::* kOperators[])() = {
         &Decoder::edge_tokens,      &Decoder::token_box,      &Decoder::prompt_embedding,
         &Decoder::hybrid_attention, &Decoder::hybrid_experts, &Decoder::local_upsample,
-        &Decoder::window_attention};
+        &Decoder::norm_linear,      &Decoder::linear_add,     &Decoder::window_attention};
     (this->*bytes_.PickValueInArray(kOperators))();
     case_.constants = one_in(4);
     if (one_in(16)) spoil_attribute();
@@ -263,6 +263,8 @@ class Decoder {
     const int64_t all = 1 + routed;
     floats("x", {length, channels});
     edge(length);
+    weights("input_norm_weight", {channels});
+    weights("input_norm_bias", {channels});
     weights("gate_weight", {all, channels});
     weights("gate_bias", {all});
     weights("expert_bias", {routed});
@@ -275,6 +277,26 @@ class Decoder {
     weights("w3", {all, channels, hidden});
     weights("b3", {all, channels});
     epsilon();
+  }
+
+  void norm_linear() {
+    case_.op = "NormLinear";
+    const int64_t inputs = size(65), outputs = size(65);
+    floats("x", {between(0, 250), inputs});
+    weights("norm_weight", {inputs});
+    weights("norm_bias", {inputs});
+    weights("weight", {outputs, inputs});
+    weights("bias", {outputs});
+    epsilon();
+  }
+
+  void linear_add() {
+    case_.op = "LinearAdd";
+    const int64_t rows = between(0, 250), inputs = size(65), outputs = size(65);
+    floats("x", {rows, inputs});
+    floats("residual", {rows, outputs});
+    weights("weight", {outputs, inputs});
+    weights("bias", {outputs});
   }
 
   void local_upsample() {
@@ -334,8 +356,9 @@ class Decoder {
 
   // An attribute that is missing or of another type.
   void spoil_attribute() {
-    case_.valid = false;
     auto& attributes = case_.attributes;
+    if (attributes.empty()) return;
+    case_.valid = false;
     const auto index = between(0, static_cast<int64_t>(attributes.size()) - 1);
     const auto spoilt = attributes.begin() + static_cast<std::ptrdiff_t>(index);
     switch (between(0, 3)) {

@@ -43,6 +43,49 @@ inline __attribute__((always_inline)) void multiply(const float* const* rows, co
   }
 }
 
+// Vector `n` of the `of` vectors of a panel: columns of w [columns, depth] from `first` on, 0
+// behind the last. Where the rows are results of a LayerNorm without its scale and shift [depth],
+// both are folded in: w (scale x + shift) + bias = (w scale) x + (w shift + bias).
+struct Fold {
+  const float *scale, *shift;
+};
+inline void pack_columns(const float* w, const float* bias, const Fold* fold, int64_t columns,
+                         int64_t depth, int64_t first, int n, int of, float* panel) {
+  float* to = panel + n * kLanes;
+  for (int64_t j = 0; j < kLanes; ++j) {
+    const bool inside = first + j < columns;
+    const float* column = w + (first + j) * depth;
+    double start = inside ? bias[first + j] : 0.0;
+    for (int64_t k = 0; k < depth; ++k) {
+      const float weight = inside ? column[k] : 0.0f;
+      if (fold != nullptr && inside) start += static_cast<double>(weight) * fold->shift[k];
+      to[(k + 1) * of * kLanes + j] = fold != nullptr && inside ? weight * fold->scale[k] : weight;
+    }
+    to[j] = static_cast<float>(start);
+  }
+}
+
+// Two vectors of results, of which the first `count` elements are real; plus what lies at `plus`.
+inline void store_pair(float* to, const Vec* v, int64_t count) {
+  for (int n = 0; n < 2; ++n, to += kLanes, count -= kLanes) {
+    if (count >= kLanes) {
+      store(to, v[n]);
+    } else if (count > 0) {
+      store_partial(to, v[n], static_cast<int>(count));
+    }
+  }
+}
+inline void store_pair_plus(float* to, const Vec* v, int64_t count, const float* plus) {
+  for (int n = 0; n < 2; ++n, to += kLanes, plus += kLanes, count -= kLanes) {
+    if (count >= kLanes) {
+      store(to, v[n] + load(plus));
+    } else if (count > 0) {
+      const int rest = static_cast<int>(count);
+      store_partial(to, v[n] + load_partial(plus, rest), rest);
+    }
+  }
+}
+
 // Sums that something indexes at run time leave the registers first.
 template <int M, int N>
 inline __attribute__((always_inline)) void copy(const Vec (&sums)[M][N], Vec (&to)[M][N]) {

@@ -1,13 +1,13 @@
 // Each expert is two matrix products around a LayerNorm, fused a tile of tokens at a time: the tile
-// reads its tokens where they lie (row pointers, no gathered copy), its hidden values stay in the
-// first cache, and only results are written. Edge tokens are sorted by expert, so that a tile has
-// one expert.
+// normalises its tokens where they lie (no map of normalised tokens, no gathered copy), its values
+// stay in the first cache, and only results are written, the tokens added to them. Edge tokens are
+// sorted by expert, so that a tile has one expert.
 
 #include "kernels/hybrid_experts.h"
 
 #include "kernels/gemm.h"
+#include "kernels/layer_norm.h"
 #include "kernels/math.h"
-#include "kernels/shuffle.h"
 
 namespace i2f::I2F_TIER {
 namespace {
@@ -22,13 +22,15 @@ constexpr int64_t kBlock = 1 << 20;        // floats of the tokens that are done
 //   gate     ceil((1+R) / kLanes) panels of one vector
 //   bias     R
 //   experts  1+R times: `up`, panels of two vectors, the one of w1 and the one of w2 for the same
-//            hidden units, then `down`, panels of two vectors of w3 with the norm's scale and shift
-//            folded in
+//            hidden units, then `down`, panels of two vectors of w3
+// The norms' scales and shifts are folded in: of the tokens into gate and `up`, of the hidden
+// values into `down`.
 struct Layout {
   explicit Layout(const ExpertSizes& sizes)
       : gate_panels(ceil_div(1 + sizes.routed, kLanes)),
         up_panels(ceil_div(sizes.hidden, kLanes)),
         down_panels(ceil_div(sizes.channels, 2 * kLanes)),
+        row_floats(down_panels * 2 * kLanes),
         up_panel(panel_floats<2>(sizes.channels)),
         down_panel(panel_floats<2>(sizes.hidden)),
         bias(gate_panels * panel_floats<1>(sizes.channels)),
@@ -38,41 +40,12 @@ struct Layout {
         total(experts + (1 + sizes.routed) * expert) {}
 
   int64_t gate_panels, up_panels, down_panels;
+  int64_t row_floats;            // of a token, in whole panels
   int64_t up_panel, down_panel;  // floats of one
   int64_t bias, experts;         // offsets; the gate's is 0
   int64_t down, expert;          // of `down` in an expert, and an expert's size
   int64_t total;
 };
-
-// Vector `n` of the `of` vectors of a panel: columns of w [columns, depth] from `first` on, 0
-// behind the last.
-void pack_vector(const float* w, const float* bias, int64_t columns, int64_t depth, int64_t first,
-                 int n, int of, float* panel) {
-  const int64_t width = columns - first < kLanes ? columns - first : kLanes;
-  float* to = panel + n * kLanes;
-  for (int64_t j = 0; j < kLanes; ++j) to[j] = j < width ? bias[first + j] : 0.0f;
-  for (int64_t k = 0; k < depth; ++k) {
-    to += of * kLanes;
-    for (int64_t j = 0; j < kLanes; ++j) to[j] = j < width ? w[(first + j) * depth + k] : 0.0f;
-  }
-}
-
-// LN(h) = n * scale + shift, so w3 LN(h) + b3 = (w3 scale) n + (w3 shift + b3).
-void pack_down(const float* w, const float* bias, const float* scale, const float* shift,
-               const ExpertSizes& sizes, int64_t first, int n, float* panel) {
-  const int64_t depth = sizes.hidden;
-  for (int j = 0; j < kLanes; ++j) {
-    const int64_t c = first + j;
-    const bool inside = c < sizes.channels;
-    double start = inside ? bias[c] : 0.0;
-    for (int64_t k = 0; k < depth; ++k) {
-      const float weight = inside ? w[c * depth + k] : 0.0f;
-      start += inside ? static_cast<double>(weight) * shift[k] : 0.0;
-      panel[((k + 1) * 2 + n) * kLanes + j] = inside ? weight * scale[k] : 0.0f;
-    }
-    panel[n * kLanes + j] = static_cast<float>(start);
-  }
-}
 
 // An edge token on its way to its expert.
 struct Routed {
@@ -91,28 +64,18 @@ struct Choices {
   float* gap;
 };
 
-// Two vectors of results, of which the first `count` elements are real.
-void store_pair(float* to, const Vec* v, int64_t count) {
-  for (int n = 0; n < 2; ++n, to += kLanes, count -= kLanes) {
-    if (count >= kLanes) {
-      store(to, v[n]);
-    } else if (count > 0) {
-      store_partial(to, v[n], static_cast<int>(count));
-    }
-  }
-}
-
-// to = (to + odds v) / (1 + odds), as store_pair(). One function for tiles of every height: the
-// compiler may fuse a product and a sum here or not, but always alike.
+// to = plus + (to + odds v) / (1 + odds), as store_pair(). One function for tiles of every height:
+// the compiler may fuse a product and a sum here or not, but always alike.
 __attribute__((noinline)) void mix_pair(float* to, const Vec* v, int64_t count, float odds,
-                                        float scale) {
+                                        float scale, const float* plus) {
   Vec mixed[2];
   for (int n = 0; n < 2; ++n) {
     const int64_t left = count - n * kLanes;
     if (left <= 0) break;
-    const float* from = to + n * kLanes;
-    const Vec old = left >= kLanes ? load(from) : load_partial(from, static_cast<int>(left));
-    mixed[n] = (old + odds * v[n]) * scale;
+    const auto from = [=](const float* p) {
+      return left >= kLanes ? load(p) : load_partial(p, static_cast<int>(left));
+    };
+    mixed[n] = (from(to + n * kLanes) + odds * v[n]) * scale + from(plus + n * kLanes);
   }
   store_pair(to, mixed, count);
 }
@@ -131,32 +94,23 @@ struct Ahead {
   }
 };
 
+// Edge tokens of a range of tokens.
+struct Edges {
+  const int64_t *begin, *end;
+};
+
+// What a task works in.
+struct Scratch {
+  float* normed;       // [kRows, row_floats], tokens of a tile
+  float* hidden;       // hidden values or gates of a tile
+  const float* zeros;  // [row_floats], of all tasks
+};
+
 struct Experts {
   const ExpertSizes& sizes;
   const Layout& layout;
   const float* packed;
   float epsilon;
-
-  // h [up_panels * kLanes], of which `hidden` count -> (h - mean) / sqrt(variance + epsilon)
-  __attribute__((noinline)) void normalise(float* h) const {
-    const int64_t last = (layout.up_panels - 1) * kLanes;
-    VecInt lane;
-    for (int i = 0; i < kLanes; ++i) lane[i] = i;
-    const VecInt counts = lane < static_cast<int32_t>(sizes.hidden - last);
-    Vec sum = counts ? load(h + last) : Vec{};
-    for (int64_t i = 0; i < last; i += kLanes) sum += load(h + i);
-    const float size = static_cast<float>(sizes.hidden);
-    const Vec mean = broadcast(sum_of_lanes(sum) / size);
-    const Vec from_mean = load(h + last) - mean;
-    Vec squares = counts ? from_mean * from_mean : Vec{};
-    for (int64_t i = 0; i < last; i += kLanes) {
-      const Vec d = load(h + i) - mean;
-      squares += d * d;
-    }
-    const float variance = sum_of_lanes(squares) / size;
-    const Vec scale = broadcast(1.0f / __builtin_sqrtf(variance + epsilon));
-    for (int64_t i = 0; i <= last; i += kLanes) store(h + i, (load(h + i) - mean) * scale);
-  }
 
   // Expert `index` on M tokens; write(m, c, v, count) takes `count` channels of token m from c on.
   template <int M, class Write>
@@ -177,7 +131,7 @@ struct Experts {
     const float* normed[M];
     for (int m = 0; m < M; ++m) {
       normed[m] = hidden + m * stride;
-      normalise(hidden + m * stride);
+      normalise(normed[m], sizes.hidden, epsilon, hidden + m * stride);
     }
     for (int64_t p = 0; p < layout.down_panels; ++p) {
       multiply<M, 2>(normed, up + layout.down + p * layout.down_panel, sizes.hidden, sums);
@@ -187,34 +141,56 @@ struct Experts {
     }
   }
 
-  // The shared expert on tokens [begin, end).
-  void shared(const float* x, int64_t begin, int64_t end, float* hidden, float* out) const {
+  // The tokens whose rows these are, normalised, in `normed` [M, row_floats].
+  template <int M>
+  void normalise_rows(const float* const (&rows)[M], float* normed,
+                      const float* (&result)[M]) const {
+    for (int m = 0; m < M; ++m) {
+      result[m] = normed + m * layout.row_floats;
+      normalise(rows[m], sizes.channels, epsilon, normed + m * layout.row_floats);
+    }
+  }
+
+  // The shared expert on tokens [begin, end); to those without a routed one the tokens are added.
+  // `edge` are the edge tokens among them.
+  void shared(const float* x, int64_t begin, int64_t end, Edges edge, const Scratch& scratch,
+              float* out) const {
     for_parts(begin, end, kRows, [&](int64_t first, int64_t last) {
       Ahead ahead;
       for (int64_t i = last; i < at_most(end, last + kRows); ++i) ahead.add(x + i * sizes.channels);
       with_rows<kRows>(last - first, [&](auto height) {
         constexpr int M = decltype(height)::kCount;
-        const float* rows[M];
-        for (int m = 0; m < M; ++m) rows[m] = x + (first + m) * sizes.channels;
-        tile<M>(0, rows, ahead, hidden, [&](int m, int64_t c, const Vec* v, int64_t count) {
-          store_pair(out + (first + m) * sizes.channels + c, v, count);
-        });
+        const float *rows[M], *normed[M], *plus[M];
+        for (int m = 0; m < M; ++m) {
+          rows[m] = x + (first + m) * sizes.channels;
+          const bool is_edge = edge.begin != edge.end && *edge.begin == first + m;
+          plus[m] = is_edge ? scratch.zeros : rows[m];
+          if (is_edge) ++edge.begin;
+        }
+        normalise_rows<M>(rows, scratch.normed, normed);
+        tile<M>(0, normed, ahead, scratch.hidden,
+                [&](int m, int64_t c, const Vec* v, int64_t count) {
+                  store_pair_plus(out + (first + m) * sizes.channels + c, v, count, plus[m] + c);
+                });
       });
     });
   }
 
   // Gates of edge tokens [begin, end): which expert, and by how much it is ahead of the shared one.
-  void gate(const float* x, const int64_t* edge, int64_t begin, int64_t end, float* gates,
+  void gate(const float* x, const int64_t* edge, int64_t begin, int64_t end, const Scratch& scratch,
             const Choices& choices) const {
     const int64_t stride = layout.gate_panels * kLanes;
+    float* gates = scratch.hidden;
     for_parts(begin, end, kRows, [&](int64_t first, int64_t last) {
       with_rows<kRows>(last - first, [&](auto height) {
         constexpr int M = decltype(height)::kCount;
-        const float* rows[M];
+        const float *rows[M], *normed[M];
         for (int m = 0; m < M; ++m) rows[m] = x + edge[first + m] * sizes.channels;
+        normalise_rows<M>(rows, scratch.normed, normed);
         for (int64_t p = 0; p < layout.gate_panels; ++p) {
           Vec sums[M][1];
-          multiply<M, 1>(rows, packed + p * panel_floats<1>(sizes.channels), sizes.channels, sums);
+          multiply<M, 1>(normed, packed + p * panel_floats<1>(sizes.channels), sizes.channels,
+                         sums);
           for (int m = 0; m < M; ++m) store(gates + m * stride + p * kLanes, sigmoid(sums[m][0]));
         }
       });
@@ -235,8 +211,8 @@ struct Experts {
     choices.gap[i] = gates[1 + best] - gates[0];
   }
 
-  // Mixes a batch's expert into what the shared one wrote.
-  void routed(const float* x, const Batch& batch, const Routed* sorted, float* hidden,
+  // Mixes a batch's expert into what the shared one wrote, and adds the tokens.
+  void routed(const float* x, const Batch& batch, const Routed* sorted, const Scratch& scratch,
               float* out) const {
     for_parts(batch.begin, batch.end, kRows, [&](int64_t first, int64_t last) {
       Ahead ahead;
@@ -246,7 +222,7 @@ struct Experts {
       with_rows<kRows>(last - first, [&](auto height) {
         constexpr int M = decltype(height)::kCount;
         constexpr int kPadded = (M + kLanes - 1) / kLanes * kLanes;
-        const float* rows[M];
+        const float *rows[M], *normed[M];
         float* to[M];
         float gap[kPadded] = {}, odds[kPadded], scale[kPadded];
         for (int m = 0; m < M; ++m) {
@@ -259,9 +235,10 @@ struct Experts {
           store(odds + m, exp(load(gap + m)));
           store(scale + m, sigmoid(-load(gap + m)));
         }
-        tile<M>(1 + batch.expert, rows, ahead, hidden,
+        normalise_rows<M>(rows, scratch.normed, normed);
+        tile<M>(1 + batch.expert, normed, ahead, scratch.hidden,
                 [&](int m, int64_t c, const Vec* v, int64_t count) {
-                  mix_pair(to[m] + c, v, count, odds[m], scale[m]);
+                  mix_pair(to[m] + c, v, count, odds[m], scale[m], rows[m] + c);
                 });
       });
     });
@@ -305,24 +282,26 @@ size_t packed_experts_size(const ExpertSizes& sizes) {
 void pack_experts(const ExpertSizes& sizes, const ExpertWeights& weights, float* packed) {
   const Layout layout(sizes);
   const int64_t channels = sizes.channels, hidden = sizes.hidden;
+  const Fold input{weights.input_norm_weight, weights.input_norm_bias};
   for (int64_t p = 0; p < layout.gate_panels; ++p) {
-    pack_vector(weights.gate_weight, weights.gate_bias, 1 + sizes.routed, channels, p * kLanes, 0,
-                1, packed + p * panel_floats<1>(channels));
+    pack_columns(weights.gate_weight, weights.gate_bias, &input, 1 + sizes.routed, channels,
+                 p * kLanes, 0, 1, packed + p * panel_floats<1>(channels));
   }
   for (int64_t r = 0; r < sizes.routed; ++r) packed[layout.bias + r] = weights.expert_bias[r];
   for (int64_t index = 0; index <= sizes.routed; ++index) {
     const int64_t norm = index == 0 ? 0 : hidden;
+    const Fold normed{weights.norm_weight + norm, weights.norm_bias + norm};
     float* up = packed + layout.experts + index * layout.expert;
     for (int64_t p = 0; p < layout.up_panels; ++p) {
-      pack_vector(weights.w1 + index * hidden * channels, weights.b1 + index * hidden, hidden,
-                  channels, p * kLanes, 0, 2, up + p * layout.up_panel);
-      pack_vector(weights.w2 + index * hidden * channels, weights.b2 + index * hidden, hidden,
-                  channels, p * kLanes, 1, 2, up + p * layout.up_panel);
+      pack_columns(weights.w1 + index * hidden * channels, weights.b1 + index * hidden, &input,
+                   hidden, channels, p * kLanes, 0, 2, up + p * layout.up_panel);
+      pack_columns(weights.w2 + index * hidden * channels, weights.b2 + index * hidden, &input,
+                   hidden, channels, p * kLanes, 1, 2, up + p * layout.up_panel);
     }
     for (int64_t i = 0; i < 2 * layout.down_panels; ++i) {
-      pack_down(weights.w3 + index * channels * hidden, weights.b3 + index * channels,
-                weights.norm_weight + norm, weights.norm_bias + norm, sizes, i * kLanes,
-                static_cast<int>(i % 2), up + layout.down + i / 2 * layout.down_panel);
+      pack_columns(weights.w3 + index * channels * hidden, weights.b3 + index * channels, &normed,
+                   channels, hidden, i * kLanes, static_cast<int>(i % 2), 2,
+                   up + layout.down + i / 2 * layout.down_panel);
     }
   }
 }
@@ -335,7 +314,7 @@ void hybrid_experts(const float* x, int64_t tokens, const int64_t* edge, int64_t
   const Experts experts{sizes, layout, packed, epsilon};
   const int64_t wide =
       layout.up_panels > layout.gate_panels ? layout.up_panels : layout.gate_panels;
-  const int64_t tile = kRows * wide * kLanes;  // a tile's hidden values or gates
+  const int64_t tile = kRows * (layout.row_floats + wide * kLanes);
 
   // Tokens are mixed while the last cache still holds them and their shared results.
   const int64_t block = at_most(tokens, at_least(kTaskRows, kBlock / sizes.channels));
@@ -343,6 +322,12 @@ void hybrid_experts(const float* x, int64_t tokens, const int64_t* edge, int64_t
   const int64_t most_edges = at_most(block, edges);
   const int64_t most_batches = at_most(most_edges, sizes.routed) + most_edges / kBatchRows;
   float* tiles = take<float>(memory, at_least(most_tasks, most_batches) * tile);
+  float* zeros = take<float>(memory, layout.row_floats);
+  for (int64_t c = 0; c < layout.row_floats; ++c) zeros[c] = 0;
+  const auto scratch = [=](int64_t task) {
+    float* own = tiles + task * tile;
+    return Scratch{own, own + tile - kRows * wide * kLanes, zeros};
+  };
   const Choices choices{take<int32_t>(memory, most_edges), take<float>(memory, most_edges)};
   Routed* sorted = take<Routed>(memory, most_edges);
   Batch* batches = take<Batch>(memory, most_batches);
@@ -358,15 +343,15 @@ void hybrid_experts(const float* x, int64_t tokens, const int64_t* edge, int64_t
       const auto i = static_cast<int64_t>(task);
       const int64_t first = begin + (end - begin) * i / tasks;
       const int64_t last = begin + (end - begin) * (i + 1) / tasks;
-      experts.shared(x, first, last, tiles + i * tile, out);
-      experts.gate(x, own, first_from(own, count, first), first_from(own, count, last),
-                   tiles + i * tile, choices);
+      const int64_t from = first_from(own, count, first), to = first_from(own, count, last);
+      experts.shared(x, first, last, {own + from, own + to}, scratch(i), out);
+      experts.gate(x, own, from, to, scratch(i), choices);
     });
     if (count == 0) return;
 
     const int64_t used = sort_by_expert(own, count, sizes.routed, choices, next, sorted, batches);
     parallel_for(parallel, static_cast<size_t>(used), [&](size_t task) {
-      experts.routed(x, batches[task], sorted, tiles + static_cast<int64_t>(task) * tile, out);
+      experts.routed(x, batches[task], sorted, scratch(static_cast<int64_t>(task)), out);
     });
   });
 }

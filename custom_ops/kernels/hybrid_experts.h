@@ -17,11 +17,12 @@ struct ExpertSizes {
 
 // The parameters as OPERATORS.md lays them out; index 0 is the shared expert.
 struct ExpertWeights {
-  const float *gate_weight, *gate_bias;  // [1+R, C], [1+R]
-  const float* expert_bias;              // [R]
-  const float *w1, *b1, *w2, *b2;        // [1+R, H, C], [1+R, H], twice
-  const float *norm_weight, *norm_bias;  // [2, H]
-  const float *w3, *b3;                  // [1+R, C, H], [1+R, C]
+  const float *input_norm_weight, *input_norm_bias;  // [C]
+  const float *gate_weight, *gate_bias;              // [1+R, C], [1+R]
+  const float* expert_bias;                          // [R]
+  const float *w1, *b1, *w2, *b2;                    // [1+R, H, C], [1+R, H], twice
+  const float *norm_weight, *norm_bias;              // [2, H]
+  const float *w3, *b3;                              // [1+R, C, H], [1+R, C]
 };
 
 // Floats of the packed parameters.

@@ -5,6 +5,7 @@
 #include "kernels/hybrid_attention.h"
 #include "kernels/hybrid_experts.h"
 #include "kernels/label_box.h"
+#include "kernels/linear.h"
 #include "kernels/local_upsample.h"
 #include "kernels/prompt_embedding.h"
 #include "kernels/token_box.h"
@@ -20,6 +21,10 @@ namespace i2f {
   X(PackExpertsKernel, pack_experts)                \
   X(HybridExpertsKernel, hybrid_experts)            \
   X(LabelBoxKernel, label_box)                      \
+  X(PackedLinearSizeKernel, packed_linear_size)     \
+  X(PackLinearKernel, pack_linear)                  \
+  X(NormLinearKernel, norm_linear)                  \
+  X(LinearAddKernel, linear_add)                    \
   X(PackedUpsampleSizeKernel, packed_upsample_size) \
   X(PackUpsampleKernel, pack_upsample)              \
   X(LocalUpsampleKernel, local_upsample)            \

@@ -10,12 +10,12 @@ namespace {
 // The parameters in a kernel's own order.
 struct PackedExperts {
   explicit PackedExperts(const Inputs& inputs) {
-    const auto gate = inputs.get<float>(2, "gate_weight", {"1+R", "C"});
+    const auto gate = inputs.get<float>(4, "gate_weight", {"1+R", "C"});
     const int64_t experts = gate.dim(0), channels = gate.dim(1);
     expect(experts >= 2 && channels >= 1, "gate_weight [1+R, C] with R >= 1 and C >= 1",
            "[" + std::to_string(experts) + ", " + std::to_string(channels) + "]");
     const Dim all("1+R", experts), c("C", channels);
-    const auto w1 = inputs.get<float>(5, "w1", {all, "H", c});
+    const auto w1 = inputs.get<float>(7, "w1", {all, "H", c});
     expect(w1.dim(1) >= 1, "w1 [1+R, H, C] with H >= 1", "H=0");
     const Dim h("H", w1.dim(1));
     const auto take = [&](size_t index, const char* name, Shape shape) {
@@ -23,17 +23,19 @@ struct PackedExperts {
     };
     sizes = {channels, w1.dim(1), experts - 1};
     ExpertWeights weights{};
+    weights.input_norm_weight = take(2, "input_norm_weight", {c});
+    weights.input_norm_bias = take(3, "input_norm_bias", {c});
     weights.gate_weight = gate.data;
-    weights.gate_bias = take(3, "gate_bias", {all});
-    weights.expert_bias = take(4, "expert_bias", {{"R", experts - 1}});
+    weights.gate_bias = take(5, "gate_bias", {all});
+    weights.expert_bias = take(6, "expert_bias", {{"R", experts - 1}});
     weights.w1 = w1.data;
-    weights.b1 = take(6, "b1", {all, h});
-    weights.w2 = take(7, "w2", {all, h, c});
-    weights.b2 = take(8, "b2", {all, h});
-    weights.norm_weight = take(9, "norm_weight", {2, h});
-    weights.norm_bias = take(10, "norm_bias", {2, h});
-    weights.w3 = take(11, "w3", {all, c, h});
-    weights.b3 = take(12, "b3", {all, c});
+    weights.b1 = take(8, "b1", {all, h});
+    weights.w2 = take(9, "w2", {all, h, c});
+    weights.b2 = take(10, "b2", {all, h});
+    weights.norm_weight = take(11, "norm_weight", {2, h});
+    weights.norm_bias = take(12, "norm_bias", {2, h});
+    weights.w3 = take(13, "w3", {all, c, h});
+    weights.b3 = take(14, "b3", {all, c});
     data = Buffer<float>(kernels().packed_experts_size(sizes));
     kernels().pack_experts(sizes, weights, data.data());
   }
@@ -45,7 +47,7 @@ struct PackedExperts {
 class HybridExperts final : public Kernel {
  public:
   explicit HybridExperts(const KernelInfo& info) : epsilon_(info.attribute("epsilon", 1e-5f)) {
-    if (info.known(2, 13)) packed_ = std::make_unique<PackedExperts>(info);
+    if (info.known(2, 15)) packed_ = std::make_unique<PackedExperts>(info);
   }
 
   void compute(KernelContext& context) const override {
@@ -71,7 +73,7 @@ class HybridExperts final : public Kernel {
 }  // namespace
 
 OperatorSpec HybridExperts_spec() {
-  return {"HybridExperts", 13, false, {kElementType<float>}, create_kernel<HybridExperts>};
+  return {"HybridExperts", 15, false, {kElementType<float>}, create_kernel<HybridExperts>};
 }
 
 }  // namespace i2f

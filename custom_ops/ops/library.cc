@@ -16,7 +16,9 @@ namespace i2f {
   X(EdgeTokens)          \
   X(HybridAttention)     \
   X(HybridExperts)       \
+  X(LinearAdd)           \
   X(LocalUpsample)       \
+  X(NormLinear)          \
   X(PromptEmbedding)     \
   X(TokenBox)            \
   X(WindowAttention)

@@ -15,6 +15,7 @@ from inter2former_deploy.contract import DOMAIN
 from inter2former_deploy.exporters.bodies.edge_tokens import EdgeTokens
 from inter2former_deploy.exporters.bodies.hybrid_attention import HybridAttention, Rotate
 from inter2former_deploy.exporters.bodies.hybrid_experts import Expert, HybridExperts
+from inter2former_deploy.exporters.bodies.linear import LinearAdd, NormLinear
 from inter2former_deploy.exporters.bodies.local_upsample import LocalUpsample, MeanOfRows, UpsampleRows
 from inter2former_deploy.exporters.bodies.prompt_embedding import PromptEmbedding, PromptNetwork
 from inter2former_deploy.exporters.bodies.shared import (
@@ -33,7 +34,16 @@ __all__ = ["HELPER_DOMAIN", "HELPER_VERSION", "MAX_OPSET", "MIN_OPSET", "check_o
 MIN_OPSET = 18  # torch.onnx.export(dynamo=True) starts here, and so do the operators of the bodies
 MAX_OPSET = 24  # the newest that was run
 
-_OPERATORS = (EdgeTokens, PromptEmbedding, HybridAttention, HybridExperts, TokenBox, LocalUpsample)
+_OPERATORS = (
+    EdgeTokens,
+    PromptEmbedding,
+    HybridAttention,
+    HybridExperts,
+    NormLinear,
+    LinearAdd,
+    TokenBox,
+    LocalUpsample,
+)
 _HELPERS = (IsText, Logistic, Silu, TightBox, LabelBox, PromptNetwork, Rotate, Expert, UpsampleRows, MeanOfRows)
 
 

@@ -28,15 +28,17 @@ def Expert(x, w1, b1, w2, b2, norm_weight, norm_bias, w3, b3, epsilon: float):
 
 @script(operators, default_opset=op)
 def HybridExperts(
-    x, edge, gate_weight, gate_bias, expert_bias, w1, b1, w2, b2, norm_weight, norm_bias, w3, b3, epsilon: float = 1e-5
-):
+    x, edge, input_norm_weight, input_norm_bias, gate_weight, gate_bias, expert_bias,
+    w1, b1, w2, b2, norm_weight, norm_bias, w3, b3, epsilon: float = 1e-5,
+):  # fmt: skip
     """Shared expert for all tokens, routed experts for edge tokens (custom_ops/OPERATORS.md)."""
+    normed = op.LayerNormalization(x, input_norm_weight, input_norm_bias, axis=-1, epsilon=epsilon)
     shared = Expert(
-        x, op.Gather(w1, 0), op.Gather(b1, 0), op.Gather(w2, 0), op.Gather(b2, 0),
+        normed, op.Gather(w1, 0), op.Gather(b1, 0), op.Gather(w2, 0), op.Gather(b2, 0),
         op.Gather(norm_weight, 0), op.Gather(norm_bias, 0), op.Gather(w3, 0), op.Gather(b3, 0), epsilon=epsilon,
     )  # fmt: skip
 
-    tokens = op.Gather(x, edge)  # [E, C]
+    tokens = op.Gather(normed, edge)  # [E, C]
     gates = Logistic(op.Gemm(tokens, gate_weight, gate_bias, transB=1))  # [E, 1 + R]
     rest = op.Constant(value_ints=[1])
     end = op.Shape(gate_bias)
@@ -71,4 +73,4 @@ def HybridExperts(
     mix = op.Gather(mix, order)
     weights_shared, weights_routed = op.Split(mix, axis=1, num_outputs=2)
     mixed = weights_shared * op.Gather(shared, place) + weights_routed * routed
-    return op.ScatterND(shared, op.Unsqueeze(place, rest), mixed)
+    return x + op.ScatterND(shared, op.Unsqueeze(place, rest), mixed)

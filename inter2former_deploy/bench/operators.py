@@ -64,6 +64,8 @@ def hybrid_experts(side: int, share: float, experts: int = DECODER.experts) -> C
     length, dim, hidden = side * side, DECODER.dim, DECODER.expert_hidden
     edge = disc_tokens(side, share)
     weights = {
+        "input_norm_weight": 1 + _normal(rng, dim) / 10,
+        "input_norm_bias": _normal(rng, dim) / 10,
         "gate_weight": _normal(rng, 1 + experts, dim),
         "gate_bias": _normal(rng, 1 + experts),
         "expert_bias": 0.01 * _normal(rng, experts),
@@ -83,6 +85,41 @@ def hybrid_experts(side: int, share: float, experts: int = DECODER.experts) -> C
         attributes={},
         flop=6.0 * (length + len(edge)) * dim * hidden + 2.0 * len(edge) * dim * (1 + experts),
         nbytes=8.0 * length * dim,
+    )
+
+
+def norm_linear(side: int) -> Case:
+    """Queries, keys and values of `side * side` tokens."""
+    rng = np.random.default_rng(5)
+    length, dim, outputs = side * side, DECODER.dim, 3 * DECODER.attention_dim
+    weights = {
+        "norm_weight": 1 + _normal(rng, dim) / 10,
+        "norm_bias": _normal(rng, dim) / 10,
+        "weight": _normal(rng, outputs, dim) / 16,
+        "bias": _normal(rng, outputs),
+    }
+    return Case(
+        operator="NormLinear",
+        inputs={"x": _normal(rng, length, dim), **weights},
+        constant=frozenset(weights),
+        attributes={},
+        flop=2.0 * length * dim * outputs,
+        nbytes=4.0 * length * (dim + outputs),
+    )
+
+
+def linear_add(side: int) -> Case:
+    """The output of the attention of `side * side` tokens, projected and added to them."""
+    rng = np.random.default_rng(6)
+    length, dim, width = side * side, DECODER.dim, DECODER.attention_dim
+    weights = {"weight": _normal(rng, dim, width) / 6, "bias": _normal(rng, dim)}
+    return Case(
+        operator="LinearAdd",
+        inputs={"x": _normal(rng, length, width), "residual": _normal(rng, length, dim), **weights},
+        constant=frozenset(weights),
+        attributes={},
+        flop=2.0 * length * dim * width,
+        nbytes=4.0 * length * (width + 2 * dim),
     )
 
 
@@ -151,7 +188,8 @@ def local_upsample(side: int, share: float, stage: int) -> Case:
 
 
 CASES: Mapping[str, Callable[..., Case]] = {
-    f.__name__: f for f in (hybrid_attention, hybrid_experts, edge_tokens, prompt_embedding, local_upsample)
+    f.__name__: f
+    for f in (hybrid_attention, hybrid_experts, norm_linear, linear_add, edge_tokens, prompt_embedding, local_upsample)
 }
 VARIANTS = ("library", "plain", "torch")
 
@@ -219,6 +257,7 @@ def _torch(case: Case) -> Callable[[], object]:
         "EdgeTokens": {"patch": PATCH},
         "PromptEmbedding": {"patch": PATCH},
         "HybridExperts": {"epsilon": 1e-5},
+        "NormLinear": {"epsilon": 1e-5},
         "LocalUpsample": {"epsilon": 1e-5},
     }
     attributes = defaults.get(case.operator, {}) | dict(case.attributes)
@@ -261,6 +300,8 @@ def sweep() -> Iterator[tuple[str, dict[str, Any]]]:
         for share in (0.0, 0.03, 0.1, 0.3, 1.0):
             yield "hybrid_attention", {"side": side, "share": share}
             yield "hybrid_experts", {"side": side, "share": share}
+        yield "norm_linear", {"side": side}
+        yield "linear_add", {"side": side}
         for share in (0.03, 0.1, 0.3, 1.0):
             yield "edge_tokens", {"side": side, "share": share}
             yield "prompt_embedding", {"side": side, "share": share}

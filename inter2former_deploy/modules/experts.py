@@ -86,33 +86,44 @@ class HybridExperts(nn.Module):
             stack(shared.w3.bias, self.select_ffn_b3),
         )
 
-    def forward(self, x: Tensor, edge: Tensor) -> Tensor:
-        """Output of the experts.
+    def forward(self, x: Tensor, edge: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """Tokens plus the output of the experts for normalised tokens.
 
         Args:
             x: Tokens, [T, C].
             edge: Tokens that get a routed expert besides, int64 [E], ascending.
+            norm: Of the tokens; its epsilon is the experts'.
 
         Returns:
             [T, C].
         """
-        return operators.hybrid_experts(x, edge, *self.pack(), self.shared_ln.eps)
+        return operators.hybrid_experts(x, edge, norm.weight, norm.bias, *self.pack(), self.shared_ln.eps)
 
-    def training_forward(self, x: Tensor, edge: Tensor) -> Tensor:
+    def training_forward(self, x: Tensor, edge: Tensor, norm: nn.LayerNorm) -> Tensor:
         """The same, and then move the expert bias towards equal use of the experts.
 
         Args:
             x: Tokens of the whole batch, [T, C].
             edge: int64 [E], ascending.
+            norm: Of the tokens.
 
         Returns:
             [T, C].
         """
-        out: Tensor = self(x, edge)  # with the old bias
+        out: Tensor = self(x, edge, norm)  # with the old bias
         with torch.no_grad():
-            chosen = operators.route(self.expert_gate(x[edge]), self.exp_bias)
+            chosen = self.choose(x, edge, norm)
             self.balance(torch.bincount(chosen, minlength=len(self.exp_bias)))
         return out
+
+    def scores(self, x: Tensor, edge: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """Gates of the routed experts, without the bias, [E, R]; arguments as in `forward`."""
+        gates: Tensor = self.expert_gate(norm(x[edge]))
+        return gates
+
+    def choose(self, x: Tensor, edge: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """Routed expert of every edge token, int64 [E], 0..R-1; arguments as in `forward`."""
+        return operators.route(self.scores(x, edge, norm), self.exp_bias)
 
     @torch.no_grad()
     def balance(self, count: Tensor) -> None:

@@ -56,9 +56,13 @@ class HybridLayer(nn.Module):
         Returns:
             [L, C].
         """
-        x = x + self.o_proj(self.attention(self.qkv_proj(self.norm1(x)), edge, grid_width))
-        routed: Tensor = self.ffn(self.norm2(x), edge)
-        return x + routed
+        norm, qkv, o = self.norm1, self.qkv_proj, self.o_proj
+        attended = self.attention(
+            operators.norm_linear(x, norm.weight, norm.bias, qkv.weight, qkv.bias, norm.eps), edge, grid_width
+        )
+        x = operators.linear_add(attended, x, o.weight, o.bias)
+        mixed: Tensor = self.ffn(x, edge, self.norm2)
+        return mixed
 
     def training_forward(self, x: Tensor, edges: list[Tensor], grid_width: int) -> tuple[Tensor, Tensor]:
         """Tokens of a batch after this layer, with gradients; moves the expert bias.
@@ -74,8 +78,7 @@ class HybridLayer(nn.Module):
         attended, loss = self.attention.training_forward(self.qkv_proj(self.norm1(x)), edges, grid_width)
         x = x + self.o_proj(attended)
         edge = torch.cat([i * x.shape[1] + e for i, e in enumerate(edges)])
-        routed = self.ffn.training_forward(self.norm2(x).flatten(0, 1), edge)
-        return x + routed.view_as(x), loss
+        return self.ffn.training_forward(x.flatten(0, 1), edge, self.norm2).view_as(x), loss
 
 
 class DecoderNeck(nn.Module):

@@ -293,6 +293,8 @@ def _like_first(x: Tensor, *_: Any) -> Tensor:
 def hybrid_experts(
     x: Tensor,
     edge: Tensor,
+    input_norm_weight: Tensor,
+    input_norm_bias: Tensor,
     gate_weight: Tensor,
     gate_bias: Tensor,
     expert_bias: Tensor,
@@ -306,11 +308,13 @@ def hybrid_experts(
     b3: Tensor,
     epsilon: float,
 ) -> Tensor:
-    """A shared expert for all tokens, a routed one besides for each edge token (HMoE).
+    """Tokens plus what the experts make of the normalised tokens (HMoE).
 
     Args:
         x: [L, C].
         edge: int64 [E], ascending.
+        input_norm_weight: Of the tokens' LayerNorm, [C].
+        input_norm_bias: [C].
         gate_weight: Shared gate, then routed ones, [1+R, C].
         gate_bias: [1+R].
         expert_bias: [R].
@@ -322,10 +326,35 @@ def hybrid_experts(
         norm_bias: [2, H].
         w3: [1+R, C, H].
         b3: [1+R, C].
-        epsilon: Of the LayerNorm.
+        epsilon: Of both LayerNorms.
 
     Returns:
         [L, C].
+    """
+    normed = F.layer_norm(x, x.shape[1:], input_norm_weight, input_norm_bias, epsilon)
+    parameters = (gate_weight, gate_bias, expert_bias, w1, b1, w2, b2, norm_weight, norm_bias, w3, b3)
+    return x + mix_experts(normed, edge, *parameters, epsilon)
+
+
+def mix_experts(
+    x: Tensor,
+    edge: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    expert_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+    epsilon: float,
+) -> Tensor:
+    """A shared expert for all tokens, a routed one besides for each edge token.
+
+    What `hybrid_experts` does between its LayerNorm and its addition, with the same arguments.
     """
 
     def expert(e: int, tokens: Tensor) -> Tensor:
@@ -359,6 +388,50 @@ def route(scores: Tensor, expert_bias: Tensor) -> Tensor:
         int64 [E], 0..R-1.
     """
     return _first_argmax(scores + expert_bias)
+
+
+def _projected(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@operator(_projected)
+def norm_linear(
+    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+) -> Tensor:
+    """A linear layer of normalised tokens.
+
+    Args:
+        x: [L, C].
+        norm_weight: Of the LayerNorm, [C].
+        norm_bias: [C].
+        weight: [N, C].
+        bias: [N].
+        epsilon: Of the LayerNorm.
+
+    Returns:
+        [L, N].
+    """
+    return F.linear(F.layer_norm(x, x.shape[1:], norm_weight, norm_bias, epsilon), weight, bias)
+
+
+def _like_residual(x: Tensor, residual: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(residual)
+
+
+@operator(_like_residual)
+def linear_add(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer added to a residual.
+
+    Args:
+        x: [L, C].
+        residual: [L, N].
+        weight: [N, C].
+        bias: [N].
+
+    Returns:
+        [L, N].
+    """
+    return residual + F.linear(x, weight, bias)
 
 
 def _box_of_four(low_res: Tensor, threshold: float) -> Tensor:

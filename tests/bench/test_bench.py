@@ -14,6 +14,8 @@ from inter2former_deploy.bench.workers import Workload, alternate
 SMALL = {
     "hybrid_attention": {"side": 8, "share": 0.2},
     "hybrid_experts": {"side": 8, "share": 0.2, "experts": 4},
+    "norm_linear": {"side": 8},
+    "linear_add": {"side": 8},
     "edge_tokens": {"side": 8, "share": 0.2},
     "prompt_embedding": {"side": 8, "share": 0.2},
     "local_upsample": {"side": 8, "share": 0.2, "stage": 1},

@@ -88,6 +88,8 @@ def test_opsets(opset: int) -> None:
     assert_accurate(out, twins.hybrid_attention, *attention.values(), **given)
     experts = expert_inputs(rng, 9, np.arange(0, 9, 2))
     assert_accurate(run("HybridExperts", experts, opset=opset), twins.hybrid_experts, *experts.values())
+    for operator, linear in (("NormLinear", norm_linear_inputs(rng, 9)), ("LinearAdd", linear_add_inputs(rng, 9))):
+        assert_accurate(run(operator, linear, opset=opset), LINEAR[operator], *linear.values())
     upsample = upsample_inputs(rng, grid=3, box=(1, 0, 3, 2), pixels=2, channels=(4, 3))
     assert_accurate(run("LocalUpsample", upsample, opset=opset), twins.local_upsample, *upsample.values())
 
@@ -171,6 +173,8 @@ def expert_inputs(rng: np.random.Generator, length: int, edge: Array) -> dict[st
     return {
         "x": normal(rng, length, C),
         "edge": edge.astype(np.int64),
+        "input_norm_weight": normal(rng, C),
+        "input_norm_bias": normal(rng, C),
         "gate_weight": normal(rng, 1 + R, C),
         "gate_bias": normal(rng, 1 + R),
         "expert_bias": normal(rng, R, scale=0.2),
@@ -207,6 +211,38 @@ def test_nan_never_wins_an_expert() -> None:
     assert_accurate(run("HybridExperts", inputs), twins.hybrid_experts, *inputs.values())
     inputs["gate_bias"][1:] = np.nan  # all NaN: expert 1, whose weight is NaN too
     assert np.isnan(run("HybridExperts", inputs)).all()
+
+
+LINEAR = {"NormLinear": twins.norm_linear, "LinearAdd": twins.linear_add}
+
+
+def norm_linear_inputs(rng: np.random.Generator, length: int) -> dict[str, Array]:
+    return {
+        "x": normal(rng, length, C),
+        "norm_weight": normal(rng, C),
+        "norm_bias": normal(rng, C),
+        "weight": normal(rng, D, C, scale=0.3),
+        "bias": normal(rng, D),
+    }
+
+
+def linear_add_inputs(rng: np.random.Generator, length: int) -> dict[str, Array]:
+    return {
+        "x": normal(rng, length, D),
+        "residual": normal(rng, length, C),
+        "weight": normal(rng, C, D, scale=0.3),
+        "bias": normal(rng, C),
+    }
+
+
+@pytest.mark.parametrize("length", [0, 1, 100])
+def test_linear_layers(length: int) -> None:
+    rng = np.random.default_rng(length)
+    inputs = norm_linear_inputs(rng, length)
+    out = run("NormLinear", inputs, epsilon=0.3)
+    assert_accurate(out, twins.norm_linear, *inputs.values(), epsilon=0.3)
+    inputs = linear_add_inputs(rng, length)
+    assert_accurate(run("LinearAdd", inputs), twins.linear_add, *inputs.values())
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (64, 64)])

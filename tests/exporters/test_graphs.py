@@ -119,14 +119,17 @@ def test_operators_of_the_decoder() -> None:
     decoder = export_decoder(model_of(PROBE), size=SIZE)
     ours = [node.op_type for node in decoder.graph.node if node.domain == DOMAIN]
     expected = {"EdgeTokens": 1, "PromptEmbedding": 1, "HybridAttention": 2, "HybridExperts": 2, "TokenBox": 1}
-    assert {name: ours.count(name) for name in set(ours)} == {**expected, "LocalUpsample": 4}
+    expected |= {"NormLinear": 2, "LinearAdd": 2, "LocalUpsample": 4}
+    assert {name: ours.count(name) for name in set(ours)} == expected
     assert set(ours) <= {function.name for function in decoder.functions if function.domain == DOMAIN}
     weights = {x.name for x in decoder.graph.initializer}
     for node in decoder.graph.node:  # packed weights are constants, so that kernels can prepare them once
         if node.op_type == "HybridExperts":
             assert set(node.input[2:]) <= weights
-        if node.op_type == "HybridAttention":
+        if node.op_type in ("HybridAttention", "LinearAdd"):
             assert set(node.input[2:]) <= weights
+        if node.op_type == "NormLinear":
+            assert set(node.input[1:]) <= weights
 
 
 def test_the_watch_sees_margins_and_experts() -> None:

@@ -49,19 +49,20 @@ def test_experts(arrays: dict[str, Any], probe_weights: dict[str, Any], assert_c
     chosen = operators.route(ffn.expert_gate(x[edge]), ffn.exp_bias)
     np.testing.assert_array_equal(chosen, arrays["moe_expert"])
     assert len(chosen.unique()) == 8
-    assert_close(ffn(x, edge), arrays["moe_out"], "blocks")
-    assert_close(ffn(x, edge[:0]), arrays["moe_out_no_edge"], "blocks")
+    epsilon = ffn.shared_ln.eps
+    assert_close(operators.mix_experts(x, edge, *ffn.pack(), epsilon), arrays["moe_out"], "blocks")
+    assert_close(operators.mix_experts(x, edge[:0], *ffn.pack(), epsilon), arrays["moe_out_no_edge"], "blocks")
 
 
 @torch.inference_mode()
 def test_expert_bias_takes_part_in_the_choice_only(assert_close: Any) -> None:
     torch.manual_seed(0)
-    ffn = HybridExperts(dim=16, hidden=8, experts=4)
+    ffn, norm = HybridExperts(dim=16, hidden=8, experts=4), torch.nn.LayerNorm(16)
     x, edge = torch.randn(10, 16), torch.arange(10)
     ffn.exp_bias += 0.5  # the same for all: no other choice
-    raised = ffn(x, edge)
+    raised = ffn(x, edge, norm)
     ffn.exp_bias.zero_()
-    assert_close(ffn(x, edge), raised, "blocks")
+    assert_close(ffn(x, edge, norm), raised, "blocks")
     ffn.exp_bias[2] = 100
-    assert operators.route(ffn.expert_gate(x), ffn.exp_bias).tolist() == [2] * 10
-    assert (ffn(x, edge) - raised).abs().max() > 1e-3
+    assert ffn.choose(x, edge, norm).tolist() == [2] * 10
+    assert (ffn(x, edge, norm) - raised).abs().max() > 1e-3

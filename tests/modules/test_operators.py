@@ -139,6 +139,7 @@ def test_ties_go_to_the_first() -> None:
 def expert_weights(rng: np.random.Generator, dim: int, hidden: int, routed: int) -> list[torch.Tensor]:
     e = 1 + routed
     return [
+        *(draw(rng, dim), draw(rng, dim)),
         *(draw(rng, e, dim), draw(rng, e), draw(rng, routed) / 4),
         *(draw(rng, e, hidden, dim), draw(rng, e, hidden), draw(rng, e, hidden, dim), draw(rng, e, hidden)),
         *(draw(rng, 2, hidden), draw(rng, 2, hidden), draw(rng, e, dim, hidden), draw(rng, e, dim)),
@@ -152,6 +153,16 @@ def test_hybrid_experts(assert_close: Any, count: int, routed: int) -> None:
     x, edge, weights = draw(rng, 40, 12), some_edges(rng, 40, count), expert_weights(rng, 12, 7, routed)
     out = operators.hybrid_experts(x, edge, *weights, 1e-5)
     assert_close(out, twins.hybrid_experts(*arrays(x, edge, *weights)), "formula")
+
+
+def test_linear_layers(assert_close: Any) -> None:
+    rng = np.random.default_rng(9)
+    x, residual, weight, bias = draw(rng, 5, 7), draw(rng, 5, 3), draw(rng, 3, 7), draw(rng, 3)
+    norm = draw(rng, 7), draw(rng, 7)
+    out = operators.norm_linear(x, *norm, weight, bias, 0.3)
+    assert_close(out, twins.norm_linear(*arrays(x, *norm, weight, bias), epsilon=0.3), "formula")
+    out = operators.linear_add(x, residual, weight, bias)
+    assert_close(out, twins.linear_add(*arrays(x, residual, weight, bias)), "formula")
 
 
 def test_experts_treat_tokens_independently(assert_close: Any) -> None:

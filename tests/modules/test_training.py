@@ -142,14 +142,14 @@ def test_expert_bias_moves_towards_equal_use() -> None:
 
 def test_a_batch_is_routed_by_the_old_bias_and_counts_all_its_edge_tokens() -> None:
     torch.manual_seed(0)
-    ffn = HybridExperts(dim=16, hidden=8, experts=4)
+    ffn, norm = HybridExperts(dim=16, hidden=8, experts=4), torch.nn.LayerNorm(16)
     x, edge = torch.randn(40, 16), torch.arange(5, 35)
-    expected = ffn(x, edge)
-    count = operators.route(ffn.expert_gate(x[edge]), ffn.exp_bias).bincount(minlength=4)
-    assert torch.equal(ffn.training_forward(x, edge), expected)
+    expected = ffn(x, edge, norm)
+    count = operators.route(ffn.expert_gate(norm(x)[edge]), ffn.exp_bias).bincount(minlength=4)
+    assert torch.equal(ffn.training_forward(x, edge, norm), expected)
     torch.testing.assert_close(ffn.exp_bias, -BIAS_RATE * torch.sign(count - count.float().mean()))
     before = ffn.exp_bias.clone()
-    assert torch.equal(ffn.training_forward(x, edge[:0]), ffn(x, edge[:0]))
+    assert torch.equal(ffn.training_forward(x, edge[:0], norm), ffn(x, edge[:0], norm))
     assert torch.equal(ffn.exp_bias, before)  # no edge tokens: every expert is used equally, not at all
     assert ffn.steps == 2
 
@@ -173,13 +173,14 @@ def test_gradients_of_hybrid_experts() -> None:
     torch.manual_seed(0)
     dim, hidden = 4, 3
     inputs = [
-        *(randn(6, dim), randn(3, dim), randn(3), randn(3, hidden, dim), randn(3, hidden), randn(3, hidden, dim)),
+        *(randn(6, dim), randn(dim), randn(dim)),
+        *(randn(3, dim), randn(3), randn(3, hidden, dim), randn(3, hidden), randn(3, hidden, dim)),
         *(randn(3, hidden), randn(2, hidden), randn(2, hidden), randn(3, dim, hidden), randn(3, dim)),
     ]
 
-    def mix(x: torch.Tensor, gate_weight: torch.Tensor, gate_bias: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+    def mix(x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
         edge, expert_bias = torch.tensor([0, 2, 3, 5]), torch.zeros(2, dtype=torch.float64)
-        return operators.hybrid_experts(x, edge, gate_weight, gate_bias, expert_bias, *rest, 1e-5)  # type: ignore[arg-type]
+        return operators.hybrid_experts(x, edge, *rest[:4], expert_bias, *rest[4:], 1e-5)  # type: ignore[arg-type, call-arg]
 
     assert gradcheck(mix, inputs, fast_mode=True)
 

@@ -187,7 +187,8 @@ def test_decoder_exports_as_operators(head: LocalUpsampling, changes: dict[str, 
     counts = {name: names.count(f"{DOMAIN}.{name}.default") for name in ("edge_tokens", "prompt_embedding")}
     assert counts == {"edge_tokens": 1, "prompt_embedding": 1}
     assert names.count(f"{DOMAIN}.hybrid_attention.default") == config.layers
-    assert names.count(f"{DOMAIN}.hybrid_experts.default") == config.layers
+    for name in ("hybrid_experts", "norm_linear", "linear_add"):
+        assert names.count(f"{DOMAIN}.{name}.default") == config.layers
     assert names.count(f"{DOMAIN}.local_upsample.default") == 4
     assert names.count(f"{DOMAIN}.token_box.default") == (config.upsampling == "local")
 

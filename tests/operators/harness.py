@@ -30,6 +30,8 @@ OUTPUT_TYPES: dict[str, tuple[int, ...]] = {
     "PromptEmbedding": (onnx.TensorProto.FLOAT,),
     "HybridAttention": (onnx.TensorProto.FLOAT,),
     "HybridExperts": (onnx.TensorProto.FLOAT,),
+    "NormLinear": (onnx.TensorProto.FLOAT,),
+    "LinearAdd": (onnx.TensorProto.FLOAT,),
     "TokenBox": (onnx.TensorProto.INT64,),
     "LocalUpsample": (onnx.TensorProto.FLOAT,),
     "WindowAttention": (onnx.TensorProto.FLOAT,),

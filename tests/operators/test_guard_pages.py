@@ -142,6 +142,8 @@ def hybrid_experts() -> Iterator[Case]:
     def cases(length: int, channels: int, hidden: int, routed: int) -> Iterator[Case]:
         n = 1 + routed
         weights = {
+            "input_norm_weight": floats(channels),
+            "input_norm_bias": floats(channels),
             "gate_weight": floats(n, channels),
             "gate_bias": floats(n),
             "expert_bias": floats(routed),
@@ -192,6 +194,39 @@ def local_upsample() -> Iterator[Case]:
         yield case(2, co, 1, 33, (0, 0, 1, columns))
 
 
+def linear_sizes() -> Iterator[tuple[int, int, int]]:
+    """Rows, inputs, outputs."""
+    for size in SIZES:
+        yield from ((size, 5, 3), (3, size, 5), (3, 5, size), (131, size, 33))
+
+
+def norm_linear() -> Iterator[Case]:
+    for rows, inputs, outputs in linear_sizes():
+        yield (
+            {
+                "x": floats(rows, inputs),
+                "norm_weight": floats(inputs),
+                "norm_bias": floats(inputs),
+                "weight": floats(outputs, inputs),
+                "bias": floats(outputs),
+            },
+            {},
+        )
+
+
+def linear_add() -> Iterator[Case]:
+    for rows, inputs, outputs in linear_sizes():
+        yield (
+            {
+                "x": floats(rows, inputs),
+                "residual": floats(rows, outputs),
+                "weight": floats(outputs, inputs),
+                "bias": floats(outputs),
+            },
+            {},
+        )
+
+
 def window_attention() -> Iterator[Case]:
     def case(height: int, width: int, window: int, heads: int, head_width: int) -> Case:
         channels = 3 * heads * head_width
@@ -212,6 +247,8 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "PromptEmbedding": prompt_embedding,
     "HybridAttention": hybrid_attention,
     "HybridExperts": hybrid_experts,
+    "NormLinear": norm_linear,
+    "LinearAdd": linear_add,
     "LocalUpsample": local_upsample,
     "WindowAttention": window_attention,
 }

@@ -31,6 +31,8 @@ def parameters(channels: int, hidden: int, routed: int) -> dict[str, Array]:
 
     n = 1 + routed
     return {
+        "input_norm_weight": normal(channels, mean=1),
+        "input_norm_bias": normal(channels),
         "gate_weight": normal(n, channels, scale=2 * channels**-0.5),
         "gate_bias": normal(n),
         "expert_bias": normal(routed),
@@ -52,7 +54,9 @@ def tokens(count: int, channels: int) -> NDArray[np.float32]:
 def some_edges(x: Array, weights: dict[str, Array], share: float) -> NDArray[np.int64]:
     """A share of the tokens, without those that float32 might send to another expert than float64."""
     edge = np.flatnonzero(np.random.default_rng(len(x)).random(len(x)) < share)
-    gate = x[edge].astype(np.float64) @ weights["gate_weight"].T.astype(np.float64) + weights["gate_bias"]
+    norm = weights["input_norm_weight"], weights["input_norm_bias"]
+    normed = twins.layer_norm(x[edge], *norm, 1e-5, np.float64)
+    gate = normed @ weights["gate_weight"].T.astype(np.float64) + weights["gate_bias"]
     scores = np.sort(1 / (1 + np.exp(-gate[:, 1:])) + weights["expert_bias"], axis=1)
     clear = scores.shape[1] < 2 or scores[:, -1] - scores[:, -2] > 1e-5
     return edge[np.broadcast_to(clear, edge.shape)]
@@ -90,19 +94,22 @@ def test_many_tokens_of_one_expert(library: Library) -> None:
 @pytest.mark.parametrize("epsilon", [1e-5, 0.7])
 def test_epsilon(library: Library, epsilon: float) -> None:
     weights = parameters(17, 9, 2)
-    x = 0.05 * tokens(20, 17)
+    x = 0.05 * tokens(20, 17)  # and the hidden values smaller still
     case = inputs(x, some_edges(x, weights, 0.5), weights)
     out = library.run("HybridExperts", case, epsilon=epsilon)[0]
     assert_accurate(out, twins.hybrid_experts, *case.values(), epsilon=epsilon)
 
 
 def test_golden(library: Library, golden: Any, assert_close: Any) -> None:
+    """The release's tokens, one a call: a norm without scale ends in its shift, whatever comes in."""
     blocks = golden("blocks")
     weights = released.expert_parameters(state_dict("probe", 7))
-    x, edge = blocks["moe_x"], blocks["moe_edge"]
-    for edges, expected in ((edge, blocks["moe_out"]), (edge[:0], blocks["moe_out_no_edge"])):
-        out = library.run_all_ways("HybridExperts", inputs(x, edges, weights), constant=list(weights))
-        assert_close(out, expected, "blocks")
+    for token in blocks["moe_edge"][:20]:
+        norm = {"input_norm_weight": zeros(256), "input_norm_bias": blocks["moe_x"][token]}
+        for edge, expected in (([0], blocks["moe_out"]), ([], blocks["moe_out_no_edge"])):
+            x = tokens(1, 256)
+            out = run(library, x, np.array(edge), norm | weights)
+            assert_close(out - x, expected[token][None], "blocks")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +158,8 @@ def test_not_finite_weights(library: Library) -> None:
     out = run(library, x, edge, weights)
     chosen = np.zeros(30, np.int64)
     gates = (weights[name] for name in ("gate_weight", "gate_bias", "expert_bias"))
-    chosen[edge] = twins.chosen_experts(x[edge], *gates)
+    norm = weights["input_norm_weight"], weights["input_norm_bias"]
+    chosen[edge] = twins.chosen_experts(twins.layer_norm(x[edge], *norm, 1e-5, np.float64), *gates)
     assert (chosen == 2).any()
     clean[chosen == 2, 4] = np.inf
     np.testing.assert_array_equal(out, clean)
@@ -190,6 +198,8 @@ def zeros(*shape: int) -> NDArray[np.float32]:
         ("x", np.zeros((6, 4)), r"expected x float32 \[L, C=4\], got float64 \[6, 4\]"),
         ("edge", np.zeros(1, np.int32), r"expected edge int64 \[E\], got int32 \[1\]"),
         ("edge", np.zeros((1, 1), np.int64), r"expected edge int64 \[E\], got int64 \[1, 1\]"),
+        ("input_norm_weight", zeros(5), r"expected input_norm_weight float32 \[C=4\], got float32 \[5\]"),
+        ("input_norm_bias", zeros(1, 4), r"expected input_norm_bias float32 \[C=4\], got float32 \[1, 4\]"),
         ("gate_weight", zeros(1, 4), r"expected gate_weight \[1\+R, C\] with R >= 1 and C >= 1, got \[1, 4\]"),
         ("gate_weight", zeros(3), r"expected gate_weight float32 \[1\+R, C\], got float32 \[3\]"),
         ("gate_bias", zeros(2), r"expected gate_bias float32 \[1\+R=3\], got float32 \[2\]"),

@@ -88,8 +88,8 @@ def test_hybrid_experts(weights: dict[str, NDArray[Any]]) -> None:
     parameters = list(released.expert_parameters(weights).values())
     x, edge = blocks["moe_x"], blocks["moe_edge"]
     np.testing.assert_array_equal(twins.chosen_experts(x[edge], *parameters[:3]), blocks["moe_expert"] + 1)
-    assert_close(twins.hybrid_experts(x, edge, *parameters), blocks["moe_out"])
-    assert_close(twins.hybrid_experts(x, edge[:0], *parameters), blocks["moe_out_no_edge"])
+    assert_close(twins.mix_experts(x, edge, *parameters), blocks["moe_out"])
+    assert_close(twins.mix_experts(x, edge[:0], *parameters), blocks["moe_out_no_edge"])
 
 
 @pytest.mark.parametrize("case", ["whole", "crop", "small", "none"])

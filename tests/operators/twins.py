@@ -166,6 +166,34 @@ def chosen_experts(
     return 1 + np.argmax(np.where(np.isnan(scores), -np.inf, scores), axis=1)
 
 
+def layer_norm(x: Array, weight: Array, bias: Array, epsilon: float, dtype: DTypeLike) -> Array:
+    """Over the last axis."""
+    centred = x.astype(dtype) - x.astype(dtype).mean(-1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + np.asarray(epsilon, dtype))
+    normed: Array = centred / deviation * weight.astype(dtype) + bias.astype(dtype)
+    return normed
+
+
+def norm_linear(
+    x: Array,
+    norm_weight: Array,
+    norm_bias: Array,
+    weight: Array,
+    bias: Array,
+    *,
+    epsilon: float = 1e-5,
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """A linear layer of normalised tokens -> [L, N]."""
+    normed = layer_norm(x, norm_weight, norm_bias, epsilon, dtype)
+    return normed @ weight.astype(dtype).T + bias.astype(dtype)
+
+
+def linear_add(x: Array, residual: Array, weight: Array, bias: Array, *, dtype: DTypeLike = np.float64) -> Array:
+    """A linear layer added to a residual -> [L, N]."""
+    return residual.astype(dtype) + (x.astype(dtype) @ weight.astype(dtype).T + bias.astype(dtype))
+
+
 def window_attention(
     qkv: Array,
     padding: Array,
@@ -205,6 +233,20 @@ def window_attention(
 def hybrid_experts(
     x: Array,
     edge: IntArray,
+    input_norm_weight: Array,
+    input_norm_bias: Array,
+    *parameters: Array,
+    epsilon: float = 1e-5,
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """Tokens plus what the experts make of the normalised tokens -> [L, C]."""
+    normed = layer_norm(x, input_norm_weight, input_norm_bias, epsilon, dtype)
+    return x.astype(dtype) + mix_experts(normed, edge, *parameters, epsilon=epsilon, dtype=dtype)
+
+
+def mix_experts(
+    x: Array,
+    edge: IntArray,
     gate_weight: Array,
     gate_bias: Array,
     expert_bias: Array,
@@ -223,15 +265,12 @@ def hybrid_experts(
     """The shared expert for all tokens, a routed one beside it for edge tokens -> [L, C]."""
     x = x.astype(dtype)
     w1, b1, w2, b2, w3, b3 = (parameter.astype(dtype) for parameter in (w1, b1, w2, b2, w3, b3))
-    norm_weight, norm_bias = norm_weight.astype(dtype), norm_bias.astype(dtype)
 
     def expert(index: int, x: Array) -> Array:
         up = x @ w1[index].T + b1[index]
         hidden = up * _sigmoid(up) * (x @ w2[index].T + b2[index])
-        centred = hidden - hidden.mean(1, keepdims=True)
-        variance = (centred**2).mean(1, keepdims=True)
         norm = min(index, 1)
-        normed = centred / np.sqrt(variance + np.asarray(epsilon, dtype)) * norm_weight[norm] + norm_bias[norm]
+        normed = layer_norm(hidden, norm_weight[norm], norm_bias[norm], epsilon, dtype)
         return normed @ w3[index].T + b3[index]
 
     out = expert(0, x)

@@ -14,6 +14,8 @@ TWINS = {
     "PromptEmbedding": twins.prompt_embedding,
     "HybridAttention": twins.hybrid_attention,
     "HybridExperts": twins.hybrid_experts,
+    "NormLinear": twins.norm_linear,
+    "LinearAdd": twins.linear_add,
     "TokenBox": twins.token_box,
     "LocalUpsample": twins.local_upsample,
 }
