@@ -14,6 +14,8 @@ constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 constexpr auto kByte = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 constexpr auto kInt = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
 constexpr auto kDouble = ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE;
+constexpr auto kInt8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+constexpr auto kBfloat16 = ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
 constexpr auto kBool = ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
 
 // Sizes around the vectors and tiles of every tier.
@@ -37,7 +39,9 @@ constexpr float kSpecials[] = {std::numeric_limits<float>::quiet_NaN(),
                                -88.0f};
 
 size_t element_size(ONNXTensorElementDataType type) {
-  return type == kFloat ? 4 : type == kByte || type == kBool ? 1 : 8;
+  if (type == kFloat) return 4;
+  if (type == kBfloat16) return 2;
+  return type == kByte || type == kBool || type == kInt8 ? 1 : 8;
 }
 
 // Bits for the elements of a tensor: too many to take each from the fuzzer's bytes.
@@ -62,7 +66,8 @@ class Decoder {
     static constexpr void (Decoder::* kOperators[])() = {
         &Decoder::edge_tokens,      &Decoder::token_box,      &Decoder::prompt_embedding,
         &Decoder::hybrid_attention, &Decoder::hybrid_experts, &Decoder::local_upsample,
-        &Decoder::norm_linear,      &Decoder::linear_add,     &Decoder::window_attention};
+        &Decoder::norm_linear,      &Decoder::linear_add,     &Decoder::window_attention,
+        &Decoder::int8_linear,      &Decoder::bf16_linear};
     (this->*bytes_.PickValueInArray(kOperators))();
     case_.constants = one_in(4);
     if (one_in(16)) spoil_attribute();
@@ -348,6 +353,38 @@ class Decoder {
     list("heights", heights);
     list("widths", widths);
     list("offsets", offsets);
+  }
+
+  void int8_linear() {
+    case_.op = "Int8Linear";
+    const auto [inputs, outputs] = linear();
+    narrow("weight", kInt8, {outputs, inputs});
+    weights("scale", {outputs});
+    weights("bias", {outputs});
+    choice("activation", "none", "gelu");
+  }
+
+  void bf16_linear() {
+    case_.op = "Bf16Linear";
+    const auto [inputs, outputs] = linear();
+    narrow("weight", kBfloat16, {outputs, inputs});
+    weights("bias", {outputs});
+    choice("activation", "none", "gelu");
+  }
+
+  // The input of a linear layer; returns inputs and outputs.
+  std::pair<int64_t, int64_t> linear() {
+    const int64_t inputs = one_in(8) ? between(500, 1100) : size(65), outputs = size(65);
+    floats("x", {between(0, inputs > 100 ? 20 : 250), inputs});
+    return {inputs, outputs};
+  }
+
+  // A weight of any bits.
+  void narrow(const std::string& name, ONNXTensorElementDataType type, std::vector<int64_t> dims) {
+    Random source = random();
+    for (char& byte : add(name, type, std::move(dims), true).data) {
+      byte = static_cast<char>(source.next());
+    }
   }
 
   void epsilon() { attribute("epsilon", bytes_.PickValueInArray({1e-5f, 0.0f, 1.0f, -1.0f})); }

@@ -7,6 +7,7 @@
 #include "kernels/label_box.h"
 #include "kernels/linear.h"
 #include "kernels/local_upsample.h"
+#include "kernels/narrow_linear.h"
 #include "kernels/prompt_embedding.h"
 #include "kernels/token_box.h"
 #include "kernels/window_attention.h"
@@ -34,10 +35,21 @@ namespace i2f {
   X(TokenBoxKernel, token_box)                      \
   X(WindowAttentionKernel, window_attention)
 
+// Kernels of narrow numbers, for which some machines have instructions: a tier with such
+// instructions has its own of these, and shares the others with the tier it builds upon.
+#define I2F_NARROW_KERNELS(X)                            \
+  X(PackedInt8LinearSizeKernel, packed_int8_linear_size) \
+  X(PackInt8LinearKernel, pack_int8_linear)              \
+  X(Int8LinearKernel, int8_linear)                       \
+  X(PackedBf16LinearSizeKernel, packed_bf16_linear_size) \
+  X(PackBf16LinearKernel, pack_bf16_linear)              \
+  X(Bf16LinearKernel, bf16_linear)
+
 struct KernelTable {
   const char* tier;
 #define I2F_ENTRY(type, name) type* name;
   I2F_KERNELS(I2F_ENTRY)
+  I2F_NARROW_KERNELS(I2F_ENTRY)
 #undef I2F_ENTRY
 };
 

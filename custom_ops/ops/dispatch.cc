@@ -16,6 +16,12 @@ extern const KernelTable kKernels;
 namespace avx512 {
 extern const KernelTable kKernels;
 }
+namespace avx512vnni {
+extern const KernelTable kKernels;
+}
+namespace avx512bf16 {
+extern const KernelTable kKernels;
+}
 #endif
 
 namespace {
@@ -24,6 +30,16 @@ struct Tier {
   const KernelTable& kernels;
   bool (*runs_here)();
 };
+
+#ifdef I2F_X86_TIERS
+bool has_avx512() {
+  return __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+         __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("avx512f") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+#endif
 
 // Best last. What a tier asks of the machine is what CMakeLists.txt compiles it with; the builtin
 // also knows whether the operating system saves the registers.
@@ -35,13 +51,9 @@ const Tier kTiers[] = {
        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
               __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
      }},
-    {avx512::kKernels,
-     [] {
-       return __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-              __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("avx512f") &&
-              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-     }},
+    {avx512::kKernels, has_avx512},
+    {avx512vnni::kKernels, has_vnni},
+    {avx512bf16::kKernels, [] { return has_vnni() && __builtin_cpu_supports("avx512bf16"); }},
 #endif
 };
 

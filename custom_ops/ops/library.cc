@@ -13,9 +13,11 @@ namespace i2f {
 // Every operator, one line each.
 #define I2F_OPERATORS(X) \
   X(OperatorInfo)        \
+  X(Bf16Linear)          \
   X(EdgeTokens)          \
   X(HybridAttention)     \
   X(HybridExperts)       \
+  X(Int8Linear)          \
   X(LinearAdd)           \
   X(LocalUpsample)       \
   X(NormLinear)          \

@@ -16,9 +16,10 @@ void check(const OrtApi& api, OrtStatus* status) {
 }
 
 const char* type_name(ONNXTensorElementDataType type) {
-  static constexpr const char* kNames[] = {"undefined", "float32", "uint8",  "int8",   "uint16",
-                                           "int16",     "int32",   "int64",  "string", "bool",
-                                           "float16",   "float64", "uint32", "uint64"};
+  static constexpr const char* kNames[] = {"undefined",  "float32", "uint8",  "int8",   "uint16",
+                                           "int16",      "int32",   "int64",  "string", "bool",
+                                           "float16",    "float64", "uint32", "uint64", "complex64",
+                                           "complex128", "bfloat16"};
   const auto index = static_cast<size_t>(type);
   return index < std::size(kNames) ? kNames[index] : "another type";
 }

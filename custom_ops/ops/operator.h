@@ -74,7 +74,11 @@ struct Tensor {
   int64_t dim(size_t axis) const { return dims[axis]; }
 };
 
-// Element types an operator reads or writes: float, uint8_t, int64_t.
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+// Element types an operator reads or writes: float, uint8_t, int64_t, int8_t, Bfloat16.
 template <class T>
 constexpr ONNXTensorElementDataType kElementType = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 template <>
@@ -86,6 +90,12 @@ inline constexpr ONNXTensorElementDataType kElementType<uint8_t> =
 template <>
 inline constexpr ONNXTensorElementDataType kElementType<int64_t> =
     ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
+template <>
+inline constexpr ONNXTensorElementDataType kElementType<int8_t> =
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+template <>
+inline constexpr ONNXTensorElementDataType kElementType<Bfloat16> =
+    ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16;
 
 // The inputs that are known: all of them when a kernel runs, the constant ones when it is created.
 class Inputs {

@@ -17,6 +17,7 @@ from inter2former_deploy.exporters.bodies.hybrid_attention import HybridAttentio
 from inter2former_deploy.exporters.bodies.hybrid_experts import Expert, HybridExperts
 from inter2former_deploy.exporters.bodies.linear import LinearAdd, NormLinear
 from inter2former_deploy.exporters.bodies.local_upsample import LocalUpsample, MeanOfRows, UpsampleRows
+from inter2former_deploy.exporters.bodies.narrow_linear import Bf16Linear, Gelu, Int8Linear
 from inter2former_deploy.exporters.bodies.prompt_embedding import PromptEmbedding, PromptNetwork
 from inter2former_deploy.exporters.bodies.shared import (
     HELPER_DOMAIN,
@@ -43,8 +44,10 @@ _OPERATORS = (
     LinearAdd,
     TokenBox,
     LocalUpsample,
+    Int8Linear,
+    Bf16Linear,
 )
-_HELPERS = (IsText, Logistic, Silu, TightBox, LabelBox, PromptNetwork, Rotate, Expert, UpsampleRows, MeanOfRows)
+_HELPERS = (IsText, Logistic, Silu, TightBox, LabelBox, PromptNetwork, Rotate, Expert, UpsampleRows, MeanOfRows, Gelu)
 
 
 def check_opset(opset: int) -> None:

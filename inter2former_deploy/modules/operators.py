@@ -532,3 +532,54 @@ def upsample(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, epsilon: float) 
     # Contiguous: over the 4 million values of a channels-last map of 1024 x 1024, PyTorch's statistics lose 9e-4.
     x = torch.group_norm(x.contiguous(), 1, norm_weight, norm_bias, epsilon)
     return F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False)
+
+
+def _linear_rows(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@operator(_linear_rows)
+def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, activation: str) -> Tensor:
+    """A linear layer of int8 weights; every row of `x` is quantised by itself.
+
+    Args:
+        x: [T, K].
+        weight: int8 [N, K].
+        scale: Of each row of `weight`, [N].
+        bias: [N].
+        activation: "none" or "gelu".
+
+    Returns:
+        [T, N].
+    """
+    peak = x.abs().amax(1, keepdim=True)  # [T, 1]
+    finite = peak.isfinite()
+    inverse = torch.where(finite & (peak >= 2.0**-100), 127 / peak, 0)
+    codes = (torch.where(finite, x, 0) * inverse).round()
+    row_scale = torch.where(finite, peak / 127, torch.nan)
+    sums = codes.double() @ weight.double().T  # whole numbers, exact
+    return _activated(sums.to(x.dtype) * scale * row_scale + bias, activation)
+
+
+@operator(_linear_rows)
+def bf16_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str) -> Tensor:
+    """A linear layer of bfloat16 weights; `x` is rounded to bfloat16, sums are not.
+
+    Args:
+        x: [T, K].
+        weight: bfloat16 [N, K].
+        bias: [N].
+        activation: "none" or "gelu".
+
+    Returns:
+        [T, N].
+    """
+    return _activated(F.linear(x.bfloat16().to(x.dtype), weight.to(x.dtype), bias), activation)
+
+
+def _activated(y: Tensor, activation: str) -> Tensor:
+    if activation == "gelu":
+        return F.gelu(y)
+    if activation == "none":
+        return y
+    raise ValueError(f"activation must be 'none' or 'gelu', got {activation!r}")

@@ -11,8 +11,9 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from operators import test_narrow_linear as narrow_linear
 from operators import twins
-from operators.harness import assert_accurate, one_node_model
+from operators.harness import assert_accurate, fed, one_node_model
 
 from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, MAX_OPSET, MIN_OPSET, function_protos
 
@@ -32,7 +33,7 @@ def run(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    result: Array = session.run(None, {name: x for name, x in inputs.items() if name not in constant})[0]
+    result: Array = session.run(None, {name: fed(x) for name, x in inputs.items() if name not in constant})[0]
     return result
 
 
@@ -92,6 +93,10 @@ def test_opsets(opset: int) -> None:
         assert_accurate(run(operator, linear, opset=opset), LINEAR[operator], *linear.values())
     upsample = upsample_inputs(rng, grid=3, box=(1, 0, 3, 2), pixels=2, channels=(4, 3))
     assert_accurate(run("LocalUpsample", upsample, opset=opset), twins.local_upsample, *upsample.values())
+    for operator, (make, twin) in narrow_linear.OPERATORS.items():
+        linear = make(9, 8, 7)
+        out = run(operator, linear, opset=opset, activation="gelu")
+        assert_accurate(out, twin, *linear.values(), activation="gelu")
 
 
 @pytest.mark.parametrize("opset", [MIN_OPSET - 1, MAX_OPSET + 1])
@@ -296,3 +301,24 @@ def test_statistics_of_a_large_crop() -> None:
     """A ReduceMean over all axes at once fails here."""
     inputs = upsample_inputs(np.random.default_rng(9), grid=16, box=(0, 0, 16, 16), pixels=8, channels=(64, 2))
     assert_accurate(run("LocalUpsample", inputs), twins.local_upsample, *inputs.values())
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (29, 33, 32), (43, 768, 96)])
+@pytest.mark.parametrize("operator", narrow_linear.OPERATORS)
+def test_narrow_linear(operator: str, sizes: tuple[int, int, int], activation: Any) -> None:
+    make, twin = narrow_linear.OPERATORS[operator]
+    inputs = make(*sizes)
+    out = run(operator, inputs, constant=[name for name in inputs if name != "x"], activation=activation)
+    assert_accurate(out, twin, *inputs.values(), activation=activation)
+
+
+def test_int8_linear_of_unusual_rows() -> None:
+    """Zeros, tiny numbers, and what is not finite, at any place of a row."""
+    inputs = narrow_linear.int8_inputs(12, 20, 9)
+    x = inputs["x"]
+    x[1], x[2] = 0, x[2] * np.float32(2.0**-110)
+    x[4, 0], x[5, 13], x[6, 19], x[7, 3], x[7, 4] = np.nan, np.nan, np.inf, -np.inf, np.nan
+    out = run("Int8Linear", inputs)
+    assert_accurate(out, twins.int8_linear, *inputs.values())
+    assert np.isnan(out[4:8]).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -245,3 +246,31 @@ def test_operators_become_single_nodes() -> None:
     assert not any(name.startswith(("aten.max_pool2d", "aten.nonzero")) for name in nodes)
     labels[20:28, 20:28] = 4
     assert exported.module()(labels).tolist() == [5]
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_narrow_linear(assert_close: Any, precision: str, activation: Any) -> None:
+    rng = np.random.default_rng(11)
+    x, weight, bias = draw(rng, 30, 40).float(), draw(rng, 20, 40).float(), draw(rng, 20).float()
+    x[3], x[4, 2], x[5, 7] = 0, torch.nan, torch.inf
+    if precision == "int8":
+        scale = weight.abs().amax(1) / 127
+        codes = (weight / scale[:, None]).round().to(torch.int8)
+        out = operators.int8_linear(x, codes, scale, bias, activation)
+        given = twins.int8_linear, arrays(x, codes, scale, bias)
+    else:
+        out = operators.bf16_linear(x, weight.bfloat16(), bias, activation)
+        rounded = weight.bfloat16().float().numpy().astype(ml_dtypes.bfloat16)
+        given = twins.bf16_linear, [x.numpy(), rounded, bias.numpy()]
+    with np.errstate(invalid="ignore"):
+        expected = given[0](*given[1], activation=activation)
+    finite = np.isfinite(expected)
+    assert np.isnan(out.numpy()[4]).all()
+    np.testing.assert_array_equal(np.isfinite(out.numpy()), finite)
+    assert_close(out.numpy()[finite], expected[finite], "narrow linear")
+
+
+def test_unknown_activation() -> None:
+    with pytest.raises(ValueError, match="activation must be 'none' or 'gelu', got 'relu'"):
+        operators.bf16_linear(torch.zeros(1, 1), torch.zeros(1, 1).bfloat16(), torch.zeros(1), "relu")

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -23,7 +24,8 @@ from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
 
 Array = NDArray[Any]
 
-TIERS = ("portable", "avx2", "avx512")
+TIERS = ("portable", "avx2", "avx512")  # each with all kernels of its own
+NARROW_TIERS = (*TIERS, "avx512vnni", "avx512bf16")  # with kernels of its own for narrow numbers
 THREADS = (1, 2, 8)  # results must be the same for all of these
 OUTPUT_TYPES: dict[str, tuple[int, ...]] = {
     "EdgeTokens": (onnx.TensorProto.INT64,),
@@ -35,6 +37,8 @@ OUTPUT_TYPES: dict[str, tuple[int, ...]] = {
     "TokenBox": (onnx.TensorProto.INT64,),
     "LocalUpsample": (onnx.TensorProto.FLOAT,),
     "WindowAttention": (onnx.TensorProto.FLOAT,),
+    "Int8Linear": (onnx.TensorProto.FLOAT,),
+    "Bf16Linear": (onnx.TensorProto.FLOAT,),
     "OperatorInfo": (onnx.TensorProto.STRING, onnx.TensorProto.INT64),
 }
 FAILURES = (onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException, onnxruntime_errors.InvalidArgument)
@@ -97,7 +101,7 @@ class Library:
         """
         model = one_node_model(operator, inputs, constant, attributes)
         outputs: list[Array] = self.session(model, threads).run(
-            None, {name: x for name, x in inputs.items() if name not in constant}
+            None, {name: fed(x) for name, x in inputs.items() if name not in constant}
         )
         return outputs
 
@@ -118,6 +122,13 @@ class Library:
         """Asserts that the operator fails with `message`, a regular expression that `[operator] ` precedes."""
         with pytest.raises(FAILURES, match=rf"\[{operator}\] {message}"):
             self.run(operator, inputs, **options)
+
+
+def fed(x: Array) -> Any:
+    """An input as onnxruntime takes it: its Python interface knows no arrays of bfloat16."""
+    if x.dtype != ml_dtypes.bfloat16:
+        return x
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(x.view(np.uint16), onnx.TensorProto.BFLOAT16)
 
 
 def one_node_model(

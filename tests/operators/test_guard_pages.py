@@ -16,12 +16,13 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from operators.harness import Array, Library, one_node_model
+from operators.harness import NARROW_TIERS, TIERS, Array, Library, fed, one_node_model
 
 SIZES = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49)  # around the vectors and tiles of every tier
 Case = tuple[dict[str, Array], dict[str, Any]]  # inputs and attributes
@@ -50,7 +51,7 @@ def run_guarded(library: Library, operator: str, case: Case, expected: Array, at
     binding = session.io_binding()
     for name, x in inputs.items():
         x = guarded(x, at_end)
-        value = onnxruntime.OrtValue.ortvalue_from_numpy(x)
+        value = fed(x) if x.dtype == ml_dtypes.bfloat16 else onnxruntime.OrtValue.ortvalue_from_numpy(x)
         assert x.size == 0 or value.data_ptr() == x.ctypes.data, "onnxruntime copied an input"
         binding.bind_ortvalue_input(name, value)
     output = guarded(np.frombuffer(b"\xa5" * expected.nbytes, expected.dtype).reshape(expected.shape), at_end)
@@ -241,6 +242,25 @@ def window_attention() -> Iterator[Case]:
     yield case(16, 20, 16, 2, 64)
 
 
+def narrow_sizes() -> Iterator[tuple[int, int, int]]:
+    for size in SIZES:
+        yield from ((3, size, 5), (3, 5, size), (size, 9, 17))
+    yield from ((131, 63, 65), (2, 771, 30))
+
+
+def int8_linear() -> Iterator[Case]:
+    for rows, inputs, outputs in narrow_sizes():
+        weight = np.random.default_rng(inputs).integers(-127, 128, (outputs, inputs), np.int8)
+        parameters = {"weight": weight, "scale": floats(outputs), "bias": floats(outputs)}
+        yield {"x": floats(rows, inputs), **parameters}, {"activation": "gelu" if rows % 2 else "none"}
+
+
+def bf16_linear() -> Iterator[Case]:
+    for rows, inputs, outputs in narrow_sizes():
+        parameters = {"weight": floats(outputs, inputs).astype(ml_dtypes.bfloat16), "bias": floats(outputs)}
+        yield {"x": floats(rows, inputs), **parameters}, {"activation": "gelu" if rows % 2 else "none"}
+
+
 CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "EdgeTokens": edge_tokens,
     "TokenBox": token_box,
@@ -251,7 +271,11 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "LinearAdd": linear_add,
     "LocalUpsample": local_upsample,
     "WindowAttention": window_attention,
+    "Int8Linear": int8_linear,
+    "Bf16Linear": bf16_linear,
 }
+NARROW = ("Int8Linear", "Bf16Linear")
+RUNS = [(tier, name) for name in CASES for tier in (NARROW_TIERS if name in NARROW else TIERS)]
 
 
 # ---- Tests, each in a process of its own.
@@ -263,7 +287,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
 
 
-@pytest.mark.parametrize("operator", CASES)
+@pytest.mark.parametrize(("library", "operator"), RUNS, indirect=["library"])
 def test_nothing_beside_the_tensors_is_touched(library: Library, operator: str) -> None:
     result = python("-m", "operators.test_guard_pages", str(library.path), library.tier, operator)
     case = result.stdout.splitlines()[-1:]

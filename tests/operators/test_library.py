@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from operators.harness import FAILURES, TIERS, Library, library_path
+from operators.harness import FAILURES, NARROW_TIERS, Library, library_path
 
 from inter2former_deploy.contract import DOMAIN_VERSION
 
@@ -60,7 +60,9 @@ def test_best_tier_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "avx2": {"avx2", "fma", "bmi1", "bmi2"},
         "avx512": {"avx2", "fma", "bmi1", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
     }
-    best = [tier for tier in TIERS if wanted[tier] <= set(flags)][-1]
+    wanted["avx512vnni"] = wanted["avx512"] | {"avx512_vnni"}
+    wanted["avx512bf16"] = wanted["avx512vnni"] | {"avx512_bf16"}
+    best = [tier for tier in NARROW_TIERS if wanted[tier] <= set(flags)][-1]
     options = onnxruntime.SessionOptions()
     options.register_custom_ops_library(str(copy_of_library(tmp_path)))
     # The copy has chosen: from now on the variable says nothing.

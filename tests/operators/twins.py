@@ -6,6 +6,7 @@ say how accurate a kernel has to be. Feature maps are channels-last, names and s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal
@@ -378,3 +379,52 @@ def local_upsample(
 
     y = conv3x3(x, conv_weight) + e + conv_bias
     return y * _sigmoid(y) if activation == "silu" else y
+
+
+ERF = np.frompyfunc(math.erf, 1, 1)
+
+
+def _activated(y: Array, activation: Literal["none", "gelu"]) -> Array:
+    if activation == "none":
+        return y
+    phi = (1 + ERF(y.astype(np.float64) / math.sqrt(2)).astype(y.dtype)) / 2
+    out: Array = y * phi
+    return out
+
+
+def quantize_rows(x: Array) -> tuple[Array, Array]:
+    """Rows of x [T, K] as whole numbers -127..127, int64, and their scales [T, 1]: in float32 whatever the rest is."""
+    x = x.astype(np.float32)
+    peak = np.abs(x).max(1, keepdims=True)
+    finite, counts = np.isfinite(peak), np.isfinite(peak) & (peak >= np.float32(2.0**-100))
+    inverse = np.where(counts, np.float32(127) / np.where(counts, peak, np.float32(1)), np.float32(0))
+    codes = np.where(finite, np.rint(np.where(finite, x, np.float32(0)) * inverse), 0).astype(np.int64)
+    return codes, np.where(finite, peak / np.float32(127), np.float32(np.nan))
+
+
+def int8_linear(
+    x: Array,
+    weight: Array,
+    scale: Array,
+    bias: Array,
+    *,
+    activation: Literal["none", "gelu"] = "none",
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """A linear layer of int8 weights and rows quantised one by one: x [T, K] -> [T, N]."""
+    codes, row_scale = quantize_rows(x)
+    sums = (codes @ weight.T.astype(np.int64)).astype(dtype)
+    return _activated(sums * scale.astype(dtype) * row_scale.astype(dtype) + bias.astype(dtype), activation)
+
+
+def bf16_linear(
+    x: Array,
+    weight: Array,
+    bias: Array,
+    *,
+    activation: Literal["none", "gelu"] = "none",
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """A linear layer of bfloat16 weights and rows rounded to bfloat16: x [T, K] -> [T, N]."""
+    rounded = x.astype(weight.dtype).astype(dtype)
+    return _activated(rounded @ weight.astype(dtype).T + bias.astype(dtype), activation)

@@ -1,0 +1,64 @@
+// Dot products of narrow numbers: a lane of 32 bits holds kDepth consecutive factors. The one
+// header that names instructions, for what the compilers' vector extension cannot say; without
+// them the factors are as wide as the sums, and results are the same.
+#pragma once
+
+#include "kernels/simd.h"
+#ifdef __SSE2__
+#include <immintrin.h>  // all of it is always inlined: nothing for the linker to merge
+#endif
+
+namespace i2f::I2F_TIER {
+
+typedef uint32_t VecWord __attribute__((vector_size(I2F_VECTOR_BYTES)));  // factors of each lane
+typedef uint32_t UnalignedVecWord
+    __attribute__((vector_size(I2F_VECTOR_BYTES), aligned(4), may_alias));
+
+inline VecWord load(const uint32_t* p) { return *reinterpret_cast<const UnalignedVecWord*>(p); }
+
+// sums + x w of whole numbers, x in -127..127 and w in -128..127, exact.
+struct Int8Dot {
+  using Sums = VecInt;
+#if defined(__AVX512VNNI__)
+  using Factor = uint8_t;  // x + kOffset, as the instruction multiplies unsigned by signed bytes
+  static constexpr int kDepth = 4, kOffset = 128;
+  static VecInt add(VecInt sums, VecWord x, VecWord w) {
+    return (VecInt)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)w);
+  }
+#elif defined(__SSE2__)
+  using Factor = int16_t;
+  static constexpr int kDepth = 2, kOffset = 0;
+  static VecInt add(VecInt sums, VecWord x, VecWord w) {
+#if defined(__AVX512BW__)
+    return sums + (VecInt)_mm512_madd_epi16((__m512i)x, (__m512i)w);
+#elif defined(__AVX2__)
+    return sums + (VecInt)_mm256_madd_epi16((__m256i)x, (__m256i)w);
+#else
+    return sums + (VecInt)_mm_madd_epi16((__m128i)x, (__m128i)w);
+#endif
+  }
+#else
+  using Factor = int32_t;
+  static constexpr int kDepth = 1, kOffset = 0;
+  static VecInt add(VecInt sums, VecWord x, VecWord w) { return sums + (VecInt)x * (VecInt)w; }
+#endif
+};
+
+// sums + x w of bfloat16 numbers; products are exact, their sum rounds to float32. The instruction
+// takes subnormal numbers for 0.
+struct Bf16Dot {
+  using Sums = Vec;
+#if defined(__AVX512BF16__)
+  using Factor = uint16_t;
+  static constexpr int kDepth = 2;
+  static Vec add(Vec sums, VecWord x, VecWord w) {
+    return (Vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)x, (__m512bh)w);
+  }
+#else
+  using Factor = uint32_t;  // as float32
+  static constexpr int kDepth = 1;
+  static Vec add(Vec sums, VecWord x, VecWord w) { return sums + (Vec)x * (Vec)w; }
+#endif
+};
+
+}  // namespace i2f::I2F_TIER

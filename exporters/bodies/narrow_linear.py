@@ -1,0 +1,55 @@
+# ruff: noqa: N802 - functions are named like the operators they become
+# mypy: ignore-errors
+"""Int8Linear and Bf16Linear: onnxruntime multiplies int8 matrices itself, and bfloat16 ones as float32."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto, numpy_helper
+from onnxscript import opset18 as op
+from onnxscript import script
+
+from inter2former_deploy.exporters.bodies.shared import FLOAT, IsText, helpers, operators
+
+INT8, BFLOAT16 = TensorProto.INT8, TensorProto.BFLOAT16
+NAN = numpy_helper.from_array(np.float32(np.nan))
+SMALLEST = numpy_helper.from_array(np.float32(2.0**-100))  # peak of a row that is not all zeros
+SQRT_HALF = numpy_helper.from_array(np.float32(0.5**0.5))
+
+
+@script(helpers, default_opset=op)
+def Gelu(y):
+    """The exact GELU; the operator of this name comes with opset 20."""
+    return y * ((op.Erf(y * op.Constant(value=SQRT_HALF)) + 1.0) * 0.5)
+
+
+@script(operators, default_opset=op)
+def Int8Linear(x, weight, scale, bias, activation: str = "none"):
+    """A linear layer of int8 weights and rows quantised one by one (custom_ops/OPERATORS.md)."""
+    last = op.Constant(value_ints=[1])
+    magnitude = op.Abs(x)
+    peak = op.ReduceMax(magnitude, last)  # [T, 1]; onnxruntime's loses a NaN, a sum does not
+    broken = op.Or(op.IsNaN(op.ReduceSum(magnitude, last)), op.IsInf(peak))
+    counts = op.And(op.Not(broken), op.GreaterOrEqual(peak, op.Constant(value=SMALLEST)))
+    inverse = op.Where(counts, 127.0 / peak, 0.0)
+    codes = op.Cast(op.Round(op.Where(broken, 0.0, x) * inverse), to=INT8)
+    sums = op.Cast(op.MatMulInteger(codes, op.Transpose(weight, perm=[1, 0])), to=FLOAT)
+    row_scale = op.Where(broken, op.Constant(value=NAN), peak / 127.0)
+    y = sums * scale * row_scale + bias
+    if IsText(op.Constant(value_string=activation), op.Constant(value_string="gelu")):  # noqa: SIM108
+        out = Gelu(y)
+    else:
+        out = op.Identity(y)
+    return out
+
+
+@script(operators, default_opset=op)
+def Bf16Linear(x, weight, bias, activation: str = "none"):
+    """A linear layer of bfloat16 weights and rows rounded to bfloat16 (custom_ops/OPERATORS.md)."""
+    rounded = op.Cast(op.Cast(x, to=BFLOAT16), to=FLOAT)
+    y = op.Gemm(rounded, op.Cast(weight, to=FLOAT), bias, transB=1)
+    if IsText(op.Constant(value_string=activation), op.Constant(value_string="gelu")):  # noqa: SIM108
+        out = Gelu(y)
+    else:
+        out = op.Identity(y)
+    return out
