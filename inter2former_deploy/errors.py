@@ -11,6 +11,10 @@ class BundleError(RuntimeError):
     """A bundle is incomplete, changed, mixed or newer than this package; the message says what to do."""
 
 
+class EncodedImageError(ValueError):
+    """An encoded image is of another bundle, cut off or changed; the message says what to do."""
+
+
 class OperatorLibraryError(RuntimeError):
     """The operator library is missing or does not load; the message says what to do."""
 

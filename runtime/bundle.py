@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,24 +29,48 @@ class Bundle:
         """The graph of the decoder."""
         return self.folder / DECODER_FILE
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells encoded images of this bundle from another's: 32 hexadecimal digits.
+
+        Of the SHA-256 of both graphs and of the preprocessing.
+        """
+        told = json.dumps([self.manifest.files, self.manifest.preprocessing], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+    def check_files(self) -> None:
+        """Read both graphs and compare their SHA-256 with the manifest's.
+
+        Raises:
+            BundleError: they differ; the message names the file and what to do.
+        """
+        for name, expected in self.manifest.files.items():
+            if sha256(self.folder / name) != expected:
+                raise BundleError(
+                    f"{self.folder / name} is not the file that {MANIFEST_FILE} was written for, it was changed or is "
+                    "from another export: copy the whole bundle again or export it again"
+                )
+
 
 def open_bundle(folder: Path) -> Bundle:
     """Check that a folder holds one whole, unchanged export that this package can run.
 
-    Reads both graphs once to compare their SHA-256 with the manifest's.
-
     Raises:
         BundleError: it does not; the message names the file and what to do.
+    """
+    bundle = read_bundle(folder)
+    bundle.check_files()
+    return bundle
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The same, but for the graphs themselves: `Bundle.check_files` is left to do.
+
+    Raises:
+        BundleError: a file is missing, or the manifest is not for this package; the message says what to do.
     """
     if not folder.is_dir():
         raise BundleError(f"there is no bundle {folder}: make one with i2f export -o {folder}")
     if missing := [name for name in (MANIFEST_FILE, ENCODER_FILE, DECODER_FILE) if not (folder / name).is_file()]:
         raise BundleError(f"{folder} is no whole bundle, it lacks {', '.join(missing)}: copy all of it or export again")
-    manifest = Manifest.read(folder)
-    for name, expected in manifest.files.items():
-        if sha256(folder / name) != expected:
-            raise BundleError(
-                f"{folder / name} is not the file that {MANIFEST_FILE} was written for, it was changed or is "
-                "from another export: copy the whole bundle again or export it again"
-            )
-    return Bundle(folder, manifest)
+    return Bundle(folder, Manifest.read(folder))

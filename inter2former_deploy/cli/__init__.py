@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import inter2former_deploy
-from inter2former_deploy.cli import ablate, bench, doctor, evaluate, export, info, segment, train, verify
+from inter2former_deploy.cli import ablate, bench, doctor, encode, evaluate, export, info, segment, train, verify
 from inter2former_deploy.errors import BundleError, OperatorLibraryError
 
 # Exit codes beside 0; Typer itself exits with 2 on wrong usage.
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("segment", cls=segment.OrderedClicks)(segment.segment)
+app.command("encode")(encode.encode)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("ablate")(ablate.ablate)
