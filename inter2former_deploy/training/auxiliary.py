@@ -1,12 +1,11 @@
 """Training signals that reach encoder and neck on short ways; their parameters are not part of the result.
 
 The losses of the paper reach the encoder through neck and four upsampling stages, which themselves start from nothing:
-a small model on few pictures then hardly leaves the ground. Two linear maps cure that.
+a small model on few pictures then hardly leaves the ground. Three linear maps cure that.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,7 +17,7 @@ _FEATURES = 64  # channels in which tokens are compared
 
 
 class Auxiliary(nn.Module):
-    """Masks straight from the tokens, and tokens of one object alike in the image embedding.
+    """Masks straight from the neck's tokens; borders and likeness straight from the image embedding.
 
     Args:
         dim: channels of a token.
@@ -26,38 +25,74 @@ class Auxiliary(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.pixels = nn.Linear(dim, PATCH**2)
+        self.masks = nn.Linear(dim, PATCH**2)
+        self.borders = nn.Linear(dim, PATCH**2)
         self.features = nn.Linear(dim, _FEATURES)
         self.scale = nn.Parameter(torch.tensor(5.0))
         self.shift = nn.Parameter(torch.tensor(-2.0))
 
-    def forward(
-        self, embedding: Tensor, tokens: Tensor, masks: Tensor, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Both losses, scalars.
+    def mask_loss(self, tokens: Tensor, masks: Tensor) -> Tensor:
+        """Every token tells the object's pixels in it.
 
         Args:
-            embedding: of every sample's picture, [B, C, h, w].
             tokens: of the neck, [B, C, h, w].
             masks: uint8 [B, S, S], 1 object, 0 background, 255 ignored.
-            rng: chooses the token with which the others are compared.
+
+        Returns:
+            A scalar.
         """
-        logits = F.pixel_shuffle(self.pixels(tokens.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), PATCH)[:, 0]
-        target, valid = (masks == 1).float(), (masks != IGNORED).float()
-        straight = _overlap_loss(logits.flatten(1), target.flatten(1), valid.flatten(1))
+        return _overlap_loss(_pixels(self.masks, tokens), masks == 1, masks != IGNORED)
 
-        share = F.avg_pool2d(target[:, None], PATCH).flatten(1)  # of each token that is object, [B, L]
-        counts = F.avg_pool2d(valid[:, None], PATCH).flatten(1)
+    def border_loss(self, embedding: Tensor, segments: Tensor) -> Tensor:
+        """Every token tells the pixels in it behind which, to the right or below, another thing begins.
+
+        Args:
+            embedding: of the images, [B, C, h, w].
+            segments: uint8 [B, S, S], the thing that a pixel belongs to, 255 ignored.
+
+        Returns:
+            A scalar.
+        """
+        right, below = F.pad(segments[:, :, 1:], (0, 1)), F.pad(segments[:, 1:], (0, 0, 0, 1))
+        valid = (segments != IGNORED) & (right != IGNORED) & (below != IGNORED)
+        valid[:, -1] = valid[:, :, -1] = False
+        return _overlap_loss(_pixels(self.borders, embedding), (segments != right) | (segments != below), valid)
+
+    def likeness_loss(self, embedding: Tensor, segments: Tensor) -> Tensor:
+        """Tokens are alike if they show the same thing; each thing counts the same, however large.
+
+        Args:
+            embedding: of the images, [B, C, h, w].
+            segments: uint8 [B, S, S], the thing that a pixel belongs to, 255 ignored.
+
+        Returns:
+            A scalar.
+        """
+        things = int(segments[segments != IGNORED].max()) + 1
+        one_hot = torch.stack([segments == thing for thing in range(things)], 1).float()
+        shares = F.avg_pool2d(one_hot, PATCH).flatten(2).transpose(1, 2)  # of each thing in each token, [B, L, things]
         x = F.normalize(self.features(embedding.flatten(2).transpose(1, 2)), dim=-1)  # [B, L, _FEATURES]
-        weights = share.cpu().numpy().astype(np.float64) + 1e-9
-        chosen = [int(rng.choice(len(w), p=w / w.sum())) for w in weights]
-        alike = torch.einsum("blc,bc->bl", x, x[torch.arange(len(x)), chosen])
-        return straight, _overlap_loss(self.scale * alike + self.shift, share, counts)
+        logits = self.scale * (x @ x.transpose(1, 2)) + self.shift
+        same = shares @ shares.transpose(1, 2)  # [B, L, L]
+        present = shares.sum(2)
+        other = present[:, :, None] * present[:, None] - same
+        together = (same * F.softplus(-logits)).sum(2) / (same.sum(2) + 1e-3)
+        apart = (other * F.softplus(logits)).sum(2) / (other.sum(2) + 1e-3)
+        weight = (shares / (shares.sum(1, keepdim=True) + 1e-3)).sum(2)  # of a token
+        per_picture = ((together + apart) * weight).sum(1) / (weight.sum(1) + 1e-3)
+        return per_picture.mean()
 
 
-def _overlap_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Cross-entropy plus the Dice loss, [B, n] each, the mean over samples."""
-    entropy = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="none").mean(1)
-    p, t = torch.sigmoid(logits) * weight, target * weight
+def _pixels(linear: nn.Linear, tokens: Tensor) -> Tensor:
+    """A number for every pixel of every token, [B, C, h, w] -> [B, S, S]."""
+    y = linear(tokens.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return F.pixel_shuffle(y, PATCH)[:, 0]
+
+
+def _overlap_loss(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy plus the Dice loss, [B, S, S] each, the mean over samples."""
+    logits, t, weight = logits.flatten(1), (target & valid).flatten(1).float(), valid.flatten(1).float()
+    entropy = F.binary_cross_entropy_with_logits(logits, t, weight, reduction="none").mean(1)
+    p = torch.sigmoid(logits) * weight
     dice = 1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)
     return (entropy + dice).mean()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from inter2former_deploy.clicks import IGNORED
 from inter2former_deploy.contract import MEAN_BGR, STD_BGR
 from inter2former_deploy.data import DataError, Dataset
 from inter2former_deploy.data.shapes import coverage
@@ -30,6 +31,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # float32 [B, 3, S, S], normalised BGR, 0 where padded
     masks: Tensor  # uint8 [B, T, S, S], 1 object, 0 background, 255 ignored
+    segments: Tensor  # uint8 [B, S, S], the thing that a pixel belongs to, 0 background, 255 ignored
     teacher: Tensor | None  # float32 [B, C', S/16, S/16]; NaN where a picture has none
 
 
@@ -77,21 +79,23 @@ class Batches(torch.utils.data.Dataset[Batch]):
         pictures = [
             self._picture(rng, step * 64 + i, stage.size, self.config.difficulty(step)) for i in range(stage.batch)
         ]
-        images, masks, features = zip(*pictures, strict=True)
+        images, masks, segments, features = zip(*pictures, strict=True)
         found = [f for f in features if f is not None]
         teacher = None
         if found:
             missing = torch.full_like(found[0], torch.nan)
             teacher = torch.stack([missing if f is None else f for f in features])
-        return Batch(torch.stack(images), torch.from_numpy(np.stack(masks)), teacher)
+        return Batch(
+            torch.stack(images), torch.from_numpy(np.stack(masks)), torch.from_numpy(np.stack(segments)), teacher
+        )
 
     def _picture(
         self, rng: np.random.Generator, index: int, size: int, difficulty: float
-    ) -> tuple[Tensor, NDArray[np.uint8], Tensor | None]:
+    ) -> tuple[Tensor, NDArray[np.uint8], NDArray[np.uint8], Tensor | None]:
         if len(self.datasets) and rng.random() >= self.synthetic:
-            image, masks, name, view = self._real(rng, size)
+            image, masks, segments, name, view = self._real(rng, size)
         else:
-            image, masks, name, view = self._scene(rng, index, size, difficulty)
+            image, masks, segments, name, view = self._scene(rng, index, size, difficulty)
         x = normalise(image)
         if rng.random() < _PADDED:
             keep = int(size * rng.uniform(0.5, 0.95))
@@ -100,8 +104,10 @@ class Batches(torch.utils.data.Dataset[Batch]):
             kept[(slice(None), *cut)] = 0
             if (kept == 1).any((1, 2)).all():
                 masks = kept
+                segments = segments.copy()
+                segments[cut] = IGNORED
                 x[(slice(None), *cut)] = 0
-        return x, masks, self._features(name, view, size)
+        return x, masks, segments, self._features(name, view, size)
 
     def _scene(self, rng: np.random.Generator, index: int, size: int, difficulty: float) -> _Picture:
         scene = make_scene(self.config.seed, index, difficulty=difficulty)
@@ -110,7 +116,14 @@ class Batches(torch.utils.data.Dataset[Batch]):
         if masks[scene.target].mean() < _SMALLEST_OBJECT:
             view = WHOLE
             image, masks = render(scene, size, view)
-        return image, self._targets(rng, scene, masks), scene.name, view
+        things = np.arange(1, len(masks) + 1, dtype=np.uint8)
+        return (
+            image,
+            self._targets(rng, scene, masks),
+            np.tensordot(things, masks, 1).astype(np.uint8),
+            scene.name,
+            view,
+        )
 
     def _targets(self, rng: np.random.Generator, scene: Scene, masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """The scene's target and other things of it that are large enough, or the target again; [T, S, S]."""
@@ -152,6 +165,7 @@ class Batches(torch.utils.data.Dataset[Batch]):
         return (
             np.asarray(image, np.uint8),
             masks,
+            masks[0],
             sample.name,
             (left / width, top / height, side / width, side / height),
         )
@@ -173,7 +187,8 @@ class Batches(torch.utils.data.Dataset[Batch]):
         return F.grid_sample(features[None], grid.float(), align_corners=False, padding_mode="border")[0]
 
 
-_Picture = tuple[NDArray[np.uint8], NDArray[np.uint8], str, tuple[float, ...]]  # image, masks, name, view
+# image, masks, segments, name, view
+_Picture = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8], str, tuple[float, ...]]
 
 
 def normalise(image: NDArray[np.uint8]) -> Tensor:

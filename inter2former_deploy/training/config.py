@@ -14,6 +14,7 @@ class Stage:
     share: float  # of the run's steps, over the sum of all shares
     size: int  # side of the pictures, pixels
     batch: int  # pictures a step
+    encoder_only: bool = False  # the encoder alone, by the losses that need no clicks: many more pictures a second
 
     def __post_init__(self) -> None:
         if self.share <= 0 or self.batch < 1 or self.size < PATCH or self.size % PATCH:
@@ -23,16 +24,20 @@ class Stage:
 
     @classmethod
     def parse(cls, text: str) -> Stage:
-        """From `SHARE:SIZE:BATCH`, e.g. `0.4:128:8`.
+        """From `SHARE:SIZE:BATCH`, e.g. `0.4:128:8`, or `SHARE:SIZE:BATCH:encoder`.
 
         Raises:
             ValueError: the text has another form, or the numbers are out of range.
         """
         try:
-            share, size, batch = text.split(":")
-            return cls(share=float(share), size=int(size), batch=int(batch))
+            share, size, batch, *rest = text.split(":")
+            if rest not in ([], ["encoder"]):
+                raise ValueError("only 'encoder' may follow")
+            return cls(share=float(share), size=int(size), batch=int(batch), encoder_only=bool(rest))
         except ValueError as error:
-            raise ValueError(f"expected a stage SHARE:SIZE:BATCH, e.g. 0.4:128:8, got {text!r} ({error})") from error
+            raise ValueError(
+                f"expected a stage SHARE:SIZE:BATCH[:encoder], e.g. 0.4:128:8, got {text!r} ({error})"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,16 +89,43 @@ class Trainer:
     @fast_forms()
     def train_step(self, batch: Batch) -> dict[str, Any]:
         """One step on a batch; returns its losses, IoU, gradient norm and expert load."""
+        images, segments = batch.images.to(self.device), batch.segments.to(self.device)
+        with self.autocast():
+            embedding = self.model.backbone(images).float()
+        border = self.auxiliary.border_loss(embedding, segments)
+        likeness = self.auxiliary.likeness_loss(embedding, segments)
+        loss = self.config.auxiliary * (border + likeness)
+        entry = {"border": border.item(), "likeness": likeness.item()}
+        distillation = self._distillation(embedding, batch.teacher)
+        if distillation is not None:
+            loss = loss + self.config.distillation * distillation
+            entry["distillation"] = distillation.item()
+        if not self.config.stage(self.step).encoder_only:
+            decoded, decoder_entry = self._decoder_loss(batch, images, embedding)
+            loss = loss + decoded
+            entry |= decoder_entry
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if torch.isfinite(norm):  # a step into nowhere is left out, and shows in the log
+            self.optimizer.step()
+        self.step += 1
+        self.average.update(self.model, self.step)
+        return entry | {"gradient": norm.item()}
+
+    def _decoder_loss(self, batch: Batch, images: Tensor, embedding: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """The losses after simulated clicks, and what to log of them."""
         c = self.config
         # Every choice of a step comes from seed and step, so that a resumed run repeats it.
         rng = np.random.default_rng([c.seed, self.step, 1])
-        images = batch.images.to(self.device)
         targets = batch.masks.shape[1]
         masks = batch.masks.flatten(0, 1)  # [B*T, S, S]
         maps = self.model.edge_detector.canny_maps(images)  # comparisons of neighbours: never in bf16
         maps = maps.contiguous(memory_format=torch.channels_last)
         with self.autocast():
-            embedding = self.model.backbone(images).float()
             edges = self.model.edge_detector.features(maps)
         owner = torch.arange(len(images), device=self.device).repeat_interleave(targets)
         labels = torch.from_numpy(simulate(masks.numpy(), self._predictor(embedding, edges, owner), rng, c)).to(
@@ -110,31 +137,14 @@ class Trainer:
         with self.autocast():
             logits, low_res = self.model.decode_head.training_forward(tokens, [e[owner] for e in edges])
         terms = training_loss(logits.float(), low_res.float(), masks[:, None].to(self.device), quantization)
-        straight, alike = self.auxiliary(embedding[owner], tokens, masks.to(self.device), rng)
-        loss = terms.total + c.auxiliary * (straight + alike)
-        distillation = self._distillation(embedding, batch.teacher)
-        if distillation is not None:
-            loss = loss + c.distillation * distillation
-
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), c.clip_norm)
-        if torch.isfinite(norm):  # a step into nowhere is left out, and shows in the log
-            self.optimizer.step()
-        self.step += 1
-        self.average.update(self.model, self.step)
+        straight = self.auxiliary.mask_loss(tokens, masks.to(self.device))
         predicted = (logits[:, 0] > 0).cpu().numpy()
-        return {
+        return terms.total + c.auxiliary * straight, {
             "full": terms.full_res.item(),
             "low": terms.low_res.item(),
             "quantization": terms.quantization.item(),
-            "distillation": 0.0 if distillation is None else distillation.item(),
             "straight": straight.item(),
-            "alike": alike.item(),
             "iou": float(np.mean([iou(p, m) for p, m in zip(predicted, masks.numpy(), strict=True)])),
-            "gradient": norm.item(),
             "load": self.experts.take(),
         }
 
@@ -263,11 +273,7 @@ def train(
                 mean = _mean(entries)
                 log.write(step=trainer.step, rate=trainer.learning_rate(trainer.step), seconds=now - start, **mean)
                 left = (now - start) / (trainer.step - first) * (config.steps - trainer.step)
-                report(
-                    f"step {trainer.step}/{config.steps}  full {mean['full']:.4f}  low {mean['low']:.4f}  "
-                    f"IoU {mean['iou']:.3f}  gradient {mean['gradient']:.2f}  "
-                    f"experts {min(mean['load']):.1%}-{max(mean['load']):.1%}  {left / 60:.0f} min left"
-                )
+                report(f"step {trainer.step}/{config.steps}  {_summary(mean)}  {left / 60:.0f} min left")
                 entries = []
             if now - saved > save_every or last or stop:
                 save_state(out, trainer.state())
@@ -343,8 +349,13 @@ def _leave_cores_to_the_step(_: int) -> None:
 
 
 def _mean(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    columns = {k: [e[k] for e in entries] for k in entries[0]}
-    return {k: np.mean(v, 0).tolist() for k, v in columns.items()}
+    names = dict.fromkeys(name for entry in entries for name in entry)
+    return {name: np.mean([e[name] for e in entries if name in e], 0).tolist() for name in names}
+
+
+def _summary(mean: dict[str, Any]) -> str:
+    load = [f"experts {min(mean['load']):.1%}-{max(mean['load']):.1%}"] if "load" in mean else []
+    return "  ".join([f"{name} {value:.3f}" for name, value in mean.items() if name != "load"] + load)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
 PLOT_FILE = "log.png"
+LOSSES = ("full", "low", "quantization", "straight", "border", "likeness", "distillation")  # of the log
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
@@ -71,15 +72,16 @@ def plot_log(path: Path, out: Path) -> None:
         return
     steps = [line["step"] for line in lines]
     figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
-    for name in ("full", "low", "quantization", "straight", "alike", "distillation"):
+    for name in LOSSES:
         if any(line.get(name) for line in lines):
             axes[0].plot(steps, [line.get(name) for line in lines], label=name)
     axes[0].set(title="losses", yscale="log")
     axes[0].legend()
-    axes[1].plot(steps, [line["iou"] for line in lines])
+    axes[1].plot(steps, [line.get("iou") for line in lines])
     axes[1].set(title="IoU of the training step", ylim=(0, 1))
-    for e, share in enumerate(zip(*(line["load"] for line in lines), strict=True)):
-        axes[2].plot(steps, share, label=str(e))
+    loads = {line["step"]: line["load"] for line in lines if "load" in line}
+    for e, share in enumerate(zip(*loads.values(), strict=True)):
+        axes[2].plot(list(loads), share, label=str(e))
     axes[2].set(title="share of edge tokens by expert", ylim=(0, None))
     for axis in axes:
         axis.set_xlabel("step")

@@ -104,7 +104,7 @@ def test_a_resumed_run_ends_exactly_as_an_unbroken_one(tmp_path):
     lines: list[str] = []
     weights = train(TINY, SHORT, tmp_path / "whole", workers=0, log_every=1, report=lines.append)
     assert weights is not None
-    assert any("IoU" in line and "experts" in line for line in lines)
+    assert any("iou" in line and "experts" in line for line in lines)
     assert train(TINY, SHORT, tmp_path / "broken", workers=0, log_every=1, minutes=0.0, report=lines.append) is None
     assert load_state(tmp_path / "broken")["step"] == 1
     assert load_model(tmp_path / "broken/weights.safetensors").config == TINY  # an unfinished run is of use, too
@@ -148,27 +148,43 @@ def test_a_batch_is_learned_by_heart(attention, bf16):
     assert any(not torch.equal(averaged[k], last[k]) for k in last)  # the average lags behind
 
 
-def test_auxiliary_losses_know_right_from_wrong():
+@pytest.fixture
+def known():
+    """Two tokens beside two others, and auxiliary maps that read the first two channels."""
     auxiliary = Auxiliary(8)
-    masks = torch.zeros(1, 32, 32, dtype=torch.uint8)
-    masks[:, :, 16:] = 1
-    with torch.no_grad():  # token channel 0 says what all pixels of a token are; channels 0 and 1 of the image, too
-        auxiliary.pixels.weight.zero_()[:, 0] = 30
-        auxiliary.pixels.bias.fill_(-15)
+    segments = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    segments[:, :, 16:] = 1
+    tokens = torch.zeros(1, 8, 2, 2)
+    tokens[:, 0, :, 1], tokens[:, 1, :, 0] = 1, 1
+    with torch.no_grad():
+        auxiliary.masks.weight.zero_()[:, 0] = 30
+        auxiliary.masks.bias.fill_(-15)
+        auxiliary.borders.weight.zero_()[15::16, 1] = 30  # the last column of the tokens to the left
+        auxiliary.borders.bias.fill_(-15)
         auxiliary.features.weight.copy_(torch.eye(64, 8))
         auxiliary.features.bias.zero_()
-        auxiliary.scale.fill_(30), auxiliary.shift.fill_(-15)
-    right = torch.zeros(1, 8, 2, 2)
-    right[:, 0, :, 1], right[:, 1, :, 0] = 1, 1
-    for tokens, embedding, low in (
-        (right, right, (True, True)),
-        (right.flip(3), torch.ones_like(right), (False, False)),
-    ):
-        losses = auxiliary(embedding, tokens, masks, np.random.default_rng(0))
-        assert tuple(loss.item() < 1e-3 for loss in losses) == low
-        assert tuple(loss.item() > 0.3 for loss in losses) == tuple(not x for x in low)
-    masks[:, :, :16] = IGNORED  # pixels that do not count
-    assert auxiliary(right, torch.ones_like(right), masks, np.random.default_rng(0))[0].item() < 1e-3
+        auxiliary.scale.fill_(30)
+        auxiliary.shift.fill_(-15)
+    return auxiliary, tokens, segments
+
+
+@pytest.mark.parametrize("loss", ["mask_loss", "border_loss", "likeness_loss"])
+def test_auxiliary_losses_know_right_from_wrong(known, loss):
+    auxiliary, tokens, segments = known
+    compute = getattr(auxiliary, loss)
+    assert compute(tokens, segments).item() < 5e-3
+    assert compute(tokens.flip(3) if loss != "likeness_loss" else torch.ones_like(tokens), segments).item() > 0.3
+    segments[:, :, :16] = IGNORED  # what is ignored can't be wrong
+    assert compute(torch.ones_like(tokens) * (loss != "border_loss"), segments).item() < 5e-3
+
+
+def test_a_stage_of_the_encoder_alone_leaves_the_decoder_as_it_is():
+    trainer = Trainer(TINY, replace(SHORT, stages=(Stage.parse("1:64:2:encoder"),)))
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    entry = trainer.train_step(Batches(trainer.config)[0])
+    assert set(entry) == {"border", "likeness", "gradient"}
+    changed = {k.split(".")[0] for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"backbone"}
 
 
 def test_a_run_starts_from_a_checkpoint_where_it_fits(tmp_path):
