@@ -7,6 +7,7 @@ and become bare nodes here; their function bodies are appended afterwards, as th
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ _REWRITES = (
     rules.unsqueeze_unsqueeze_rule,
 )
 _ENLARGING = ("ConstantOfShape", "Expand", "Tile")  # left to onnxruntime: their results would bloat the file
+_LARGE = 1 << 16  # elements; so would a larger result that has more of them than what it is computed from
 
 
 class EncoderGraph(nn.Module):
@@ -212,7 +214,7 @@ def _tidy(graph: onnx_ir.Model) -> None:
     onnxscript.optimizer.fold_constants(
         graph,
         output_size_limit=1 << 40,
-        should_fold=lambda node: node.op_type not in ("Constant", *_ENLARGING),
+        should_fold=lambda node: node.op_type not in ("Constant", *_ENLARGING) and not _bloats(node),
     )
     for tidy in (
         RewritePass(_REWRITES),
@@ -226,6 +228,15 @@ def _tidy(graph: onnx_ir.Model) -> None:
         onnx_passes.ClearMetadataAndDocStringPass(),  # they hold paths of this machine
     ):
         tidy(graph)
+
+
+def _bloats(node: onnx_ir.Node) -> bool:
+    """Whether a node's result is large, and larger than its inputs: a position grid, say, resized to many tokens."""
+    result, *inputs = (
+        math.prod(value.shape.numpy()) if value is not None and value.shape is not None else 0
+        for value in (node.outputs[0], *node.inputs)
+    )
+    return result > max(_LARGE, sum(inputs))
 
 
 @contextmanager

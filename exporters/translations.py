@@ -25,6 +25,7 @@ _OPERATORS = (
     "linear_add",
     "token_box",
     "local_upsample",
+    "window_attention",
 )
 _TENSOR_TYPES = ("tensor(float)", "tensor(uint8)", "tensor(int64)")
 _ATTRIBUTES: dict[str, tuple[Callable[[Any], Any], OpSchema.AttrType]] = {
@@ -32,6 +33,7 @@ _ATTRIBUTES: dict[str, tuple[Callable[[Any], Any], OpSchema.AttrType]] = {
     "bool": (int, OpSchema.AttrType.INT),
     "float": (float, OpSchema.AttrType.FLOAT),
     "str": (str, OpSchema.AttrType.STRING),
+    "List[int]": (list[int], OpSchema.AttrType.INTS),
 }
 
 

@@ -76,6 +76,9 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
         atol=0.0,
         reason="of the largest value: float32 sums of 40 products, and an epilogue of a few roundings",
     ),
+    ("resize", "float64"): Tolerance(
+        rtol=1e-6, atol=0.0, reason="of the largest value: the weights of the interpolation are float32"
+    ),
     ("session logits", "float32"): Tolerance(
         rtol=1e-5, atol=0.0, reason="of the largest value, from the same embedding and edge features"
     ),

@@ -29,6 +29,12 @@ from inter2former_deploy.exporters.bodies.shared import (
     TightBox,
 )
 from inter2former_deploy.exporters.bodies.token_box import TokenBox
+from inter2former_deploy.exporters.bodies.window_attention import (
+    AlongAxis,
+    AttendInWindows,
+    OverWindows,
+    WindowAttention,
+)
 
 __all__ = ["HELPER_DOMAIN", "HELPER_VERSION", "MAX_OPSET", "MIN_OPSET", "check_opset", "function_protos"]
 
@@ -46,8 +52,24 @@ _OPERATORS = (
     LocalUpsample,
     Int8Linear,
     Bf16Linear,
+    WindowAttention,
 )
-_HELPERS = (IsText, Logistic, Silu, TightBox, LabelBox, PromptNetwork, Rotate, Expert, UpsampleRows, MeanOfRows, Gelu)
+_HELPERS = (
+    IsText,
+    Logistic,
+    Silu,
+    TightBox,
+    LabelBox,
+    PromptNetwork,
+    Rotate,
+    Expert,
+    UpsampleRows,
+    MeanOfRows,
+    Gelu,
+    AlongAxis,
+    OverWindows,
+    AttendInWindows,
+)
 
 
 def check_opset(opset: int) -> None:
@@ -75,6 +97,8 @@ def function_protos(opset: int) -> list[onnx.FunctionProto]:
 
 def _proto(function: Any, opset: int) -> onnx.FunctionProto:
     proto: onnx.FunctionProto = function.to_function_proto()
+    if all(entry.domain != HELPER_DOMAIN for entry in proto.opset_import):  # onnxscript overlooks calls inside loops
+        proto.opset_import.append(onnx.helper.make_opsetid(HELPER_DOMAIN, HELPER_VERSION))
     for entry in proto.opset_import:
         if entry.domain == "":
             entry.version = opset

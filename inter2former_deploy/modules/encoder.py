@@ -7,70 +7,18 @@ and values only (the paper's KV-only padding).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inter2former_deploy.config import PATCH, EncoderConfig
-from inter2former_deploy.modules.rotary import rotary_angles, rotary_frequencies, rotate
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowLayout:
-    """How a map of tokens is padded and cut into square windows; all numbers in tokens."""
-
-    height: int  # of the map
-    width: int
-    side: int  # of a window
-    offset: int  # padding at top and left
-
-    @classmethod
-    def of(cls, height: int, width: int, side: int, *, shifted: bool) -> WindowLayout:
-        """The layout of a map; `shifted` moves the windows by half a side if the map is larger than one window."""
-        offset = side // 2 if shifted and max(height, width) > side else 0
-        return cls(height=height, width=width, side=side, offset=offset)
-
-    @property
-    def rows(self) -> int:
-        """Rows of windows."""
-        return -(-(self.offset + self.height) // self.side)
-
-    @property
-    def columns(self) -> int:
-        """Columns of windows."""
-        return -(-(self.offset + self.width) // self.side)
-
-    def pad(self, x: Tensor, fill: Tensor) -> Tensor:
-        """[B, height, width, C] and the vector of a padding slot [1, C] -> [B, rows*side, columns*side, C]."""
-        right = self.columns * self.side - self.offset - self.width
-        bottom = self.rows * self.side - self.offset - self.height
-        return _extend(_extend(x, fill, 2, self.offset, right), fill, 1, self.offset, bottom)
-
-    def cut(self, x: Tensor) -> Tensor:
-        """A padded map [B, rows*side, columns*side, ...] -> its windows [B, rows, columns, side, side, ...], a view."""
-        side = self.side
-        x = x.reshape(x.shape[0], self.rows, side, self.columns, side, *x.shape[3:])
-        return x.transpose(2, 3)
-
-    def merge(self, windows: Tensor) -> Tensor:
-        """Windows [B, rows, columns, side, side, C] -> the map without its padding [B, height*width, C]."""
-        x = windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        x = x[:, self.offset : self.offset + self.height, self.offset : self.offset + self.width]
-        return x.flatten(1, 2)
-
-
-def _extend(x: Tensor, fill: Tensor, dim: int, before: int, after: int) -> Tensor:
-    """Puts `before` and `after` slices full of the vector `fill` [1, C] around x [..., C] along `dim`."""
-    if before == after == 0:
-        return x
-    first, last = (fill.expand(*x.shape[:dim], n, *x.shape[dim + 1 :]) for n in (before, after))
-    return torch.cat([part for part in (first, x, last) if part.shape[dim]], dim=dim)
+from inter2former_deploy.modules import operators
+from inter2former_deploy.modules.rotary import rotary_frequencies
+from inter2former_deploy.modules.windows import WindowLayout
 
 
 class RotaryEmbedding(nn.Module):
-    """Angles of the rotary embedding, in window-padded coordinates of a map.
+    """Holds the frequencies of the rotary embedding, as checkpoints do; `operators.window_attention` makes its own.
 
     Args:
         head_dim: Channels of an attention head, a multiple of 4.
@@ -81,43 +29,6 @@ class RotaryEmbedding(nn.Module):
     def __init__(self, *, head_dim: int) -> None:
         super().__init__()
         self.register_buffer("freqs", rotary_frequencies(head_dim))
-
-    def forward(self, layout: WindowLayout) -> Tensor:
-        """The angles of each window's tokens, [rows*columns, 1, side*side, head_dim/2]."""
-        grid = torch.meshgrid(
-            *(torch.arange(n * layout.side, device=self.freqs.device) for n in (layout.rows, layout.columns)),
-            indexing="ij",
-        )
-        rows, columns = (layout.cut(t[None]).flatten(3).flatten(0, 2)[:, None] for t in grid)
-        return rotary_angles(rows, columns, self.freqs)
-
-
-MapWindows = tuple[WindowLayout, Tensor]  # of one map: layout, and rotary angles from `RotaryEmbedding`
-
-
-def window_attention(qkv: Tensor, padding: Tensor, windows: MapWindows, *, heads: int) -> Tensor:
-    """Multi-head attention within the windows of one map: partition, rotary embedding, attention, merge.
-
-    Args:
-        qkv: [B, height*width, 3*D], queries, keys and values side by side, each [heads, head_dim].
-        padding: [1, 3*D], the same of a padding slot. Its query is not used: no padding slot is an output.
-        windows: Of the map.
-        heads: Number of attention heads.
-
-    Returns:
-        [B, height*width, D].
-    """
-    layout, angles = windows
-    batch, _, channels = qkv.shape
-    split_heads = (3, heads, channels // (3 * heads))
-    padded = layout.pad(torch.unflatten(qkv, 1, (layout.height, layout.width)), padding)
-    x = layout.cut(torch.unflatten(padded, -1, split_heads))  # [B, rows, columns, side, side, 3, heads, head_dim]
-    x = x.permute(5, 0, 1, 2, 6, 3, 4, 7).reshape(3, batch, -1, heads, layout.side**2, split_heads[-1])
-    turned, value = torch.split(x, [2, 1])
-    query, key = rotate(turned, angles).flatten(1, 2).unbind()  # [B*rows*columns, heads, side*side, head_dim]
-    out = F.scaled_dot_product_attention(query, key, value.flatten(0, 2))
-    out = out.transpose(1, 2).reshape(batch, layout.rows, layout.columns, layout.side, layout.side, channels // 3)
-    return layout.merge(out)
 
 
 class WindowAttention(nn.Module):
@@ -135,15 +46,13 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, windows: list[MapWindows]) -> Tensor:
-        """[B, N, dim], the tokens of several maps one after the other, and each map's windows -> the same shape."""
+    def forward(self, x: Tensor, layouts: list[WindowLayout]) -> Tensor:
+        """[B*N, dim], the tokens of an image's maps one after the other, and each map's windows -> the same shape."""
         # Every padding slot has the same key and value before the rotary embedding, so they are projected once.
         qkv, padding = self.qkv(x), self.qkv(self.padding)
-        maps = torch.split(qkv, [layout.height * layout.width for layout, _ in windows], dim=1)
-        attended = [
-            window_attention(tokens, padding, w, heads=self.heads) for tokens, w in zip(maps, windows, strict=True)
-        ]
-        out: Tensor = self.proj(torch.cat(attended, dim=1))
+        heights, widths, offsets = ([getattr(w, name) for w in layouts] for name in ("height", "width", "offset"))
+        attended = operators.window_attention(qkv, padding, self.heads, layouts[0].side, heights, widths, offsets)
+        out: Tensor = self.proj(attended)
         return out
 
 
@@ -171,9 +80,9 @@ class EncoderBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim=dim, hidden=4 * dim)
 
-    def forward(self, x: Tensor, windows: list[MapWindows]) -> Tensor:
-        """The arguments of `WindowAttention` -> [B, N, dim]."""
-        x = x + self.attn(self.norm1(x), windows)
+    def forward(self, x: Tensor, layouts: list[WindowLayout]) -> Tensor:
+        """The arguments of `WindowAttention` -> [B*N, dim]."""
+        x = x + self.attn(self.norm1(x), layouts)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
@@ -200,9 +109,16 @@ class ChannelsLast(nn.Module):
 
 
 def resize(x: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear resize of a channels-last map [B, h, w, C] -> [B, height, width, C]."""
-    resized = F.interpolate(x.permute(0, 3, 1, 2), size=(height, width), mode="bilinear", align_corners=False)
-    return resized.permute(0, 2, 3, 1)
+    """Bilinear resize of a channels-last map [B, h, w, C] -> [B, height, width, C], a matrix product a direction."""
+    rows, columns = (_bilinear(n, size).to(x) for n, size in zip(x.shape[1:3], (height, width), strict=True))
+    tall = torch.unflatten(rows @ x.flatten(2), 2, x.shape[2:])  # [B, height, w, C]
+    return columns @ tall
+
+
+def _bilinear(before: int, after: int) -> Tensor:
+    """Linear interpolation of `before` numbers to `after` as a matrix [after, before] (align_corners=False)."""
+    eye = torch.eye(before)[None]  # a batch of one map, whose channels are the unit vectors
+    return F.interpolate(eye, size=after, mode="linear", align_corners=False)[0].T
 
 
 class HRSAMEncoder(nn.Module):
@@ -253,7 +169,8 @@ class HRSAMEncoder(nn.Module):
         grids = [(x.shape[1], x.shape[2]) for x in (main, anchor)]
         windows = [self._windows(grids, shifted=False), self._windows(grids, shifted=True)]
 
-        x = torch.cat((main.flatten(1, 2), anchor.flatten(1, 2)), dim=1)  # [B, main and anchor tokens, dim]
+        x = torch.cat((main.flatten(1, 2), anchor.flatten(1, 2)), dim=1)  # [B, N main and anchor tokens, dim]
+        x = x.flatten(0, 1)
         fused = []
         for i, block in enumerate(self.blocks):
             x = block(x, windows[i % 2])
@@ -268,15 +185,20 @@ class HRSAMEncoder(nn.Module):
         grid = (self.config.pos_grid,) * 2
         return tokens + resize(torch.unflatten(self.pos_embed[:, 1:], 1, grid), tokens.shape[1], tokens.shape[2])
 
-    def _windows(self, grids: list[tuple[int, int]], *, shifted: bool) -> list[MapWindows]:
+    def _windows(self, grids: list[tuple[int, int]], *, shifted: bool) -> list[WindowLayout]:
         """The windows of each map, which all even (or all odd, `shifted`) blocks share."""
-        layouts = [WindowLayout.of(*grid, self.config.window, shifted=shifted) for grid in grids]
-        return [(layout, self.rope(layout)) for layout in layouts]
+        return [WindowLayout.of(*grid, self.config.window, shifted=shifted) for grid in grids]
 
     def _fuse(self, x: Tensor, grids: list[tuple[int, int]], stage: int) -> Tensor:
-        """Main and anchor tokens [B, N, dim] -> one map on the main grid [B, h, w, out_channels]."""
+        """Main and anchor tokens [B*N, dim] -> one map on the main grid [B, h, w, out_channels]."""
         norm, lateral = self.multi_scale_fusion[stage], self.lateral_convs[stage]
-        tokens = torch.split(x, [height * width for height, width in grids], dim=1)
+        sizes = [height * width for height, width in grids]
+        tokens = torch.split(torch.unflatten(x, 0, (-1, sum(sizes))), sizes, dim=1)
         main, anchor = (torch.unflatten(t, 1, grid) for t, grid in zip(tokens, grids, strict=True))
-        out: Tensor = lateral(torch.cat((norm(main), norm(resize(anchor, *grids[0]))), dim=-1))
-        return out
+        maps = norm(main), norm(resize(anchor, *grids[0]))
+        # The linear layer of both maps' channels side by side, as a sum of two: nothing is copied.
+        weight, dim = lateral.get_parameter("0.weight"), main.shape[3]
+        halves = weight[:, :dim], weight[:, dim:]
+        first, second = (F.linear(m.flatten(0, 2), w) for m, w in zip(maps, halves, strict=True))  # [B*h*w, C]
+        out: Tensor = lateral.get_submodule("1")(first + second)
+        return torch.unflatten(out, 0, main.shape[:3])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from inter2former_deploy.contract import DOMAIN
 from inter2former_deploy.modules.rotary import rotary_angles, rotary_frequencies, rotate
+from inter2former_deploy.modules.windows import WindowLayout
 
 P = ParamSpec("P")
 
@@ -257,6 +258,58 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tenso
     mask = None if bias is None else bias.expand(1, 1, len(query), -1)
     out = F.scaled_dot_product_attention(split(query), split(key), split(value), attn_mask=mask)
     return out[0].transpose(0, 1).flatten(1)
+
+
+@operator(_like_values)
+def window_attention(
+    qkv: Tensor,
+    padding: Tensor,
+    heads: int,
+    window: int,
+    heights: list[int],
+    widths: list[int],
+    offsets: list[int],
+) -> Tensor:
+    """Attention within the windows of an image's maps, padding slots being keys and values only.
+
+    Args:
+        qkv: Queries, keys and values side by side of the tokens of all maps, image after image, [T, 3*D].
+        padding: The same of a padding slot, [1, 3*D]. Its query is not used.
+        heads: Attention heads.
+        window: Side of a window, tokens.
+        heights: Of the maps of an image, tokens.
+        widths: Of the maps, tokens.
+        offsets: Padding of the maps at top and left, less than a window.
+
+    Returns:
+        [T, D].
+    """
+    layouts = [
+        WindowLayout(height=height, width=width, side=window, offset=offset)
+        for height, width, offset in zip(heights, widths, offsets, strict=True)
+    ]
+    sizes = [layout.tokens for layout in layouts]
+    maps = torch.split(torch.unflatten(qkv, 0, (-1, sum(sizes))), sizes, dim=1)  # [images, tokens of a map, 3*D] each
+    attended = [_attend_in_windows(x, padding, layout, heads) for x, layout in zip(maps, layouts, strict=True)]
+    return torch.cat(attended, dim=1).flatten(0, 1)
+
+
+def _attend_in_windows(qkv: Tensor, padding: Tensor, layout: WindowLayout, heads: int) -> Tensor:
+    """[B, height*width, 3*D] of one map -> [B, height*width, D]."""
+    batch, _, channels = qkv.shape
+    head_dim = channels // (3 * heads)
+    dtype = torch.promote_types(qkv.dtype, torch.float32)  # positions need more bits than bfloat16 has
+    frequencies = rotary_frequencies(head_dim, dtype).to(qkv.device)
+    angles = rotary_angles(*layout.places(qkv.device), frequencies)[:, None]  # [windows, 1, side*side, head_dim/2]
+    padded = layout.pad(torch.unflatten(qkv, 1, (layout.height, layout.width)), padding)
+    x = layout.cut(torch.unflatten(padded, -1, (3, heads, head_dim)))
+    # [B, rows, columns, side, side, 3, heads, head_dim] -> [3, B, windows, heads, side*side, head_dim]
+    x = x.permute(5, 0, 1, 2, 6, 3, 4, 7).reshape(3, batch, -1, heads, layout.side**2, head_dim)
+    turned, value = torch.split(x, [2, 1])
+    query, key = rotate(turned, angles).flatten(1, 2).unbind()  # [B*windows, heads, side*side, head_dim]
+    out = F.scaled_dot_product_attention(query, key, value.flatten(0, 2))
+    out = out.transpose(1, 2).reshape(batch, layout.rows, layout.columns, layout.side, layout.side, channels // 3)
+    return layout.merge(out)
 
 
 def assign_codes(key: Tensor, code_weight: Tensor, code_bias: Tensor, quantizer: str) -> Tensor:

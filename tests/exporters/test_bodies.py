@@ -97,6 +97,10 @@ def test_opsets(opset: int) -> None:
         linear = make(9, 8, 7)
         out = run(operator, linear, opset=opset, activation="gelu")
         assert_accurate(out, twin, *linear.values(), activation="gelu")
+    windows = {"qkv": normal(rng, 12, 24), "padding": normal(rng, 1, 24)}
+    maps = {"heads": 2, "window": 2, "heights": [3], "widths": [4], "offsets": [1]}
+    out = run("WindowAttention", windows, opset=opset, **maps)
+    assert_accurate(out, twins.window_attention, *windows.values(), **maps)
 
 
 @pytest.mark.parametrize("opset", [MIN_OPSET - 1, MAX_OPSET + 1])
@@ -295,6 +299,28 @@ def test_local_upsample(
     weights = ("norm_weight", "norm_bias", "conv_weight", "conv_bias")
     out = run("LocalUpsample", inputs, constant=weights, activation=activation, epsilon=1e-4)
     assert_accurate(out, twins.local_upsample, *inputs.values(), activation=activation, epsilon=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("maps", "window"),
+    [
+        ([(1, 1, 0)], 4),
+        ([(8, 8, 2), (2, 2, 0)], 4),
+        ([(3, 5, 2), (6, 9, 0), (1, 7, 3)], 4),
+        ([(20, 20, 8), (16, 16, 0)], 16),
+    ],
+)
+@pytest.mark.parametrize(("heads", "head_width"), [(1, 8), (2, 32), (3, 4)])
+@pytest.mark.parametrize("images", [1, 2])
+def test_window_attention(maps: Any, window: int, heads: int, head_width: int, images: int) -> None:
+    rng = np.random.default_rng(images)
+    heights, widths, offsets = (list(numbers) for numbers in zip(*maps, strict=True))
+    width = heads * head_width
+    tokens = images * sum(height * columns for height, columns, _ in maps)
+    inputs = {"qkv": normal(rng, tokens, 3 * width), "padding": normal(rng, 1, 3 * width)}
+    given = {"heads": heads, "window": window, "heights": heights, "widths": widths, "offsets": offsets}
+    out = run("WindowAttention", inputs, constant=("padding",), **given)
+    assert_accurate(out, twins.window_attention, *inputs.values(), **given)
 
 
 def test_statistics_of_a_large_crop() -> None:

@@ -192,9 +192,9 @@ def to_picture(normalized: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [128, 176, 192])
-def test_encoder(probe_model: Inter2Former, golden: Golden, run_plain: Any, assert_close: Any, size: int) -> None:
+def test_encoder(probe_model: Inter2Former, golden: Golden, run_graph: Any, assert_close: Any, size: int) -> None:
     arrays = golden("encoder")
-    outputs = run_plain(export_encoder(probe_model, size=size), {ENCODER_INPUT: to_picture(arrays[f"in_{size}"])})
+    outputs = run_graph(export_encoder(probe_model, size=size), {ENCODER_INPUT: to_picture(arrays[f"in_{size}"])})
     assert set(outputs) == set(ENCODER_OUTPUTS)
     assert_close(outputs["image_embedding"], arrays[f"out_{size}"][0].transpose(1, 2, 0), "encoder")
 

@@ -132,6 +132,28 @@ def test_operators_of_the_decoder() -> None:
             assert set(node.input[1:]) <= weights
 
 
+def test_operators_of_the_encoder() -> None:
+    """One operator a block, and linear layers of rows: no batch axis."""
+    encoder = export_encoder(model_of(PROBE), size=SIZE)
+    ours = [node.op_type for node in encoder.graph.node if node.domain == DOMAIN]
+    assert ours.count("WindowAttention") == PROBE.encoder.depth
+    assert set(ours) <= {function.name for function in encoder.functions if function.domain == DOMAIN}
+    weights = {x.name for x in encoder.graph.initializer}
+    for node in encoder.graph.node:
+        if node.op_type == "WindowAttention":
+            assert node.input[1] in weights
+    linear = [node for node in encoder.graph.node if node.op_type == "Gemm"]
+    assert len(linear) == 4 * PROBE.encoder.depth + 2 * len(PROBE.encoder.fusion_after)
+
+
+def test_an_encoder_is_no_larger_than_its_weights() -> None:
+    """Position grids, rotations and the like are computed when a session starts."""
+    backbone = model_of(PROBE).backbone
+    graph = export_graph(backbone, (torch.zeros(1, 3, 768, 768),), inputs=("image",), outputs=("embedding",))
+    stored = sum(np.prod(x.dims) for x in graph.graph.initializer)
+    assert stored < sum(x.numel() for x in backbone.parameters()) + 20_000
+
+
 def test_the_watch_sees_margins_and_experts() -> None:
     model = model_of(PROBE.with_decoder(edge_rule="exact"))
     graph = DecoderGraph(model)

@@ -1,4 +1,4 @@
-"""The image encoder against the golden arrays and a plain float64 formula of its windowed attention."""
+"""The image encoder against the golden arrays, and its parts against plain float64 formulas."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from inter2former_deploy.config import PROBE
-from inter2former_deploy.modules.encoder import HRSAMEncoder, RotaryEmbedding, WindowLayout, window_attention
+from inter2former_deploy.modules import operators
+from inter2former_deploy.modules.encoder import HRSAMEncoder, resize
+from inter2former_deploy.modules.windows import WindowLayout
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +112,22 @@ def test_window_attention(assert_close: Any, height: int, width: int, shifted: b
     x = torch.randn(2, height, width, 3, heads, dim, generator=generator, dtype=torch.float64)
     padding = torch.randn(3, heads, dim, generator=generator, dtype=torch.float64)
     layout = WindowLayout.of(height, width, side, shifted=shifted)
-    rope = RotaryEmbedding(head_dim=dim).double()
-    rope.freqs = 10000.0 ** (-2 * torch.arange(dim // 4, dtype=torch.float64) / (dim // 2))
+    anchor = torch.randn(2, 5, 3 * heads * dim, generator=generator, dtype=torch.float64)  # another map's tokens
 
-    out = window_attention(x.flatten(3).flatten(1, 2), padding.flatten()[None], (layout, rope(layout)), heads=heads)
+    qkv = torch.cat((x.flatten(3).flatten(1, 2), anchor), dim=1).flatten(0, 1)  # of two images
+    out = operators.window_attention(
+        qkv, padding.flatten()[None], heads, side, [height, 1], [width, 5], [layout.offset, 0]
+    )
 
     assert layout.offset == offset
+    out = torch.unflatten(out, 0, (2, -1))[:, : height * width]
     for i in range(2):
         expected = plain_window_attention(x[i], padding, side=side, offset=offset, heads=heads)
         assert_close(out[i].view(expected.shape), expected, "window attention")
+
+
+@pytest.mark.parametrize(("before", "after"), [((4, 4), (16, 16)), ((3, 5), (7, 4)), ((1, 2), (3, 1))])
+def test_resize(assert_close: Any, before: tuple[int, int], after: tuple[int, int]) -> None:
+    x = torch.randn(2, *before, 6, dtype=torch.float64)
+    expected = torch.nn.functional.interpolate(x.permute(0, 3, 1, 2), size=after, mode="bilinear", align_corners=False)
+    assert_close(resize(x, *after), expected.permute(0, 2, 3, 1), "resize")
