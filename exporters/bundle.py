@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
@@ -22,14 +22,17 @@ from inter2former_deploy.checkpoint import load_checkpoint, synthetic_state_dict
 from inter2former_deploy.config import VIT_B, EdgeRule, ModelConfig
 from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE
 from inter2former_deploy.errors import BundleError, ExportMismatchError
+from inter2former_deploy.exporters.agreement import AgreementReport, check_agreement
 from inter2former_deploy.exporters.bodies import check_opset
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, decoder_shapes, export_decoder, export_encoder
 from inter2former_deploy.exporters.parity import ParityReport, check_parity
-from inter2former_deploy.manifest import BUNDLE_ID_KEY, Manifest, sha256
+from inter2former_deploy.exporters.precision import reduce_precision
+from inter2former_deploy.manifest import BUNDLE_ID_KEY, Manifest, Precision, sha256
 from inter2former_deploy.modules.model import Inter2Former
 
 DEFAULT_SIZE = 1024
 DEFAULT_SEED = 7  # of synthetic weights
+REFERENCE_FILE = "encoder.fp32.onnx"  # beside an encoder in another precision, while it is verified
 FILES = (ENCODER_FILE, DECODER_FILE, MANIFEST_FILE)
 PROTOBUF_LIMIT = (1 << 31) - 1  # bytes of one file
 
@@ -48,6 +51,7 @@ class ExportReport:
     folder: Path
     manifest: Manifest
     parity: ParityReport
+    agreement: AgreementReport | None  # with the float32 encoder, in another precision
     seconds: dict[str, float]  # by step, without the gate's
 
 
@@ -59,6 +63,8 @@ def export_bundle(
     size: int = DEFAULT_SIZE,
     edge_rule: EdgeRule | None = None,
     opset: int = DEFAULT_OPSET,
+    precision: Precision = "fp32",
+    min_iou: float | None = None,
     seed: int = DEFAULT_SEED,
     custom_ops: bool = True,
     force: bool = False,
@@ -75,6 +81,9 @@ def export_bundle(
         size: S, the model resolution, pixels, a multiple of 16.
         edge_rule: Which tokens get full attention; the configuration's own when None.
         opset: Version of the standard operators.
+        precision: Of the encoder's linear layers.
+        min_iou: With another precision than "fp32": how well masks must agree with float32's, mean IoU 0-1;
+            `agreement.MIN_IOU` when None.
         seed: Of synthetic weights.
         custom_ops: Verify with the operator library, too; without it the manifest says that nobody did.
         force: Replace a bundle that is there.
@@ -83,15 +92,17 @@ def export_bundle(
         progress: Told what comes next.
 
     Raises:
-        ExportMismatchError: The graphs do not compute what PyTorch computes; carries the `ParityReport`.
+        ExportMismatchError: The graphs do not compute what PyTorch computes, or masks of the reduced precision differ
+            too much from float32's; carries the `ParityReport` or `AgreementReport`.
         CheckpointError: The checkpoint is unreadable or does not fit.
         OperatorLibraryError: The operator library is missing or does not load.
         FileExistsError: There is something in the folder that may not be replaced.
         FileNotFoundError: The folder's parent does not exist.
-        ValueError: `size`, `opset` or `edge_rule` is out of range, or the graphs are too large for ONNX files.
+        ValueError: A setting is out of range, or the graphs are too large for ONNX files.
     """
     folder = Path(folder)
     check_opset(opset)
+    _check_precision(precision, min_iou)
     if edge_rule is not None and edge_rule not in get_args(EdgeRule):
         raise ValueError(f"edge_rule must be one of {', '.join(get_args(EdgeRule))}, got {edge_rule!r}")
     _check_target(folder, force)
@@ -107,12 +118,18 @@ def export_bundle(
             encoder = export_encoder(model, size=size, opset=opset)
         with steps("export decoder"):
             decoder = export_decoder(model, size=size, opset=opset)
+        reference = working / ENCODER_FILE
+        if precision != "fp32":
+            reference = working / REFERENCE_FILE
+            reference.write_bytes(encoder.SerializeToString())
+            with steps(f"encoder in {precision}"):
+                encoder = reduce_precision(encoder, precision)
         with steps("write graphs"):
             bundle_id = _write_graphs(working, encoder, decoder)
         del encoder, decoder
         parity = check_parity(
             model,
-            working / ENCODER_FILE,
+            reference,
             working / DECODER_FILE,
             size=size,
             custom_ops=custom_ops,
@@ -121,16 +138,34 @@ def export_bundle(
         )
         if not parity.passed:
             raise ExportMismatchError(_failure(parity), parity)
+        agreement = None
+        if precision != "fp32":
+            agreement = check_agreement(
+                reference,
+                working / ENCODER_FILE,
+                working / DECODER_FILE,
+                precision=precision,
+                size=size,
+                min_iou=min_iou,
+                custom_ops=custom_ops,
+                num_threads=num_threads,
+                progress=lambda what: progress(f"verify: {what}"),
+            )
+            if not agreement.passed:
+                raise ExportMismatchError(agreement.failure(), agreement)
+            reference.unlink()
         manifest = Manifest(
             size=size,
             config=model.config.to_dict(),
             files={name: sha256(working / name) for name in (ENCODER_FILE, DECODER_FILE)},
             bundle_id=bundle_id,
             opset=opset,
+            precision=precision,
             weights=weights,
             tools=tool_versions(),
             differences=list(DIFFERENCES),
             parity=parity.to_dict(),
+            agreement=None if agreement is None else agreement.to_dict(),
         )
         manifest.write(working)
         working.chmod(0o755)  # mkdtemp lets only the owner in
@@ -143,7 +178,7 @@ def export_bundle(
         raise
     finally:
         shutil.rmtree(working, ignore_errors=True)
-    return ExportReport(folder=folder, manifest=manifest, parity=parity, seconds=steps.seconds)
+    return ExportReport(folder=folder, manifest=manifest, parity=parity, agreement=agreement, seconds=steps.seconds)
 
 
 def verify_bundle(
@@ -184,15 +219,41 @@ def verify_bundle(
     model, weights = load_weights(checkpoint, config=manifest.model_config, seed=int(stated.get("seed", DEFAULT_SEED)))
     if "sha256" in stated and "sha256" in weights and stated["sha256"] != weights["sha256"]:
         raise ValueError(f"{checkpoint} is not the checkpoint that {folder} was exported from: their SHA-256 differ")
-    return check_parity(
-        model,
-        folder / ENCODER_FILE,
-        folder / DECODER_FILE,
-        size=manifest.size,
-        custom_ops=custom_ops,
-        num_threads=num_threads,
-        progress=progress,
-    )
+    encoder, decoder = folder / ENCODER_FILE, folder / DECODER_FILE
+    size, precision = manifest.size, manifest.precision
+
+    def compare(encoder: Path) -> ParityReport:
+        return check_parity(
+            model,
+            encoder,
+            decoder,
+            size=size,
+            custom_ops=custom_ops,
+            num_threads=num_threads,
+            progress=progress,
+        )
+
+    if precision == "fp32":
+        return compare(encoder)
+    with tempfile.TemporaryDirectory() as work:  # the float32 encoder is not in the bundle: it is exported again
+        reference = Path(work) / REFERENCE_FILE
+        progress("export encoder in fp32")
+        reference.write_bytes(
+            export_encoder(model, size=size, opset=manifest.opset or DEFAULT_OPSET).SerializeToString()
+        )
+        parity = compare(reference)
+        agreement = check_agreement(
+            reference,
+            encoder,
+            decoder,
+            precision=precision,
+            size=size,
+            min_iou=(manifest.agreement or {}).get("min_iou"),
+            custom_ops=custom_ops,
+            num_threads=num_threads,
+            progress=progress,
+        )
+    return replace(parity, checks=(*parity.checks, agreement.check()))
 
 
 def load_weights(
@@ -269,6 +330,15 @@ def _write_graphs(folder: Path, encoder: onnx.ModelProto, decoder: onnx.ModelPro
         onnx.helper.set_model_props(graph, {BUNDLE_ID_KEY: bundle_id})
         (folder / name).write_bytes(graph.SerializeToString(deterministic=True))
     return bundle_id
+
+
+def _check_precision(precision: Precision, min_iou: float | None) -> None:
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+    if min_iou is not None and precision == "fp32":
+        raise ValueError("min_iou is a limit of reduced precision: name a precision, too")
+    if min_iou is not None and not 0 <= min_iou <= 1:
+        raise ValueError(f"min_iou must be 0 to 1, got {min_iou}")
 
 
 def _check_target(folder: Path, force: bool) -> None:

@@ -201,7 +201,7 @@ def load_photograph() -> Array:
     return np.ascontiguousarray(image[..., ::-1])
 
 
-class _Graph:
+class Graph:
     """A graph in onnxruntime, by names."""
 
     def __init__(self, path: Path, outputs: Sequence[str], *, custom_ops: bool, num_threads: int | None) -> None:
@@ -214,6 +214,7 @@ class _Graph:
         self._outputs = list(outputs)
 
     def __call__(self, feeds: Mapping[str, Array]) -> Arrays:
+        """The outputs for these inputs."""
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
 
 
@@ -294,7 +295,7 @@ class _Gate:
                 features[backend] = features[PLAIN]  # the same computation either way
                 continue
             with self._step(f"encode, {backend}"):
-                graph = _Graph(encoder, ENCODER_OUTPUTS, custom_ops=with_library, num_threads=num_threads)
+                graph = Graph(encoder, ENCODER_OUTPUTS, custom_ops=with_library, num_threads=num_threads)
                 features[backend] = graph({ENCODER_INPUT: self._graph_picture()})
                 del graph
             with self._step(f"compare features, {backend}"):
@@ -302,7 +303,7 @@ class _Gate:
         if custom_ops:
             _require_kernels(decoder)
         graphs = {
-            backend: _Graph(decoder, DECODER_OUTPUTS, custom_ops=with_library, num_threads=num_threads)
+            backend: Graph(decoder, DECODER_OUTPUTS, custom_ops=with_library, num_threads=num_threads)
             for backend, with_library in backends.items()
         }
         self._run_session(graphs, own, features)
@@ -332,7 +333,7 @@ class _Gate:
         for name, tensor in zip(EDGE_INPUTS, edge_inputs, strict=True):
             self.checks.append(_compared(name, backend, actual[name], tensor.numpy()))
 
-    def _run_session(self, graphs: Mapping[str, _Graph], own: ImageFeatures, features: Mapping[str, Arrays]) -> None:
+    def _run_session(self, graphs: Mapping[str, Graph], own: ImageFeatures, features: Mapping[str, Arrays]) -> None:
         """The clicks: tensors and masks at the reference's label maps, and each side going its own way."""
         reference = unknown_labels(self.size)
         labels = {backend: reference.copy() for backend in graphs}
@@ -361,7 +362,7 @@ class _Gate:
             note = f"mean of {len(distances)} clicks"
             self.checks.append(_limited("session masks", backend, float(np.mean(distances)), note=note))
 
-    def _run_noise(self, graphs: Mapping[str, _Graph], features: Mapping[str, Arrays]) -> None:
+    def _run_noise(self, graphs: Mapping[str, Graph], features: Mapping[str, Arrays]) -> None:
         """Tokens of noise, for experts that no token of the photograph goes to."""
         rng = np.random.default_rng(0)
         for number in range(1, NOISE_DECODES + 1):
@@ -377,7 +378,7 @@ class _Gate:
                 self._check_decode(f"noise {number}", graphs, labels, noisy)
 
     def _check_decode(
-        self, name: str, graphs: Mapping[str, _Graph], labels: Array, features: Mapping[str, Arrays]
+        self, name: str, graphs: Mapping[str, Graph], labels: Array, features: Mapping[str, Arrays]
     ) -> Arrays:
         """One decode with the same labels and features on both sides; returns the logits of each backend."""
         tight: dict[str, bool] = {}

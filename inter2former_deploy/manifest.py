@@ -10,7 +10,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from inter2former_deploy.config import PATCH, ModelConfig
 from inter2former_deploy.contract import (
@@ -27,6 +27,7 @@ from inter2former_deploy.contract import (
 )
 from inter2former_deploy.errors import BundleError
 
+Precision = Literal["fp32", "bf16", "int8"]  # of the encoder's linear layers
 BUNDLE_ID_KEY = "inter2former.bundle_id"  # metadata of both graphs
 
 
@@ -53,12 +54,14 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
     bundle_id: str = ""  # also in the metadata of both graphs, under `BUNDLE_ID_KEY`
     opset: int | None = None  # of the standard operators
+    precision: Precision = "fp32"  # of the encoder
     operator_domain: dict[str, Any] = field(default_factory=lambda: {"name": DOMAIN, "version": DOMAIN_VERSION})
     preprocessing: dict[str, Any] = field(default_factory=contract_preprocessing)
     weights: dict[str, Any] = field(default_factory=dict)  # where they come from
     tools: dict[str, str] = field(default_factory=dict)  # versions of what exported them
     differences: list[str] = field(default_factory=list)  # deliberate ones from the release, and how large
     parity: dict[str, Any] | None = None  # the report of the parity gate
+    agreement: dict[str, Any] | None = None  # of masks with those of the float32 encoder, in another precision
 
     def __post_init__(self) -> None:
         if not isinstance(self.size, int) or self.size <= 0 or self.size % PATCH:
@@ -67,6 +70,8 @@ class Manifest:
             raise ValueError(f"files must be {ENCODER_FILE} and {DECODER_FILE}, got {', '.join(self.files)}")
         if not all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in self.files.values()):
             raise ValueError("files must have SHA-256 digests, 64 hexadecimal digits")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}")
         ModelConfig.from_dict(self.config)  # raises ValueError
 
     @property

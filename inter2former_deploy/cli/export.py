@@ -43,6 +43,19 @@ def export(
     opset: Annotated[
         int | None, typer.Option(help="Version of the standard ONNX operators.", show_default=False)
     ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "int8"],
+        typer.Option(help="Of the encoder's linear layers. Masks are compared with those of fp32, see --min-iou."),
+    ] = "fp32",
+    min_iou: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Least mean IoU of masks with those of fp32; 0.998 for bf16 and 0.99 for int8 if not given.",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
     keep_failed: Annotated[
         bool, typer.Option("--keep-failed", help="If the graphs differ from PyTorch, leave them in DIR.failed.")
@@ -61,6 +74,7 @@ def export(
     steps = Steps()
     steps("load PyTorch")
     with export_extra():
+        from inter2former_deploy.exporters.agreement import AgreementReport
         from inter2former_deploy.exporters.bundle import export_bundle
         from inter2former_deploy.exporters.graphs import DEFAULT_OPSET
         from inter2former_deploy.exporters.parity import ParityReport
@@ -75,6 +89,8 @@ def export(
             size=size,
             edge_rule=edge_rule,
             opset=opset or DEFAULT_OPSET,
+            precision=precision,
+            min_iou=min_iou,
             custom_ops=custom_ops,
             force=force,
             keep_failed=keep_failed,
@@ -82,7 +98,7 @@ def export(
             progress=steps,
         )
     except ExportMismatchError as error:
-        if isinstance(error.report, ParityReport):
+        if isinstance(error.report, ParityReport | AgreementReport):
             typer.echo(json.dumps(error.report.to_dict(), indent=2) if as_json else error.report.table())
         typer.echo(f"i2f: {error}", err=True)
         raise typer.Exit(1) from error
@@ -92,4 +108,6 @@ def export(
         typer.echo(
             f"{output}: {len(report.parity.checks)} comparisons with PyTorch passed, {steps.seconds:.0f} s in all"
         )
+        if report.agreement is not None:
+            typer.echo(report.agreement.table())
         typer.echo(f"next: i2f segment {output} IMAGE --fg X,Y -o mask.png --overlay overlay.png")

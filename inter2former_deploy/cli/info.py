@@ -27,6 +27,7 @@ def info(
         "bundle": f"{bundle} {manifest.bundle_id}".strip(),
         "model": f"{config.name}, images scaled into {manifest.size} x {manifest.size}",
         "weights": ", ".join(f"{key} {value}" for key, value in manifest.weights.items()) or "not stated",
+        "precision": _precision(manifest.precision, manifest.agreement),
         "edge rule": manifest.edge_rule,
         "attention": f"{decoder.attention}, prompt {decoder.prompt}, upsampling {decoder.upsampling}",
         "operators": f"domain {manifest.operator_domain['name']} {manifest.operator_domain['version']}, "
@@ -40,6 +41,15 @@ def info(
         typer.echo(f"{name:<{width}}  {value}")
     for difference in manifest.differences:
         typer.echo(f"{'differs':<{width}}  {difference}")
+
+
+def _precision(precision: str, agreement: dict[str, Any] | None) -> str:
+    if agreement is None:
+        return precision
+    return (
+        f"{precision}, masks agree with fp32 to a mean IoU of {agreement['mean_iou']:.4f} over {agreement['clicks']} "
+        f"clicks ({agreement['min_iou']:g} was asked for)"
+    )
 
 
 def _parity(report: dict[str, Any] | None) -> str:

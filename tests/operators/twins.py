@@ -384,7 +384,7 @@ def local_upsample(
 ERF = np.frompyfunc(math.erf, 1, 1)
 
 
-def _activated(y: Array, activation: Literal["none", "gelu"]) -> Array:
+def activated(y: Array, activation: Literal["none", "gelu"]) -> Array:
     if activation == "none":
         return y
     phi = (1 + ERF(y.astype(np.float64) / math.sqrt(2)).astype(y.dtype)) / 2
@@ -414,7 +414,7 @@ def int8_linear(
     """A linear layer of int8 weights and rows quantised one by one: x [T, K] -> [T, N]."""
     codes, row_scale = quantize_rows(x)
     sums = (codes @ weight.T.astype(np.int64)).astype(dtype)
-    return _activated(sums * scale.astype(dtype) * row_scale.astype(dtype) + bias.astype(dtype), activation)
+    return activated(sums * scale.astype(dtype) * row_scale.astype(dtype) + bias.astype(dtype), activation)
 
 
 def bf16_linear(
@@ -427,4 +427,4 @@ def bf16_linear(
 ) -> Array:
     """A linear layer of bfloat16 weights and rows rounded to bfloat16: x [T, K] -> [T, N]."""
     rounded = x.astype(weight.dtype).astype(dtype)
-    return _activated(rounded @ weight.astype(dtype).T + bias.astype(dtype), activation)
+    return activated(rounded @ weight.astype(dtype).T + bias.astype(dtype), activation)

@@ -1,0 +1,271 @@
+"""The gate of reduced precision: do masks stay what they are with the float32 encoder?
+
+Click sessions on pictures that both encoders get: the bundled photograph, objects cut from it and pasted back onto it,
+and drawn scenes. After every click the masks are compared. Each side goes its own way, as a user would see it: it folds
+its own predictions into its label map. Clicks are those that the float32 side asks for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from inter2former_deploy.clicks import next_click
+from inter2former_deploy.contract import (
+    DECODER_OUTPUTS,
+    ENCODER_INPUT,
+    ENCODER_OUTPUTS,
+    IMAGE_FEATURES,
+    PAD_MULTIPLE,
+    PAD_RGB,
+)
+from inter2former_deploy.exporters.parity import CLICKS, OPERATORS, PLAIN, Check, Graph, load_photograph
+from inter2former_deploy.exporters.precision import count_layers
+from inter2former_deploy.labels import Click, add_clicks, fold_prediction, unknown_labels
+from inter2former_deploy.manifest import Precision
+
+Array = NDArray[Any]
+Mask = NDArray[np.bool_]
+
+MIN_IOU: dict[Precision, float] = {"bf16": 0.998, "int8": 0.99}  # mean over all masks, unless another is asked for
+BUDGET = 10  # clicks of a session
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgreementReport:
+    """What the gate measured."""
+
+    precision: Precision
+    backend: str  # with the operator library or without it, see parity
+    layers: int  # that are in this precision
+    images: int
+    clicks: int  # of all sessions
+    mean_iou: float  # of masks with float32's, over all clicks
+    min_iou: float  # that was asked for
+    worst: dict[str, float]  # mean over a picture's clicks, the three lowest
+    embedding_error: float  # root mean square over the standard deviation of the embedding
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether masks agree as much as was asked for; a NaN does not."""
+        return self.mean_iou >= self.min_iou
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"passed": self.passed} | asdict(self)
+
+    def check(self) -> Check:
+        """As one of the comparisons of a parity report."""
+        return Check(
+            tensor=f"masks in {self.precision}",
+            backend=self.backend,
+            measure="1 - IoU",
+            value=1 - self.mean_iou,
+            limit=1 - self.min_iou,
+            note=f"mean of {self.clicks} clicks on {self.images} pictures, against fp32",
+        )
+
+    def table(self) -> str:
+        """For people."""
+        worst = ", ".join(f"{name} {value:.4f}" for name, value in self.worst.items())
+        return (
+            f"{self.precision} masks against fp32 ({self.backend}): mean IoU {self.mean_iou:.4f} over {self.clicks} "
+            f"clicks on {self.images} pictures, at least {self.min_iou:g} asked for: "
+            f"{'ok' if self.passed else 'FAILED'}\n"
+            f"lowest pictures: {worst}; {self.layers} layers in {self.precision}, "
+            f"embedding error {self.embedding_error:.2g}"
+        )
+
+    def failure(self) -> str:
+        """What was found and what to do about it."""
+        other = "with --precision bf16 or without it" if self.precision == "int8" else "without --precision"
+        return (
+            f"with the encoder in {self.precision}, masks agree with fp32 to a mean IoU of {self.mean_iou:.4f} over "
+            f"{self.clicks} clicks on {self.images} pictures, {self.min_iou:g} is asked for: export {other}, or choose "
+            f"the limit with --min-iou, which the manifest will state"
+        )
+
+
+def pictures_for(size: int) -> int:
+    """How many pictures the gate takes: fewer where each takes longer."""
+    return 20 if size <= 512 else 10 if size <= 1024 else 5
+
+
+def check_agreement(
+    reference: Path,
+    encoder: Path,
+    decoder: Path,
+    *,
+    precision: Precision,
+    size: int,
+    min_iou: float | None = None,
+    custom_ops: bool = True,
+    num_threads: int | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> AgreementReport:
+    """Compare the masks of two encoders, click by click.
+
+    Args:
+        reference: encoder.onnx in float32.
+        encoder: The same in reduced precision.
+        decoder: decoder.onnx.
+        precision: Of `encoder`.
+        size: S.
+        min_iou: Least mean IoU; `MIN_IOU` of the precision when None.
+        custom_ops: Run the graphs with the operator library.
+        num_threads: Of onnxruntime; as many as cores when None.
+        progress: Told what comes next.
+    """
+    start = time.perf_counter()
+    scenes = list(make_scenes(size, pictures_for(size)))
+    encoded = []
+    for name, path in (("fp32", reference), (precision, encoder)):  # one after the other: each needs much memory
+        graph = Graph(path, ENCODER_OUTPUTS, custom_ops=custom_ops, num_threads=num_threads)
+        features = []
+        for number, scene in enumerate(scenes, 1):
+            progress(f"encode picture {number} of {len(scenes)} in {name}")
+            outputs = graph({ENCODER_INPUT: scene.picture})
+            features.append({x: outputs[x] for x in IMAGE_FEATURES})
+        encoded.append(features)
+        del graph
+    errors = [
+        _embedding_error(one["image_embedding"], other["image_embedding"]) for one, other in zip(*encoded, strict=True)
+    ]
+    decode = Graph(decoder, DECODER_OUTPUTS, custom_ops=custom_ops, num_threads=num_threads)
+    agreement: dict[str, list[float]] = {}
+    for scene, *features in zip(scenes, *encoded, strict=True):
+        progress(f"click on {scene.name}")
+        agreement[scene.name] = list(_session(scene, size, *(_Side(decode, its, size) for its in features)))
+    means = {name: float(np.mean(values)) for name, values in agreement.items()}
+    every = [value for values in agreement.values() for value in values]
+    return AgreementReport(
+        precision=precision,
+        backend=OPERATORS if custom_ops else PLAIN,
+        layers=count_layers(onnx.load(encoder)),
+        images=len(scenes),
+        clicks=len(every),
+        mean_iou=float(np.mean(every)),
+        min_iou=MIN_IOU[precision] if min_iou is None else min_iou,
+        worst=dict(sorted(means.items(), key=lambda item: item[1])[:3]),
+        embedding_error=max(errors),
+        seconds=round(time.perf_counter() - start, 3),
+    )
+
+
+class _Side:
+    """A session with one encoder's features."""
+
+    def __init__(self, decode: Graph, features: dict[str, Array], size: int) -> None:
+        self._decode, self._features = decode, features
+        self._labels = unknown_labels(size)
+
+    def click(self, click: Click) -> Mask:
+        add_clicks(self._labels, [click])
+        mask: Mask = self._decode({"labels": self._labels, **self._features})["logits"] > 0
+        fold_prediction(self._labels, mask)
+        return mask
+
+
+def _session(scene: Scene, size: int, reference: _Side, other: _Side) -> Iterator[float]:
+    """IoU of both sides' masks after each click."""
+    clicks: list[Click] = []
+    mask = np.zeros((size, size), bool)
+    while len(clicks) < (len(scene.clicks) or BUDGET):
+        if scene.clicks:
+            click: Click | None = scene.clicks[len(clicks)]
+        else:
+            click = next_click(mask, scene.target, clicks)
+        if click is None:
+            return  # the object is found exactly
+        clicks.append(click)
+        mask = reference.click(click)
+        theirs = other.click(click)
+        union = np.count_nonzero(mask | theirs)
+        yield np.count_nonzero(mask & theirs) / union if union else 1.0
+
+
+def _embedding_error(one: Array, other: Array) -> float:
+    return float(np.sqrt(np.mean((one - other) ** 2)) / one.std())
+
+
+# ---- Pictures.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A picture as the encoder takes it, and where to click: at given places, or wherever the target asks for it."""
+
+    name: str
+    picture: NDArray[np.float32]  # [S, S, 3], RGB, 0-255
+    target: NDArray[np.uint8]  # [S, S]
+    clicks: tuple[Click, ...] = ()
+
+
+def make_scenes(size: int, count: int) -> Iterator[Scene]:
+    """The photograph as it is, then by turns pictures of real and of drawn textures, always the same ones.
+
+    Args:
+        size: S.
+        count: How many.
+    """
+    photograph = load_photograph()
+    side = -(-max(photograph.shape[:2]) // PAD_MULTIPLE) * PAD_MULTIPLE
+    padded = np.empty((side, side, 3), np.uint8)
+    padded[:] = np.rint(PAD_RGB)
+    padded[: photograph.shape[0], : photograph.shape[1]] = photograph
+    clicks = tuple(Click(int(size / side * c.x), int(size / side * c.y), c.positive) for c in CLICKS)
+    nothing = np.zeros((size, size), np.uint8)
+    yield Scene(name="photograph", picture=_scaled(padded, size), target=nothing, clicks=clicks)
+    for index in range(1, count):
+        rng = np.random.default_rng(index)
+        real = index % 2 == 1
+        ground, surface = (_cut(photograph, rng) if real else _drawn(rng) for _ in range(2))
+        object_ = _blob(rng, size)
+        soft = cv2.GaussianBlur(object_.astype(np.float32), (0, 0), max(size / 1024, 0.5))[..., None]
+        shade = rng.uniform(0.6, 1.1, 3).astype(np.float32)
+        picture = _scaled(ground, size) * (1 - soft) + np.clip(_scaled(surface, size) * shade, 0, 255) * soft
+        yield Scene(name=f"{'real' if real else 'drawn'} {index}", picture=picture, target=object_)
+
+
+def _scaled(image: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+    return np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def _cut(photograph: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A square of the photograph, perhaps mirrored."""
+    side = int(rng.integers(150, min(photograph.shape[:2])))
+    top, left = (int(rng.integers(0, length - side)) for length in photograph.shape[:2])
+    cut = photograph[top : top + side, left : left + side]
+    return np.ascontiguousarray(cut[:, :: int(rng.choice((-1, 1)))])
+
+
+def _drawn(rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Smooth noise between two colours."""
+    colours = rng.uniform(0, 255, (2, 3))
+    cells = int(np.exp(rng.uniform(np.log(2), np.log(60))))
+    noise = cv2.resize(rng.uniform(0, 1, (cells, cells)).astype(np.float32), (512, 512), interpolation=cv2.INTER_CUBIC)
+    share = np.clip(noise, 0, 1)[..., None]
+    grain = rng.normal(0, rng.uniform(0, 8), (512, 512, 1))
+    return np.asarray(np.clip(colours[0] * share + colours[1] * (1 - share) + grain, 0, 255), np.uint8)
+
+
+def _blob(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
+    """An object with a wavy outline, [size, size], 1 inside."""
+    angle = np.linspace(0, 2 * np.pi, 256, endpoint=False)
+    radius = np.full_like(angle, np.exp(rng.uniform(np.log(0.08), np.log(0.3))))
+    for wave in range(2, 7):
+        radius *= 1 + rng.normal(0, 0.5 / wave) * np.cos(wave * angle + rng.uniform(0, 2 * np.pi)) / 2
+    centre = rng.uniform(0.3, 0.7, (2, 1))
+    outline = (centre + radius * np.stack((np.cos(angle), np.sin(angle)))).T * size
+    mask = np.zeros((size, size), np.uint8)
+    cv2.fillPoly(mask, [np.rint(outline).astype(np.int32)], (1,))
+    return mask

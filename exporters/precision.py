@@ -1,0 +1,211 @@
+"""The encoder in reduced precision: its large linear layers become Int8Linear or Bf16Linear.
+
+The exported float32 graph is rewritten. Patches, norms, attention, the multi-scale sum and the edge network stay as
+they are, and so do layers that are too small to matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
+from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, HELPER_VERSION, function_protos
+from inter2former_deploy.manifest import Precision
+
+MIN_WEIGHTS = 1 << 12  # of a layer that is rewritten
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """A linear layer of the graph: `output = activation(x weight' + bias)`, perhaps with more around it."""
+
+    node: ir.Node  # what computes it; others follow in `rest`
+    x: ir.Value
+    weight: NDArray[np.float32]  # [N, K]
+    name: str  # of the weight
+    bias: NDArray[np.float32]
+    rest: tuple[ir.Node, ...] = ()  # the bias and the activation
+    gelu: bool = False
+    residual: ir.Value | None = None  # is added at the end
+    norm: tuple[ir.Value, ir.Value] | None = None  # scale and shift of a LayerNorm before it
+    epsilon: float = 0.0  # of that
+
+    @property
+    def output(self) -> ir.Value:
+        return (self.node, *self.rest)[-1].outputs[0]
+
+
+def reduce_precision(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
+    """The graph with its large linear layers in another precision.
+
+    Args:
+        graph: encoder.onnx in float32; it is left as it is.
+        precision: "bf16" or "int8".
+
+    Raises:
+        ValueError: `precision` is neither, there is no layer to rewrite, or a layer's input has no known shape.
+    """
+    if precision not in ("bf16", "int8"):
+        raise ValueError(f"precision must be bf16 or int8, got {precision!r}")
+    model = ir.from_proto(graph)
+    layers = list(_layers(model.graph))
+    if not layers:
+        raise ValueError("the graph has no linear layer that could be reduced: extend " + __name__)
+    for layer in layers:
+        _rewrite(model.graph, layer, precision)
+    _drop_unused(model.graph)
+    model.graph.opset_imports[DOMAIN] = DOMAIN_VERSION
+    model.graph.opset_imports[HELPER_DOMAIN] = HELPER_VERSION
+    proto: onnx.ModelProto = ir.to_proto(model)
+    del proto.functions[:]
+    proto.functions.extend(function_protos(model.graph.opset_imports[""]))
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def count_layers(graph: onnx.ModelProto) -> int:
+    """How many layers of a graph are in reduced precision."""
+    return sum(node.op_type in ("Int8Linear", "Bf16Linear") for node in graph.graph.node)
+
+
+def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A weight [N, K] as whole numbers -127..127 and the scale of each row [N]; a row of zeros has scale 1."""
+    peak = np.abs(weight).max(1)
+    scale = np.where(peak > 0, peak / np.float32(127), np.float32(1))
+    return np.rint(weight / scale[:, None]).astype(np.int8), scale
+
+
+def _layers(graph: ir.Graph) -> Iterator[_Layer]:
+    """Linear layers with constant weights, as PyTorch's exporter, its optimisers and our own operators write them."""
+    for node in graph:
+        if node.domain == DOMAIN and node.op_type in ("NormLinear", "LinearAdd"):
+            layer = _own_layer(node)
+        elif node.domain == "" and node.op_type in ("MatMul", "Gemm"):
+            layer = _standard_layer(node)
+        else:
+            continue
+        if layer is not None and layer.weight.size >= MIN_WEIGHTS:
+            yield layer
+
+
+def _own_layer(node: ir.Node) -> _Layer | None:
+    norm = node.op_type == "NormLinear"
+    weight, bias = _constant(node.inputs[3 if norm else 2]), _constant(node.inputs[4 if norm else 3])
+    x = node.inputs[0]
+    if x is None or weight is None or bias is None:
+        return None
+    name = str(node.inputs[3 if norm else 2].name)  # type: ignore[union-attr]
+    if not norm:
+        return _Layer(node=node, x=x, weight=weight, name=name, bias=bias, residual=node.inputs[1])
+    scale, shift = node.inputs[1:3]
+    if scale is None or shift is None:
+        return None
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    return _Layer(node=node, x=x, weight=weight, name=name, bias=bias, norm=(scale, shift), epsilon=epsilon)
+
+
+def _standard_layer(node: ir.Node) -> _Layer | None:
+    x, factor = node.inputs[:2]
+    weight = _constant(factor)
+    if x is None or factor is None or weight is None or weight.ndim != 2:
+        return None
+    rest: list[ir.Node] = []
+    bias = np.zeros(weight.shape[1], np.float32)
+    if node.op_type == "Gemm":
+        attributes = node.attributes
+        if attributes.get_int("transA", 0) or {attributes.get_float(a, 1.0) for a in ("alpha", "beta")} != {1.0}:
+            return None
+        weight = weight if attributes.get_int("transB", 0) else weight.T
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            given = _constant(node.inputs[2])
+            if given is None:
+                return None
+            bias = np.broadcast_to(given.reshape(-1), weight.shape[:1])
+    else:
+        weight = weight.T
+        following = _only_user(node)
+        if following is not None and following.op_type == "Add":
+            added = [_constant(value) for value in following.inputs if value is not node.outputs[0]]
+            if len(added) == 1 and added[0] is not None and added[0].shape == weight.shape[:1]:
+                bias = added[0]
+                rest.append(following)
+    following = _only_user((node, *rest)[-1])
+    gelu = following is not None and following.op_type == "Gelu" and _is_exact(following)
+    if following is not None and gelu:
+        rest.append(following)
+    return _Layer(node=node, x=x, weight=weight, name=str(factor.name), bias=bias, rest=tuple(rest), gelu=gelu)
+
+
+def _is_exact(gelu: ir.Node) -> bool:
+    return gelu.attributes.get_string("approximate", "none") == "none"
+
+
+def _constant(value: ir.Value | None) -> NDArray[np.float32] | None:
+    if value is None or value.const_value is None or value.dtype != ir.DataType.FLOAT:
+        return None
+    return value.const_value.numpy()
+
+
+def _only_user(node: ir.Node) -> ir.Node | None:
+    """The one node that takes the result of a node, unless the graph's caller does, too."""
+    (result,) = node.outputs
+    users = [user for user, _ in result.uses()]
+    return users[0] if len(users) == 1 and not result.is_graph_output() and users[0].domain == "" else None
+
+
+def _rewrite(graph: ir.Graph, layer: _Layer, precision: Precision) -> None:
+    rows, inputs = layer.x, layer.weight.shape[1]
+    lead = () if rows.shape is None else rows.shape[:-1]
+    if rows.shape is None or not all(isinstance(dim, int) for dim in lead):
+        raise ValueError(f"the input of {layer.name} has no known shape: {rows.shape}")
+    nodes: list[ir.Node] = []
+
+    def add(op_type: str, *values: ir.Value | None, domain: str = "", **attributes: int | float | str) -> ir.Value:
+        node = ir.node(op_type, values, attributes, domain=domain)
+        nodes.append(node)
+        return node.outputs[0]
+
+    def constant(kind: str, array: NDArray[np.generic]) -> ir.Value:
+        name = f"{layer.name}.{kind}"
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+        value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype  # type: ignore[union-attr]
+        return graph.initializers.setdefault(name, value)
+
+    if layer.norm is not None:
+        rows = add("LayerNormalization", rows, *layer.norm, axis=-1, epsilon=layer.epsilon)
+    if len(lead) != 1:
+        rows = add("Reshape", rows, constant("rows", np.array([-1, inputs])))
+    bias = constant("bias", np.ascontiguousarray(layer.bias))
+    activation = "gelu" if layer.gelu else "none"
+    if precision == "int8":
+        codes, scale = quantize_weight(layer.weight)
+        parameters = constant("int8", codes), constant("scale", scale), bias
+        y = add("Int8Linear", rows, *parameters, domain=DOMAIN, activation=activation)
+    else:
+        weight = np.ascontiguousarray(layer.weight.astype(ml_dtypes.bfloat16))
+        y = add("Bf16Linear", rows, constant("bf16", weight), bias, domain=DOMAIN, activation=activation)
+    if len(lead) != 1:
+        y = add("Reshape", y, constant("shape", np.array([*lead, len(layer.weight)])))
+    if layer.residual is not None:
+        y = add("Add", y, layer.residual)
+    y.shape, y.dtype = ir.Shape((*lead, len(layer.weight))), ir.DataType.FLOAT
+
+    old = layer.output
+    graph.insert_before(layer.node, nodes)
+    old.replace_all_uses_with(y, replace_graph_outputs=True)
+    for node in reversed((layer.node, *layer.rest)):
+        graph.remove(node, safe=True)
+    y.name = old.name
+
+
+def _drop_unused(graph: ir.Graph) -> None:
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]
