@@ -26,16 +26,13 @@ MIN_WEIGHTS = 1 << 12  # of a layer that is rewritten
 class _Layer:
     """A linear layer of the graph: `output = activation(x weight' + bias)`, perhaps with more around it."""
 
-    node: ir.Node  # what computes it; others follow in `rest`
-    x: ir.Value
+    node: ir.Node  # what computes it; others follow in `rest`. Its first input is x
     weight: NDArray[np.float32]  # [N, K]
-    name: str  # of the weight
     bias: NDArray[np.float32]
     rest: tuple[ir.Node, ...] = ()  # the bias and the activation
     gelu: bool = False
-    residual: ir.Value | None = None  # is added at the end
-    norm: tuple[ir.Value, ir.Value] | None = None  # scale and shift of a LayerNorm before it
-    epsilon: float = 0.0  # of that
+    residual: bool = False  # input 1 is added at the end
+    epsilon: float | None = None  # of a LayerNorm before it, whose scale and shift are inputs 1 and 2
 
     @property
     def output(self) -> ir.Value:
@@ -97,24 +94,21 @@ def _layers(graph: ir.Graph) -> Iterator[_Layer]:
 
 def _own_layer(node: ir.Node) -> _Layer | None:
     norm = node.op_type == "NormLinear"
-    weight, bias = _constant(node.inputs[3 if norm else 2]), _constant(node.inputs[4 if norm else 3])
-    x = node.inputs[0]
-    if x is None or weight is None or bias is None:
+    weight, bias = (_constant(value) for value in node.inputs[-2:])
+    if weight is None or bias is None:
         return None
-    name = str(node.inputs[3 if norm else 2].name)  # type: ignore[union-attr]
-    if not norm:
-        return _Layer(node=node, x=x, weight=weight, name=name, bias=bias, residual=node.inputs[1])
-    scale, shift = node.inputs[1:3]
-    if scale is None or shift is None:
-        return None
-    epsilon = node.attributes.get_float("epsilon", 1e-5)
-    return _Layer(node=node, x=x, weight=weight, name=name, bias=bias, norm=(scale, shift), epsilon=epsilon)
+    return _Layer(
+        node=node,
+        weight=weight,
+        bias=bias,
+        residual=not norm,
+        epsilon=node.attributes.get_float("epsilon", 1e-5) if norm else None,
+    )
 
 
 def _standard_layer(node: ir.Node) -> _Layer | None:
-    x, factor = node.inputs[:2]
-    weight = _constant(factor)
-    if x is None or factor is None or weight is None or weight.ndim != 2:
+    weight = _constant(node.inputs[1])
+    if weight is None or weight.ndim != 2:
         return None
     rest: list[ir.Node] = []
     bias = np.zeros(weight.shape[1], np.float32)
@@ -140,7 +134,7 @@ def _standard_layer(node: ir.Node) -> _Layer | None:
     gelu = following is not None and following.op_type == "Gelu" and _is_exact(following)
     if following is not None and gelu:
         rest.append(following)
-    return _Layer(node=node, x=x, weight=weight, name=str(factor.name), bias=bias, rest=tuple(rest), gelu=gelu)
+    return _Layer(node=node, weight=weight, bias=bias, rest=tuple(rest), gelu=gelu)
 
 
 def _is_exact(gelu: ir.Node) -> bool:
@@ -161,10 +155,10 @@ def _only_user(node: ir.Node) -> ir.Node | None:
 
 
 def _rewrite(graph: ir.Graph, layer: _Layer, precision: Precision) -> None:
-    rows, inputs = layer.x, layer.weight.shape[1]
-    lead = () if rows.shape is None else rows.shape[:-1]
-    if rows.shape is None or not all(isinstance(dim, int) for dim in lead):
-        raise ValueError(f"the input of {layer.name} has no known shape: {rows.shape}")
+    rows, inputs = layer.node.inputs[0], layer.weight.shape[1]
+    lead = () if rows is None or rows.shape is None else rows.shape[:-1]
+    if rows is None or not lead or not all(isinstance(dim, int) for dim in lead):
+        raise ValueError(f"the input of {layer.node} has no known shape")
     nodes: list[ir.Node] = []
 
     def add(op_type: str, *values: ir.Value | None, domain: str = "", **attributes: int | float | str) -> ir.Value:
@@ -173,13 +167,14 @@ def _rewrite(graph: ir.Graph, layer: _Layer, precision: Precision) -> None:
         return node.outputs[0]
 
     def constant(kind: str, array: NDArray[np.generic]) -> ir.Value:
-        name = f"{layer.name}.{kind}"
+        name = f"{layer.output.name}.{kind}"
         value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
         value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype  # type: ignore[union-attr]
-        return graph.initializers.setdefault(name, value)
+        graph.register_initializer(value)
+        return value
 
-    if layer.norm is not None:
-        rows = add("LayerNormalization", rows, *layer.norm, axis=-1, epsilon=layer.epsilon)
+    if layer.epsilon is not None:
+        rows = add("LayerNormalization", rows, *layer.node.inputs[1:3], axis=-1, epsilon=layer.epsilon)
     if len(lead) != 1:
         rows = add("Reshape", rows, constant("rows", np.array([-1, inputs])))
     bias = constant("bias", np.ascontiguousarray(layer.bias))
@@ -193,8 +188,8 @@ def _rewrite(graph: ir.Graph, layer: _Layer, precision: Precision) -> None:
         y = add("Bf16Linear", rows, constant("bf16", weight), bias, domain=DOMAIN, activation=activation)
     if len(lead) != 1:
         y = add("Reshape", y, constant("shape", np.array([*lead, len(layer.weight)])))
-    if layer.residual is not None:
-        y = add("Add", y, layer.residual)
+    if layer.residual:
+        y = add("Add", y, layer.node.inputs[1])
     y.shape, y.dtype = ir.Shape((*lead, len(layer.weight))), ir.DataType.FLOAT
 
     old = layer.output

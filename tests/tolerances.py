@@ -78,6 +78,7 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ),
     ("resize", "float64"): Tolerance(
         rtol=1e-6, atol=0.0, reason="of the largest value: the weights of the interpolation are float32"
+    ),
     ("bf16 embedding", "float32"): Tolerance(
         rtol=0.03,
         atol=0.0,
