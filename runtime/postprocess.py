@@ -11,6 +11,9 @@ from inter2former_deploy.contract import OUTSIDE_LOGIT
 from inter2former_deploy.runtime.preprocess import Floats, Frame, Indices, bilinear_taps
 
 Mask = npt.NDArray[np.bool_]
+Found = npt.NDArray[np.bool_]
+
+_PIXELS = 1 << 20  # of the result at a time: what they need stays in memory that is not given back in between
 
 
 class Box(NamedTuple):
@@ -58,33 +61,52 @@ def foreground_mask(box_logits: Floats, box: Box, frame: Frame) -> Mask:
     if not (y.lower.size and x.lower.size):
         return mask
 
-    # The box, with what its border pixels mix with: the -100 around it, or themselves where the map ends.
-    logits = np.full((y.logits, x.logits), OUTSIDE_LOGIT, np.float32)
-    logits[box.top - y.start : -1, box.left - x.start : -1] = box_logits
-    if box.bottom == frame.size:
-        logits[-1] = logits[-2]
-    if box.right == frame.size:
-        logits[:, -1] = logits[:, -2]
+    result = mask[y.pixels, x.pixels]
+    step = max(1, _PIXELS // x.lower.size)
+    for start in range(0, y.lower.size, step):
+        rows = slice(start, start + step)
+        top = y.lower[rows]
+        first, count = int(top[0]), int(top[-1] - top[0]) + 2
+        # Cell (r, c) lies between logits (r, c) and (r + 1, c + 1): so many of the four are foreground.
+        signs = _signs(box_logits, y, x, first, count)
+        cells = signs[1:] + signs[:-1]
+        cells = cells[:, 1:] + cells[:, :-1]
+        pixels = cells.take(x.lower, axis=1).take(top - first, axis=0)
+        np.equal(pixels, 4, out=result[rows])
 
-    # Cell (r, c) lies between logits (r, c) and (r + 1, c + 1): 0 background, 1 foreground, 2 and more both.
-    signs = logits > 0
-    corner = signs[:-1, :-1]
-    differ = corner != signs[1:, 1:]
-    differ |= corner != signs[1:, :-1]
-    differ |= corner != signs[:-1, 1:]
-    cells = corner.view(np.uint8) + np.uint8(2) * differ
-
-    result = cells.take(x.lower, axis=1).take(y.lower, axis=0)
-    both = np.flatnonzero(result > 1)
-    row, column = np.divmod(both, x.lower.size)
-    at = y.lower.take(row) * x.logits + x.lower.take(column)  # of the cell's upper left logit
-    down, right = y.weight.take(row), x.weight.take(column)
-    flat, left = logits.reshape(-1), 1 - right
-    above = flat.take(at) * left + flat.take(at + 1) * right
-    below = flat.take(at + x.logits) * left + flat.take(at + x.logits + 1) * right
-    result.reshape(-1)[both] = above * (1 - down) + below * down > 0
-    mask[y.pixels, x.pixels] = result
+        row, column = np.divmod(np.flatnonzero((pixels & 3) != 0), x.lower.size)
+        upper, left = top.take(row), x.lower.take(column)
+        above, below = (_mixed(box_logits, y.of_box(upper + i), x, left, x.weight.take(column)) for i in range(2))
+        down = y.weight[rows].take(row)
+        result[rows][row, column] = above * (1 - down) + below * down > 0
     return mask
+
+
+def _signs(box_logits: Floats, y: _Axis, x: _Axis, first: int, count: int) -> npt.NDArray[np.uint8]:
+    """Whether the logits are foreground that the pixels mix, 0 or 1, of rows [first, first + count)."""
+    signs = np.zeros((count, x.logits), np.uint8)
+    inside = box_logits[max(first - y.before, 0) : max(first - y.before + count, 0), : x.logits - x.before]
+    above = max(y.before - first, 0)
+    place = slice(above, above + inside.shape[0]), slice(x.before, x.before + inside.shape[1])
+    np.greater(inside, 0, out=signs[place].view(bool))
+    if y.ends and place[0].stop < count:  # below the map its last row counts once more
+        signs[-1] = signs[-2]
+    if x.ends and place[1].stop < x.logits:
+        signs[:, -1] = signs[:, -2]
+    return signs
+
+
+def _mixed(box_logits: Floats, rows: tuple[Indices, Found], x: _Axis, left: Indices, right_weight: Floats) -> Floats:
+    """Two neighbours of each row, mixed."""
+    row, in_rows = rows
+
+    def logit(column: Indices, in_columns: Found) -> Floats:
+        values: Floats = box_logits.take(row * box_logits.shape[1] + column)
+        values[~(in_rows & in_columns)] = OUTSIDE_LOGIT
+        return values
+
+    mixed: Floats = logit(*x.of_box(left)) * (1 - right_weight) + logit(*x.of_box(left + 1)) * right_weight
+    return mixed
 
 
 class _Axis:
@@ -92,10 +114,19 @@ class _Axis:
 
     def __init__(self, start: int, stop: int, frame: Frame, length: int) -> None:
         lower, _, weight = bilinear_taps(frame.size, frame.side)
-        self.start = max(start - 1, 0)  # the first logit that they mix
-        self.logits = stop + 1 - self.start  # how many
-        first = int(np.searchsorted(lower, self.start))
+        origin = max(start - 1, 0)  # the first logit that they may mix
+        first = int(np.searchsorted(lower, origin))
         end = min(int(np.searchsorted(lower, stop)), length)
         self.pixels = slice(first, max(first, end))
-        self.lower: Indices = lower[self.pixels] - self.start
+        self.lower: Indices = lower[self.pixels] - origin
         self.weight: Floats = weight[self.pixels]
+        self.logits = int(self.lower[-1]) + 2 if self.lower.size else 0  # how many they mix, from `origin` on
+        self.before = start - origin  # of these, how many lie before the box
+        self.ends = stop == frame.size  # whether the box ends where the map does
+        self._last = stop - start - 1
+
+    def of_box(self, index: Indices) -> tuple[Indices, Found]:
+        """Which of the box's logits these are, and which lie in it; behind the map its last one counts once more."""
+        place = index - self.before
+        clipped = np.clip(place, 0, self._last)
+        return clipped, (place >= 0) & ((place <= self._last) | self.ends)

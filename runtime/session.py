@@ -61,7 +61,7 @@ class Session:
         with self._lock:
             try:
                 if self._steps:
-                    self._fold(*self._prediction())
+                    self._fold(self._steps[-1].labels, *self._prediction())
                 add_clicks(self._labels, [at])
                 box, box_logits = self._decode(self._labels)
                 mask = foreground_mask(box_logits, box, self._frame)
@@ -137,10 +137,15 @@ class Session:
             last.prediction = self._decode(self._labels)
         return last.prediction
 
-    def _fold(self, box: Box, box_logits: Floats) -> None:
-        foreground = np.zeros(self._labels.shape, bool)
-        np.greater(box_logits, 0, out=foreground[box.top : box.bottom, box.left : box.right])
-        fold_prediction(self._labels, foreground)
+    def _fold(self, known: _Crop, box: Box, box_logits: Floats) -> None:
+        """Only where labels or prediction are other than background: there possible background stays."""
+        height, width = known.values.shape
+        top, left = min(box.top, known.top), min(box.left, known.left)
+        bottom, right = max(box.bottom, known.top + height), max(box.right, known.left + width)
+        foreground = np.zeros((bottom - top, right - left), bool)
+        inside = foreground[box.top - top : box.bottom - top, box.left - left : box.right - left]
+        np.greater(box_logits, 0, out=inside)
+        fold_prediction(self._labels[top:bottom, left:right], foreground)
 
     def _restore_labels(self) -> None:
         if self._steps:
