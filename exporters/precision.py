@@ -111,12 +111,12 @@ def _standard_layer(node: ir.Node) -> _Layer | None:
     if weight is None or weight.ndim != 2:
         return None
     rest: list[ir.Node] = []
-    bias = np.zeros(weight.shape[1], np.float32)
     if node.op_type == "Gemm":
         attributes = node.attributes
         if attributes.get_int("transA", 0) or {attributes.get_float(a, 1.0) for a in ("alpha", "beta")} != {1.0}:
             return None
         weight = weight if attributes.get_int("transB", 0) else weight.T
+        bias = np.zeros(len(weight), np.float32)
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             given = _constant(node.inputs[2])
             if given is None:
@@ -124,6 +124,7 @@ def _standard_layer(node: ir.Node) -> _Layer | None:
             bias = np.broadcast_to(given.reshape(-1), weight.shape[:1])
     else:
         weight = weight.T
+        bias = np.zeros(len(weight), np.float32)
         following = _only_user(node)
         if following is not None and following.op_type == "Add":
             added = [_constant(value) for value in following.inputs if value is not node.outputs[0]]
