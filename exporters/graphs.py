@@ -72,13 +72,13 @@ class EncoderGraph(nn.Module):
 
     def edge_inputs(self, canny_maps: Tensor) -> tuple[Tensor, ...]:
         """Canny maps [5, S, S] -> the twelve tensors `contract.EDGE_INPUTS`."""
-        return self.decode_head.project_edges(self.edge_detector.features(canny_maps[None]))
+        return self.decode_head.project_stages(self.edge_detector.encode(canny_maps))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """RGB [S, S, 3] in 0-255 -> the tensors `contract.ENCODER_OUTPUTS`."""
         picture = self.normalize(image)
         embedding: Tensor = self.backbone(picture)[0].permute(1, 2, 0)
-        canny_maps: Tensor = self.edge_detector.canny_maps(picture)[0]
+        canny_maps: Tensor = self.edge_detector.canny.encode(image)
         return embedding, *self.edge_inputs(canny_maps), canny_maps
 
 

@@ -25,6 +25,11 @@ _OPERATORS = (
     "linear_add",
     "token_box",
     "local_upsample",
+    "canny_maps",
+    "edge_stem",
+    "edge_block",
+    "edge_downsample",
+    "edge_projection",
     "window_attention",
 )
 _TENSOR_TYPES = ("tensor(float)", "tensor(uint8)", "tensor(int64)")
@@ -56,7 +61,7 @@ def _bare_node(name: str) -> tuple[Translation, Translation]:
         DOMAIN,
         DOMAIN_VERSION,
         inputs=[OpSchema.FormalParameter(tensor, f"T_{tensor}") for tensor in tensors],
-        outputs=[OpSchema.FormalParameter("out", "T_out")],
+        outputs=[OpSchema.FormalParameter(f"out_{i}", "T_out") for i in range(len(operator._schema.returns))],
         type_constraints=[(f"T_{tensor}", list(_TENSOR_TYPES), "") for tensor in (*tensors, "out")],
         attributes=[OpSchema.Attribute(attribute, kind) for attribute, (_, kind) in attributes.items()],
     )

@@ -128,4 +128,10 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
         atol=2e-3,
         reason="share of differing pixels: rounding decides bins and equal neighbours, in the release as well",
     ),
+    ("fast convolution", "float32"): Tolerance(
+        rtol=8e-6,
+        atol=0.0,
+        reason="of the largest value: F(4x4, 3x3) loses up to 2.4e-6 in each of a block's two convolutions of 256 "
+        "channels, and the second norm and the convolutions behind it enlarge the first loss",
+    ),
 }

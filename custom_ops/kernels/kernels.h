@@ -1,6 +1,11 @@
 // Every kernel of the library, and the table of one tier's kernels that the operators call through.
 #pragma once
 
+#include "kernels/canny_maps.h"
+#include "kernels/edge_block.h"
+#include "kernels/edge_downsample.h"
+#include "kernels/edge_projection.h"
+#include "kernels/edge_stem.h"
 #include "kernels/edge_tokens.h"
 #include "kernels/hybrid_attention.h"
 #include "kernels/hybrid_experts.h"
@@ -15,24 +20,35 @@
 namespace i2f {
 
 // Every kernel, one line each: its contract's function type and its name.
-#define I2F_KERNELS(X)                              \
-  X(EdgeTokensKernel, edge_tokens)                  \
-  X(HybridAttentionKernel, hybrid_attention)        \
-  X(PackedExpertsSizeKernel, packed_experts_size)   \
-  X(PackExpertsKernel, pack_experts)                \
-  X(HybridExpertsKernel, hybrid_experts)            \
-  X(LabelBoxKernel, label_box)                      \
-  X(PackedLinearSizeKernel, packed_linear_size)     \
-  X(PackLinearKernel, pack_linear)                  \
-  X(NormLinearKernel, norm_linear)                  \
-  X(LinearAddKernel, linear_add)                    \
-  X(PackedUpsampleSizeKernel, packed_upsample_size) \
-  X(PackUpsampleKernel, pack_upsample)              \
-  X(LocalUpsampleKernel, local_upsample)            \
-  X(PromptEmbeddingKernel, prompt_embedding)        \
-  X(PromptPackKernel, prompt_pack)                  \
-  X(PromptPackedSizeKernel, prompt_packed_size)     \
-  X(TokenBoxKernel, token_box)                      \
+#define I2F_KERNELS(X)                                           \
+  X(CannyMapsKernel, canny_maps)                                 \
+  X(PackedEdgeBlockSizeKernel, packed_edge_block_size)           \
+  X(PackEdgeBlockKernel, pack_edge_block)                        \
+  X(EdgeBlockKernel, edge_block)                                 \
+  X(PackedEdgeDownsampleSizeKernel, packed_edge_downsample_size) \
+  X(PackEdgeDownsampleKernel, pack_edge_downsample)              \
+  X(EdgeDownsampleKernel, edge_downsample)                       \
+  X(PackedEdgeProjectionSizeKernel, packed_edge_projection_size) \
+  X(PackEdgeProjectionKernel, pack_edge_projection)              \
+  X(EdgeProjectionKernel, edge_projection)                       \
+  X(EdgeStemKernel, edge_stem)                                   \
+  X(EdgeTokensKernel, edge_tokens)                               \
+  X(HybridAttentionKernel, hybrid_attention)                     \
+  X(PackedExpertsSizeKernel, packed_experts_size)                \
+  X(PackExpertsKernel, pack_experts)                             \
+  X(HybridExpertsKernel, hybrid_experts)                         \
+  X(LabelBoxKernel, label_box)                                   \
+  X(PackedLinearSizeKernel, packed_linear_size)                  \
+  X(PackLinearKernel, pack_linear)                               \
+  X(NormLinearKernel, norm_linear)                               \
+  X(LinearAddKernel, linear_add)                                 \
+  X(PackedUpsampleSizeKernel, packed_upsample_size)              \
+  X(PackUpsampleKernel, pack_upsample)                           \
+  X(LocalUpsampleKernel, local_upsample)                         \
+  X(PromptEmbeddingKernel, prompt_embedding)                     \
+  X(PromptPackKernel, prompt_pack)                               \
+  X(PromptPackedSizeKernel, prompt_packed_size)                  \
+  X(TokenBoxKernel, token_box)                                   \
   X(WindowAttentionKernel, window_attention)
 
 // Kernels of narrow numbers, for which some machines have instructions: a tier with such

@@ -10,6 +10,7 @@
 
 #include "kernels/gemm.h"
 #include "kernels/math.h"
+#include "kernels/moments.h"
 #include "kernels/shuffle.h"
 
 namespace i2f::I2F_TIER {
@@ -23,7 +24,6 @@ constexpr int kPanel = 3;                   // vectors of a panel of weights
 constexpr int kPixels = kTileRows<kPanel>;  // pixels of a tile
 constexpr int kRun = 2 * kLanes;            // pixels of a run, where they are in the lanes
 
-constexpr int64_t kChunk = 8192;        // floats whose mean is taken at once, in the first cache
 constexpr int64_t kRing = 1 << 19;      // floats of the ring, about
 constexpr int64_t kStrip = 1024;        // floats of a strip of columns, about
 constexpr int64_t kMostTasks = 64;      // of the tap maps: bounds the scratch
@@ -89,53 +89,6 @@ inline void with_ends(bool first, bool last, const Body& body) {
   } else {
     last ? body(Flag<false>(), Flag<true>()) : body(Flag<false>(), Flag<false>());
   }
-}
-
-struct Moments {
-  double mean, squares;  // squares: sum of squared distances from the mean
-};
-
-// Of x [count], 1 <= count <= kChunk. Distances are from a rounded mean; their own mean mends it.
-Moments moments_of(const float* x, int64_t count) {
-  constexpr int kSums = 4;
-  const int64_t whole = count / (kSums * kLanes) * (kSums * kLanes);
-  const auto sum_up = [&](const auto& term) {
-    Vec sums[kSums] = {};
-    for (int64_t i = 0; i < whole; i += kSums * kLanes) {
-      for (int j = 0; j < kSums; ++j) sums[j] += term(load(x + i + j * kLanes));
-    }
-    float sum = sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
-    for (int64_t i = whole; i < count; ++i) sum += term(broadcast(x[i]))[0];
-    return sum;
-  };
-  const auto n = static_cast<double>(count);
-  const float about = sum_up([](Vec v) { return v; }) / static_cast<float>(count);
-  const Vec from = broadcast(about);
-  const double rest = sum_up([&](Vec v) { return v - from; }) / n;
-  return {about + rest, sum_up([&](Vec v) { return (v - from) * (v - from); }) - n * rest * rest};
-}
-
-Moments moments_of_all(const float* x, int64_t count, const Memory& memory,
-                       const Parallel& parallel) {
-  const int64_t chunks = ceil_div(count, kChunk);
-  auto* parts = take<Moments>(memory, chunks);
-  const int64_t tasks = at_most(chunks, kMostTasks);
-  parallel_for(parallel, static_cast<size_t>(tasks), [&](size_t task) {
-    const auto i = static_cast<int64_t>(task);
-    for (int64_t c = chunks * i / tasks; c < chunks * (i + 1) / tasks; ++c) {
-      parts[c] = moments_of(x + c * kChunk, at_most(kChunk, count - c * kChunk));
-    }
-  });
-  Moments all = parts[0];
-  double seen = static_cast<double>(at_most(kChunk, count));
-  for (int64_t c = 1; c < chunks; ++c) {
-    const auto size = static_cast<double>(at_most(kChunk, count - c * kChunk));
-    const double step = parts[c].mean - all.mean, share = size / (seen + size);
-    all.squares += parts[c].squares + step * step * seen * share;
-    all.mean += step * share;
-    seen += size;
-  }
-  return all;
 }
 
 // (x - mean) * scale + shift, the norm.
@@ -584,8 +537,7 @@ void local_upsample(const float* x, int64_t rows, int64_t columns, int64_t in_ch
   const Layout layout(in_channels, out_channels);
   const int64_t count = rows * columns * in_channels;
   const Moments moments = moments_of_all(x, count, memory, parallel);
-  const double variance = moments.squares / static_cast<double>(count);
-  const auto inverse = static_cast<float>(1 / __builtin_sqrt(variance + epsilon));
+  const float inverse = moments.inverse_deviation(epsilon);
   float* scale = take<float>(memory, layout.period);
   for (int64_t i = 0; i < layout.period; ++i) scale[i] = packed[i] * inverse;
 

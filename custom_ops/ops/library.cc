@@ -14,6 +14,11 @@ namespace i2f {
 #define I2F_OPERATORS(X) \
   X(OperatorInfo)        \
   X(Bf16Linear)          \
+  X(CannyMaps)           \
+  X(EdgeBlock)           \
+  X(EdgeDownsample)      \
+  X(EdgeProjection)      \
+  X(EdgeStem)            \
   X(EdgeTokens)          \
   X(HybridAttention)     \
   X(HybridExperts)       \

@@ -12,6 +12,17 @@ from typing import Any
 import onnx
 
 from inter2former_deploy.contract import DOMAIN
+from inter2former_deploy.exporters.bodies.canny_maps import Blurred, CannyMaps, Direction
+from inter2former_deploy.exporters.bodies.edge_network import (
+    ActivatedNorm,
+    EdgeBlock,
+    EdgeDownsample,
+    EdgeProjection,
+    EdgeStem,
+    MeanOfPlanes,
+    Pixels,
+    Planes,
+)
 from inter2former_deploy.exporters.bodies.edge_tokens import EdgeTokens
 from inter2former_deploy.exporters.bodies.hybrid_attention import HybridAttention, Rotate
 from inter2former_deploy.exporters.bodies.hybrid_experts import Expert, HybridExperts
@@ -50,6 +61,11 @@ _OPERATORS = (
     LinearAdd,
     TokenBox,
     LocalUpsample,
+    CannyMaps,
+    EdgeStem,
+    EdgeBlock,
+    EdgeDownsample,
+    EdgeProjection,
     Int8Linear,
     Bf16Linear,
     WindowAttention,
@@ -69,6 +85,12 @@ _HELPERS = (
     AlongAxis,
     OverWindows,
     AttendInWindows,
+    Blurred,
+    Direction,
+    Planes,
+    Pixels,
+    MeanOfPlanes,
+    ActivatedNorm,
 )
 
 

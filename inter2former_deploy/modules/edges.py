@@ -7,7 +7,9 @@ differ in some pixels of `canny_maps`, while `features` of the same maps are rep
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +17,7 @@ from torch.nn import functional as F
 
 from inter2former_deploy.config import EdgeNetworkConfig
 from inter2former_deploy.contract import MEAN_BGR, STD_BGR
-
-THRESHOLD = 2.0  # of the gradient magnitude, which is a sum over three channels in [0, 1]
-NEIGHBOURS = ((0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1))  # (row, column), k at k*45 degrees
-TAN_22_5 = 2**0.5 - 1  # a direction is horizontal up to this slope
-TAN_67_5 = 2**0.5 + 1  # and vertical from this slope on
+from inter2former_deploy.modules import operators
 
 
 class FixedFilter(nn.Module):
@@ -35,10 +33,6 @@ class FixedFilter(nn.Module):
         super().__init__()
         self.register_buffer("weight", weight[:, None].clone())  # each its own, to be saved separately
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, 1, H, W] -> [B, channels, H, W]."""
-        return F.conv2d(x, self.weight, padding=(self.weight.shape[2] // 2, self.weight.shape[3] // 2))
-
 
 class Canny(nn.Module):
     """Gradient, its direction, non-maximum suppression and thresholds of an image."""
@@ -50,15 +44,12 @@ class Canny(nn.Module):
         super().__init__()
         gauss = torch.exp(-0.5 * (torch.arange(5, dtype=torch.float64) - 2) ** 2)
         gauss = (gauss / gauss.sum()).float()
-        sobel = torch.tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]])
-        differences = torch.zeros(len(NEIGHBOURS), 3, 3)
-        for k, (row, column) in enumerate(NEIGHBOURS):
-            differences[k, 1, 1], differences[k, 1 + row, 1 + column] = 1, -1
+        sobel = torch.tensor(operators.SOBEL)
         self.g_h = FixedFilter(gauss.view(1, 1, 5))
         self.g_v = FixedFilter(gauss.view(1, 5, 1))
         self.sobh = FixedFilter(sobel[None])
         self.sobv = FixedFilter(sobel.T[None])
-        self.dirf = FixedFilter(differences)  # self minus neighbour k
+        self.dirf = FixedFilter(operators.difference_filters()[:, 0])
         for name, values in (("mean", MEAN_BGR), ("std", STD_BGR)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
@@ -72,43 +63,15 @@ class Canny(nn.Module):
             [B, 5, S, S]: gradient magnitude; direction in degrees, a multiple of 45 in 0..360; magnitude where it is
             a maximum across the edge, else 0; the same where it is also at least 2; magnitude where it is at least 2.
         """
-        # Contiguous, and channel by channel: with the same memory layout and shapes the convolutions round as in the
-        # release. All three at once, `thin` differs at 14 of the 9216 pixels of the golden image.
+        # Contiguous: the convolutions round by memory layout.
         picture = ((image.detach().contiguous() * self.std + self.mean) / 255).clamp(0, 1)
-        blurred = [self.g_v(self.g_h(channel)) for channel in torch.split(picture, 1, dim=1)]
-        gx = torch.cat([self.sobh(channel) for channel in blurred], dim=1)  # [B, 3, S, S]
-        gy = torch.cat([self.sobv(channel) for channel in blurred], dim=1)
+        filters = (self.g_h.weight, self.g_v.weight, self.sobh.weight, self.sobv.weight, self.dirf.weight)
+        return operators.maps_of_picture(picture, *filters)
 
-        magnitude = (gx.square() + gy.square()).sqrt().sum(1, keepdim=True)
-        direction = gradient_direction(gx.sum(1, keepdim=True), gy.sum(1, keepdim=True))
-        # Neighbours k and k + 4 lie on one axis, and 0 and 360 degrees on the same one.
-        differences = self.dirf(magnitude)  # [B, 8, S, S]
-        is_maximum = torch.minimum(differences[:, :4], differences[:, 4:]) > 0
-        on_axis = direction.remainder(180) == 45 * torch.arange(4, device=image.device).view(4, 1, 1)
-        thin = torch.where((is_maximum & on_axis).any(1, keepdim=True), magnitude, 0)
-        thresh = torch.where(thin >= THRESHOLD, thin, 0)
-        early = torch.where(magnitude >= THRESHOLD, magnitude, 0)
-        return torch.cat((magnitude, direction, thin, thresh, early), dim=1)
-
-
-def gradient_direction(gx: Tensor, gy: Tensor) -> Tensor:
-    """round((atan2(gy, gx) in degrees + 180) / 45) * 45, by comparisons alone, as ONNX has no Atan2.
-
-    A zero gradient has direction 180. Along the negative x axis the direction is 360 for gy = 0, whatever the sign of
-    that zero, and 0 only for gy < 0: so it does not depend on which zero a convolution returns.
-
-    Args:
-        gx: Gradient along the columns, to the right, any shape.
-        gy: Gradient along the rows, downwards, of the same shape.
-
-    Returns:
-        A multiple of 45 in 0..360, of the same shape and type.
-    """
-    width, height = gx.abs(), gy.abs()
-    # Octants from the x axis: 0 horizontal, 1 diagonal, 2 vertical, then counted on to 4 where gx < 0.
-    octant: Tensor = (height > TAN_22_5 * width).to(gx) + (height > TAN_67_5 * width).to(gx)
-    octant = torch.where(gx < 0, 4 - octant, octant)
-    return torch.where(gy < 0, 4 - octant, 4 + octant).mul(45)
+    def encode(self, image: Tensor) -> Tensor:
+        """The same of one RGB picture [S, S, 3], 0-255, by its operator: [5, S, S]."""
+        numbers = (self.mean, self.std, self.g_h.weight, self.g_v.weight)
+        return operators.canny_maps(image, *(x.flatten() for x in numbers))
 
 
 class ResidualBlock(nn.Module):
@@ -126,6 +89,12 @@ class ResidualBlock(nn.Module):
         hidden = self.conv1(F.silu(self.norm1(x)))
         out: Tensor = x + self.conv2(F.silu(self.norm2(hidden)))
         return out
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The same of one map [H, W, C], by its operator."""
+        first = self.norm1.weight, self.norm1.bias, self.conv1.weight, cast(Tensor, self.conv1.bias)
+        second = self.norm2.weight, self.norm2.bias, self.conv2.weight, cast(Tensor, self.conv2.bias)
+        return operators.edge_block(x, *first, *second, self.norm1.eps)
 
 
 class CannyNet(nn.Module):
@@ -164,9 +133,7 @@ class CannyNet(nn.Module):
         Returns:
             Coarse to fine, [B, C, S/8, S/8] to [B, C, S, S].
         """
-        # Row by row: over 2048 x 2048 pixels at once, as torch.linalg.vector_norm sums, grad_ori's norm loses 5e-4.
-        norms = maps.square().sum(3, keepdim=True).sum(2, keepdim=True).sqrt()
-        x = self.conv1(maps / norms.clamp(min=1e-12))
+        x = self.conv1(operators.unit_norm(maps))
         features = []
         for i, (blocks, lateral) in enumerate(zip(self.block_list, self.lateral_convs, strict=True)):
             if i > 0:
@@ -174,3 +141,24 @@ class CannyNet(nn.Module):
             x = blocks(x)
             features.append(lateral(x))
         return tuple(reversed(features))
+
+    def encode(self, maps: Tensor) -> list[tuple[Tensor, nn.Conv2d]]:
+        """The stages of one image, by operators.
+
+        Args:
+            maps: [5, S, S], from `canny_maps`, S a multiple of 8.
+
+        Returns:
+            Coarse to fine: a stage's result, [S/8, S/8, C] to [S, S, C], and the 1x1 convolution of it to the
+            edge features.
+        """
+        x = operators.edge_stem(maps, self.conv1.weight, cast(Tensor, self.conv1.bias))
+        stages = []
+        for i, (blocks, lateral) in enumerate(zip(self.block_list, self.lateral_convs, strict=True)):
+            if i > 0:
+                between = cast(nn.Conv2d, self.downsamplers[i - 1])
+                x = operators.edge_downsample(x, between.weight, cast(Tensor, between.bias))
+            for block in cast(Iterable[ResidualBlock], blocks):
+                x = block.encode(x)
+            stages.append((x, cast(nn.Conv2d, lateral)))
+        return stages[::-1]

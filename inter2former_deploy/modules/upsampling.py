@@ -55,30 +55,21 @@ class UpsampleStage(nn.Module):
         Returns:
             `edge` [H, W, Co], `edge_border` [4, tokens, W, Co], `edge_corner` [4, tokens, tokens, Co].
         """
-        s = edge.shape[-1] // tokens
-        weight = self.conv.weight
-        padded = F.pad(edge, (1, 1, 1, 1))
-        # Of the rows of `padded`, before[k] lies above token row k and after[k] below it; so for columns.
-        before, after = slice(0, -2, s), slice(s + 1, None, s)
-        first, last, every = slice(0, 1), slice(2, 3), slice(None)
+        return operators.project_edge(edge, self.conv.weight, edge.shape[-1] // tokens)
 
-        def convolve(rows: slice, columns: slice, kernel_rows: slice, kernel_columns: slice) -> Tensor:
-            y = F.conv2d(padded[:, :, rows, columns], weight[:, :, kernel_rows, kernel_columns])
-            return y[0].permute(1, 2, 0)  # [rows, columns, Co]
+    def project_stage(self, x: Tensor, lateral: nn.Conv2d, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of a stage of the edge network, by its operator.
 
-        borders = (
-            convolve(before, every, first, every),
-            convolve(after, every, last, every),
-            convolve(every, before, every, first).transpose(0, 1),
-            convolve(every, after, every, last).transpose(0, 1),
-        )
-        corners = (
-            convolve(before, before, first, first),
-            convolve(before, after, first, last),
-            convolve(after, before, last, first),
-            convolve(after, after, last, last),
-        )
-        return convolve(every, every, every, every), torch.stack(borders), torch.stack(corners)
+        Args:
+            x: The stage's result, [H, W, C].
+            lateral: The 1x1 convolution of it to the edge features.
+            tokens: Tokens a row; the map is square.
+
+        Returns:
+            As `project_edge`.
+        """
+        weight, bias = lateral.weight.flatten(1), cast(Tensor, lateral.bias)
+        return operators.edge_projection(x, weight, bias, self.conv.weight, x.shape[1] // tokens)
 
     def decode(self, x: Tensor, box: Tensor, edge: Tensor, edge_border: Tensor, edge_corner: Tensor) -> Tensor:
         """The stage by its operator.
@@ -190,8 +181,21 @@ class LocalUpsampling(nn.Module):
             The twelve tensors `contract.EDGE_INPUTS`.
         """
         tokens = edges[0].shape[-1] // 2
-        projected = [stage.project_edge(edge, tokens) for stage, edge in zip(self.stages, edges, strict=True)]
-        return tuple(tensor for kind in zip(*projected, strict=True) for tensor in kind)
+        return _by_kind(stage.project_edge(edge, tokens) for stage, edge in zip(self.stages, edges, strict=True))
+
+    def project_stages(self, stages: Sequence[tuple[Tensor, nn.Conv2d]]) -> tuple[Tensor, ...]:
+        """What `decode` needs of the edge network, by operators.
+
+        Args:
+            stages: Of one image, coarse to fine: a stage's result, [2**(i+1) * h, 2**(i+1) * w, C_i], square, and the
+                1x1 convolution of it to edge features.
+
+        Returns:
+            The twelve tensors `contract.EDGE_INPUTS`.
+        """
+        tokens = stages[0][0].shape[1] // 2
+        both = zip(self.stages, stages, strict=True)
+        return _by_kind(stage.project_stage(x, lateral, tokens) for stage, (x, lateral) in both)
 
     def decode(self, tokens: Tensor, edge_inputs: Sequence[Tensor]) -> UpsampledImage:
         """Logits of one image, by operators.
@@ -225,6 +229,11 @@ class LocalUpsampling(nn.Module):
             h, w = low_res.shape
             return torch.tensor((0, 0, w, h), device=low_res.device)
         return operators.token_box(low_res, BOX_THRESHOLD)
+
+
+def _by_kind(projected: Iterable[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, ...]:
+    """Edges of all stages, then borders, then corners."""
+    return tuple(tensor for kind in zip(*projected, strict=True) for tensor in kind)
 
 
 def _unpack(box: Tensor, h: int, w: int) -> list[int]:

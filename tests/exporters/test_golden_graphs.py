@@ -199,11 +199,11 @@ def test_encoder(probe_model: Inter2Former, golden: Golden, run_graph: Any, asse
     assert_close(outputs["image_embedding"], arrays[f"out_{size}"][0].transpose(1, 2, 0), "encoder")
 
 
-def test_edges(probe_model: Inter2Former, golden: Golden, run_plain: Any, assert_close: Any) -> None:
+def test_edges(probe_model: Inter2Former, golden: Golden, run_graph: Any, assert_close: Any) -> None:
     """The release's Canny maps, but for pixels that rounding decides; and its edge features, of the same maps."""
     arrays = golden("cannynet")
     picture = arrays["image"][..., ::-1].astype(np.float32)  # stored as BGR
-    outputs = run_plain(export_encoder(probe_model, size=96), {ENCODER_INPUT: picture})
+    outputs = run_graph(export_encoder(probe_model, size=96), {ENCODER_INPUT: picture})
     for i, name in enumerate(("grad_mag", "grad_ori", "thin", "thresh", "early")):
         expected = arrays[name][0, 0]
         differs = np.abs(outputs["canny_maps"][i] - expected) > 1e-5 * expected.max()

@@ -39,6 +39,11 @@ OUTPUT_TYPES: dict[str, tuple[int, ...]] = {
     "WindowAttention": (onnx.TensorProto.FLOAT,),
     "Int8Linear": (onnx.TensorProto.FLOAT,),
     "Bf16Linear": (onnx.TensorProto.FLOAT,),
+    "CannyMaps": (onnx.TensorProto.FLOAT,),
+    "EdgeStem": (onnx.TensorProto.FLOAT,),
+    "EdgeBlock": (onnx.TensorProto.FLOAT,),
+    "EdgeDownsample": (onnx.TensorProto.FLOAT,),
+    "EdgeProjection": (onnx.TensorProto.FLOAT,) * 3,
     "OperatorInfo": (onnx.TensorProto.STRING, onnx.TensorProto.INT64),
 }
 FAILURES = (onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException, onnxruntime_errors.InvalidArgument)

@@ -428,3 +428,79 @@ def bf16_linear(
     """A linear layer of bfloat16 weights and rows rounded to bfloat16: x [T, K] -> [T, N]."""
     rounded = x.astype(weight.dtype).astype(dtype)
     return activated(rounded @ weight.astype(dtype).T + bias.astype(dtype), activation)
+
+
+def canny_maps(
+    image: Array, mean: Array, std: Array, blur_row: Array, blur_column: Array, *, dtype: DTypeLike = np.float64
+) -> Array:
+    """Gradient magnitude, direction, thinned, thresholded and unthinned magnitude of image [H, W, 3] -> [5, H, W]."""
+    mean, std, blur_row, blur_column = (x.astype(dtype) for x in (mean, std, blur_row, blur_column))
+    height, width = image.shape[:2]
+    picture = np.clip(((image[..., ::-1].astype(dtype) - mean) / std * std + mean) / np.asarray(255, dtype), 0, 1)
+
+    def around(x: Array, reach: int) -> Array:
+        return np.pad(x, ((reach, reach), (reach, reach), *[(0, 0)] * (x.ndim - 2)))
+
+    framed = around(picture, 2)[2:-2]
+    smeared = sum(blur_row[k] * framed[:, k : k + width] for k in range(5))
+    framed = around(smeared, 2)[:, 2:-2]
+    framed = around(sum(blur_column[k] * framed[k : k + height] for k in range(5)), 1)
+
+    def at(x: Array, dy: int, dx: int) -> Array:
+        return x[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
+
+    weights = ((-1, 1), (0, 2), (1, 1))
+    gx = sum(w * (at(framed, d, -1) - at(framed, d, 1)) for d, w in weights)
+    gy = sum(w * (at(framed, -1, d) - at(framed, 1, d)) for d, w in weights)
+    magnitude = np.sqrt(gx**2 + gy**2).sum(2)
+    x, y = gx.sum(2), gy.sum(2)
+    steps = np.sum([np.abs(y) > np.sqrt(2, dtype=dtype) * np.abs(x) + sign * np.abs(x) for sign in (-1, 1)], 0)
+    steps = np.where(x < 0, 4 - steps, steps)
+    steps = np.where(y < 0, 4 - steps, 4 + steps)
+    framed = around(magnitude, 1)
+    neighbours = ((0, 1), (1, 1), (1, 0), (1, -1))
+    both = np.stack([np.maximum(at(framed, dy, dx), at(framed, -dy, -dx)) for dy, dx in neighbours])
+    survives = magnitude > np.take_along_axis(both, (steps % 4)[None], 0)[0]
+    thin = np.where(survives, magnitude, 0)
+    large = [np.where(m >= 2, m, 0) for m in (thin, magnitude)]
+    return np.stack([magnitude, 45 * steps.astype(dtype), thin, *large])
+
+
+def edge_stem(maps: Array, weight: Array, bias: Array, *, dtype: DTypeLike = np.float64) -> Array:
+    """Maps [Ci, H, W] of unit norm through a 3 x 3 convolution -> [H, W, Co]."""
+    maps, weight, bias = (x.astype(dtype) for x in (maps, weight, bias))
+    norms = np.sqrt((maps**2).sum(2, keepdims=True).sum(1, keepdims=True))
+    return conv3x3((maps / np.maximum(norms, np.asarray(1e-12, dtype))).transpose(1, 2, 0), weight) + bias
+
+
+def edge_block(x: Array, *parameters: Array, epsilon: float = 1e-5, dtype: DTypeLike = np.float64) -> Array:
+    """A residual block on x [H, W, C]; the parameters of norm1, conv1, norm2 and conv2, weight and bias each."""
+    x = hidden = x.astype(dtype)
+    halves = [parameter.astype(dtype) for parameter in parameters]
+    for norm_weight, norm_bias, conv_weight, conv_bias in (halves[:4], halves[4:]):
+        centred = hidden - hidden.mean()
+        normed = centred / np.sqrt((centred**2).mean() + np.asarray(epsilon, dtype)) * norm_weight + norm_bias
+        hidden = conv3x3(normed * _sigmoid(normed), conv_weight) + conv_bias
+    return x + hidden
+
+
+def edge_downsample(x: Array, weight: Array, bias: Array, *, dtype: DTypeLike = np.float64) -> Array:
+    """A 3 x 3 convolution of stride 2, x [H, W, Ci] -> [(H + 1) // 2, (W + 1) // 2, Co]."""
+    x, weight, bias = (array.astype(dtype) for array in (x, weight, bias))
+    return conv3x3(x, weight)[::2, ::2] + bias
+
+
+def edge_projection(
+    x: Array,
+    lateral_weight: Array,
+    lateral_bias: Array,
+    conv_weight: Array,
+    *,
+    pixels: int = 2,
+    dtype: DTypeLike = np.float64,
+) -> tuple[Array, Array, Array]:
+    """Edge features of a stage x [H, H, C] as LocalUpsample takes them: `edge_terms`."""
+    x, lateral_weight, lateral_bias, conv_weight = (
+        array.astype(dtype) for array in (x, lateral_weight, lateral_bias, conv_weight)
+    )
+    return edge_terms(x @ lateral_weight.T + lateral_bias, conv_weight, len(x) // pixels)

@@ -1,0 +1,209 @@
+// The Canny maps in one pass over the picture. A block is a band of rows; what a row of the maps
+// needs lies in rings of rows: the blurred planes, first along the rows only, the gradient's
+// magnitude and direction.
+//
+// The maps magnify a last bit (docs/MODEL.md, section 4), so every rounding is spelled out: this
+// file is compiled without contraction, and `fused` stands where a convolution's sum rounds once.
+
+#include "kernels/canny_maps.h"
+
+#include "kernels/desks.h"
+#include "kernels/gemm.h"
+
+namespace i2f::I2F_TIER {
+namespace {
+
+constexpr int64_t kBand = 64;   // rows of a block
+constexpr int64_t kFrame = 16;  // zeros at either side of a row
+constexpr int kPlanes = 3;
+constexpr int kBlurRing = 8, kRing = 4;  // rows, powers of two
+constexpr float kThreshold = 2.0f;
+constexpr float kTan22 = 0.41421356237309503f,
+                kTan67 = 2.414213562373095f;  // of 22.5, 67.5 degrees
+
+inline float fused(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+struct Bands {
+  const float* image;
+  int64_t rows, columns;
+  const float *mean, *std, *blur_row, *blur_column;
+  float* maps;
+
+  int64_t stride() const { return ceil_div(columns, 16) * 16 + 2 * kFrame; }
+  int64_t desk_floats() const {
+    return stride() * (kPlanes * (1 + kBlurRing + kRing) + 2 + 2 * kRing);
+  }
+
+  // Where rows lie on a desk; all are framed by zeros.
+  struct Desk {
+    float* picture(int plane) const { return base + plane * stride; }
+    float* smeared(int64_t row, int plane) const {  // blurred along the rows
+      return base + (kPlanes + (row + kBlurRing) % kBlurRing * kPlanes + plane) * stride;
+    }
+    float* blurred(int64_t row, int plane) const {
+      return base + (kPlanes * (1 + kBlurRing) + (row + kRing) % kRing * kPlanes + plane) * stride;
+    }
+    float* magnitude(int64_t row) const { return behind(0, row); }
+    float* direction(int64_t row) const { return behind(1, row); }
+    float* sum(int axis) const {
+      return base + (kPlanes * (1 + kBlurRing + kRing) + 2 * kRing + axis) * stride;
+    }
+    float* behind(int which, int64_t row) const {
+      const int64_t first = kPlanes * (1 + kBlurRing + kRing) + which * kRing;
+      return base + (first + (row + kRing) % kRing) * stride;
+    }
+    float* base;
+    int64_t stride;
+  };
+
+  void run(int64_t block, float* memory) const {
+    const int64_t begin = block * kBand, end = at_most(rows, begin + kBand);
+    for (int64_t i = 0; i < desk_floats(); ++i) memory[i] = 0;
+    const Desk desk{memory + kFrame, stride()};
+    for (int64_t r = begin - 4; r < end + 4; ++r) {  // each step waits for the rows that it needs
+      smear(r, desk);
+      if (r >= begin) blur_down(r - 2, desk);
+      if (r >= begin + 2) differentiate(r - 3, desk);
+      if (r >= begin + 4) thin(r - 4, desk);
+    }
+  }
+
+  bool outside(int64_t row) const { return row < 0 || row >= rows; }
+  void clear(float* row) const {
+    for (int64_t i = 0; i < columns; ++i) row[i] = 0;
+  }
+
+  // A row of the picture in [0, 1], as the network sees it, blurred along the row.
+  void smear(int64_t row, const Desk& desk) const {
+    const Blur blur(blur_row);
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      float* __restrict to = desk.smeared(row, plane);
+      if (outside(row)) {
+        clear(to);
+        continue;
+      }
+      float* __restrict picture = desk.picture(plane);
+      const float* from = image + row * columns * kPlanes + (kPlanes - 1 - plane);
+      const float m = mean[plane], s = std[plane];
+      for (int64_t i = 0; i < columns; ++i) {
+        const float normalized = (from[i * kPlanes] - m) / s;
+        const float value = (normalized * s + m) / 255;
+        picture[i] = value < 0 ? 0 : value > 1 ? 1 : value;
+      }
+      for (int64_t i = 0; i < columns; ++i) {
+        to[i] = blur(picture[i - 2], picture[i - 1], picture[i], picture[i + 1], picture[i + 2]);
+      }
+    }
+  }
+
+  // A sum of five as a convolution rounds it.
+  struct Blur {
+    explicit Blur(const float* w) : w{w[0], w[1], w[2], w[3], w[4]} {}
+    inline float operator()(float a, float b, float c, float d, float e) const {
+      return fused(w[4], e, fused(w[3], d, fused(w[2], c, fused(w[1], b, w[0] * a))));
+    }
+    float w[5];
+  };
+
+  void blur_down(int64_t row, const Desk& desk) const {
+    const Blur blur(blur_column);
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      float* __restrict to = desk.blurred(row, plane);
+      if (outside(row)) {
+        clear(to);
+        continue;
+      }
+      const float* from[5];
+      for (int k = 0; k < 5; ++k) from[k] = desk.smeared(row + k - 2, plane);
+      for (int64_t i = 0; i < columns; ++i) {
+        to[i] = blur(from[0][i], from[1][i], from[2][i], from[3][i], from[4][i]);
+      }
+    }
+  }
+
+  void differentiate(int64_t row, const Desk& desk) const {
+    float* __restrict magnitude = desk.magnitude(row);
+    float* __restrict direction = desk.direction(row);
+    if (outside(row)) return clear(magnitude);
+    float* __restrict sum_x = desk.sum(0);
+    float* __restrict sum_y = desk.sum(1);
+    for (int plane = 0; plane < kPlanes; ++plane) {
+      const float* a = desk.blurred(row - 1, plane);
+      const float* b = desk.blurred(row, plane);
+      const float* c = desk.blurred(row + 1, plane);
+      const bool first = plane == 0;
+      for (int64_t i = 0; i < columns; ++i) {
+        float x = a[i - 1] - a[i + 1];
+        x = x + 2 * b[i - 1];
+        x = x - 2 * b[i + 1];
+        x = x + c[i - 1];
+        x = x - c[i + 1];
+        float y = a[i - 1] + 2 * a[i];
+        y = y + a[i + 1];
+        y = y - c[i - 1];
+        y = y - 2 * c[i];
+        y = y - c[i + 1];
+        const float length = __builtin_sqrtf(x * x + y * y);
+        magnitude[i] = first ? length : magnitude[i] + length;
+        sum_x[i] = first ? x : sum_x[i] + x;
+        sum_y[i] = first ? y : sum_y[i] + y;
+      }
+    }
+    for (int64_t i = 0; i < columns; ++i) {
+      const float x = sum_x[i], y = sum_y[i];
+      const float width = x < 0 ? -x : x, height = y < 0 ? -y : y;
+      float octant =
+          (height > kTan22 * width ? 1.0f : 0.0f) + (height > kTan67 * width ? 1.0f : 0.0f);
+      octant = x < 0 ? 4 - octant : octant;
+      direction[i] = 45 * (y < 0 ? 4 - octant : 4 + octant);
+    }
+  }
+
+  // Non-maximum suppression and thresholds: the five maps.
+  void thin(int64_t row, const Desk& desk) const {
+    const float* above = desk.magnitude(row - 1);
+    const float* here = desk.magnitude(row);
+    const float* below = desk.magnitude(row + 1);
+    const float* direction = desk.direction(row);
+    float* to[5];
+    for (int i = 0; i < 5; ++i) to[i] = maps + (i * rows + row) * columns;
+    for (int64_t i = 0; i < columns; ++i) {
+      const float m = here[i], d = direction[i];
+      const bool falling = d == 45 || d == 225, steep = d == 90 || d == 270,
+                 rising = d == 135 || d == 315;
+      // Neighbours along the direction's axis.
+      const float one = falling  ? below[i + 1]
+                        : steep  ? below[i]
+                        : rising ? below[i - 1]
+                                 : here[i + 1];
+      const float other = falling  ? above[i - 1]
+                          : steep  ? above[i]
+                          : rising ? above[i + 1]
+                                   : here[i - 1];
+      const float thinned = m - one > 0 && m - other > 0 ? m : 0;
+      to[0][i] = m;
+      to[1][i] = d;
+      to[2][i] = thinned;
+      to[3][i] = thinned >= kThreshold ? thinned : 0;
+      to[4][i] = m >= kThreshold ? m : 0;
+    }
+  }
+};
+
+}  // namespace
+
+void canny_maps(const float* image, int64_t rows, int64_t columns, const float* mean,
+                const float* std, const float* blur_row, const float* blur_column, float* maps,
+                const Memory& memory, const Parallel& parallel) {
+  const Bands bands{image, rows, columns, mean, std, blur_row, blur_column, maps};
+  for_blocks(ceil_div(rows, kBand), bands.desk_floats(), memory, parallel,
+             [&](int64_t block, float* desk) { bands.run(block, desk); });
+}
+
+}  // namespace i2f::I2F_TIER
