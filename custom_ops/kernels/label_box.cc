@@ -6,24 +6,32 @@ namespace i2f::I2F_TIER {
 
 namespace {
 
-constexpr int64_t kBlock = 256;  // bytes compared before the first look at the outcome
+// Bytes compared before a look at the outcome: many at first, then fewer where the search ends.
+constexpr int64_t kBlock = 256, kSmallBlock = 32;
 
+template <int64_t kBytes>
 bool uniform_block(const uint8_t* labels) {
   uint8_t differ = 0;
-  for (int64_t i = 0; i < kBlock; ++i) differ |= labels[i] ^ kPossibleBackground;
+  for (int64_t i = 0; i < kBytes; ++i) differ |= labels[i] ^ kPossibleBackground;
   return differ == 0;
 }
 
 // The first index of [begin, end) with a label != 1, else `end`.
 int64_t first_other(const uint8_t* row, int64_t begin, int64_t end) {
-  while (end - begin >= kBlock && uniform_block(row + begin)) begin += kBlock;
+  while (end - begin >= kBlock && uniform_block<kBlock>(row + begin)) begin += kBlock;
+  while (end - begin >= kSmallBlock && uniform_block<kSmallBlock>(row + begin)) {
+    begin += kSmallBlock;
+  }
   while (begin < end && row[begin] == kPossibleBackground) ++begin;
   return begin;
 }
 
 // One past the last index of [begin, end) with a label != 1, else `begin`.
 int64_t past_last_other(const uint8_t* row, int64_t begin, int64_t end) {
-  while (end - begin >= kBlock && uniform_block(row + end - kBlock)) end -= kBlock;
+  while (end - begin >= kBlock && uniform_block<kBlock>(row + end - kBlock)) end -= kBlock;
+  while (end - begin >= kSmallBlock && uniform_block<kSmallBlock>(row + end - kSmallBlock)) {
+    end -= kSmallBlock;
+  }
   while (begin < end && row[end - 1] == kPossibleBackground) --end;
   return end;
 }

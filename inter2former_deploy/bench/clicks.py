@@ -45,12 +45,18 @@ def export_pinned(folder: Path, size: int, share: float, rule: EdgeRule) -> Path
     if not pinned.exists():
         model = onnx.load(path)
         (node,) = (n for n in model.graph.node if n.op_type == "TokenBox")
-        box = onnx.helper.make_node(
-            "Constant", [], list(node.output), value=onnx.numpy_helper.from_array(disc_token_box(size // PATCH, share))
+        # The box is still looked for, and then moved: 0 * found + pinned.
+        (found,), pinned_box = node.output, onnx.numpy_helper.from_array(disc_token_box(size // PATCH, share), "pinned")
+        nothing = onnx.numpy_helper.from_array(np.zeros(1, np.int64), "nothing")
+        model.graph.initializer.extend((pinned_box, nothing))
+        node.output[0] = "found_box"
+        moved = (
+            onnx.helper.make_node("Mul", ["found_box", "nothing"], ["no_box"]),
+            onnx.helper.make_node("Add", ["no_box", "pinned"], [found]),
         )
         position = list(model.graph.node).index(node)
-        model.graph.node.remove(node)
-        model.graph.node.insert(position, box)
+        for step in reversed(moved):
+            model.graph.node.insert(position + 1, step)
         onnx.save(model, pinned)
     return pinned
 

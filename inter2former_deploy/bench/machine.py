@@ -23,6 +23,7 @@ class Ceilings:
     gflops: float  # fp32 matrix product in onnxruntime, 10^9 operations a second
     gbytes: float  # memory copy, 10^9 bytes read plus written a second
     threads: int
+    call_ms: float = 0.0  # a call of onnxruntime that does nothing, milliseconds
 
     def floor_ms(self, flop: float, nbytes: float = 0.0) -> float:
         """Milliseconds that `flop` operations and `nbytes` of traffic take at the ceilings, whichever is longer."""
@@ -34,7 +35,7 @@ class Ceilings:
 
 
 def measure(threads: int, seconds: float = 2.0) -> Ceilings:
-    """Both ceilings: the best of many calls, since a ceiling is what is possible."""
+    """The ceilings: the best of many calls, since a ceiling is what is possible; and what a call costs."""
     times = alternate(
         {
             "matmul": Workload(builder=f"{__name__}:matmul", arguments={}),
@@ -43,10 +44,12 @@ def measure(threads: int, seconds: float = 2.0) -> Ceilings:
         threads=threads,
         seconds=seconds,
     )
+    nothing = Workload(builder=f"{__name__}:nothing", arguments={})
     return Ceilings(
         gflops=2 * MATMUL_SIDE**3 / times["matmul"].best / 1e6,
         gbytes=2 * 4 * COPY_FLOATS / times["copy"].best / 1e6,
         threads=threads,
+        call_ms=alternate({"call": nothing}, threads=threads, seconds=0.1, calls=100)["call"].median,
     )
 
 
@@ -73,6 +76,21 @@ def matmul(rows: int = MATMUL_SIDE, inner: int = MATMUL_SIDE, columns: int = MAT
     binding.bind_ortvalue_input("a", ort.OrtValue.ortvalue_from_numpy(rng.standard_normal((rows, inner), np.float32)))
     binding.bind_ortvalue_output("c", ort.OrtValue.ortvalue_from_numpy(np.empty((rows, columns), np.float32)))
     return lambda: session.run_with_iobinding(binding)
+
+
+def nothing() -> Callable[[], object]:
+    """Workload: a graph of one node that passes a number on, as the operators' cases are called."""
+    import onnx.helper as oh
+    import onnxruntime as ort
+
+    x, y = (oh.make_tensor_value_info(name, 1, [1]) for name in "xy")
+    graph = oh.make_graph([oh.make_node("Identity", ["x"], ["y"])], "nothing", [x], [y])
+    model = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 18)], ir_version=9)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads_here()
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    fed = {"x": ort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32))}
+    return lambda: session.run_with_ort_values(["y"], fed)
 
 
 def copy() -> Callable[[], object]:

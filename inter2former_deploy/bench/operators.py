@@ -136,6 +136,20 @@ def edge_tokens(side: int, share: float, rule: str = "exact") -> Case:
     )
 
 
+def token_box(side: int, share: float) -> Case:
+    """The box of `share` of `side * side` tokens."""
+    low_res = np.full((side, side), -3, np.float32)
+    low_res.ravel()[disc_tokens(side, share)] = 3
+    return Case(
+        operator="TokenBox",
+        inputs={"low_res": low_res},
+        constant=frozenset(),
+        attributes={"threshold": -2.0},
+        flop=0.0,
+        nbytes=float(low_res.nbytes),
+    )
+
+
 def prompt_embedding(side: int, share: float, dense: bool = False) -> Case:
     """Prompt embedding of a label map with a disc of `share` of the area."""
     rng = np.random.default_rng(3)
@@ -189,7 +203,10 @@ def local_upsample(side: int, share: float, stage: int) -> Case:
 
 CASES: Mapping[str, Callable[..., Case]] = {
     f.__name__: f
-    for f in (hybrid_attention, hybrid_experts, norm_linear, linear_add, edge_tokens, prompt_embedding, local_upsample)
+    for f in (
+        *(hybrid_attention, hybrid_experts, norm_linear, linear_add),
+        *(edge_tokens, prompt_embedding, token_box, local_upsample),
+    )
 }
 VARIANTS = ("library", "plain", "torch")
 
@@ -216,7 +233,7 @@ def _graph(case: Case, *, library: bool) -> Callable[[], object]:
     from inter2former_deploy.exporters.bodies import function_protos
 
     opset = 20
-    output = "int64" if case.operator == "EdgeTokens" else "float32"
+    output = "int64" if case.operator in ("EdgeTokens", "TokenBox") else "float32"
     fed = {name: array for name, array in case.inputs.items() if name not in case.constant}
     functions = function_protos(opset)
     graph = oh.make_graph(
@@ -305,5 +322,6 @@ def sweep() -> Iterator[tuple[str, dict[str, Any]]]:
         for share in (0.03, 0.1, 0.3, 1.0):
             yield "edge_tokens", {"side": side, "share": share}
             yield "prompt_embedding", {"side": side, "share": share}
+            yield "token_box", {"side": side, "share": share}
             for stage in range(4):
                 yield "local_upsample", {"side": side, "share": share, "stage": stage}
