@@ -64,10 +64,12 @@ class Decoder {
 
   Case decode() {
     static constexpr void (Decoder::* kOperators[])() = {
-        &Decoder::edge_tokens,      &Decoder::token_box,      &Decoder::prompt_embedding,
-        &Decoder::hybrid_attention, &Decoder::hybrid_experts, &Decoder::local_upsample,
-        &Decoder::norm_linear,      &Decoder::linear_add,     &Decoder::window_attention,
-        &Decoder::int8_linear,      &Decoder::bf16_linear};
+        &Decoder::edge_tokens,      &Decoder::token_box,        &Decoder::prompt_embedding,
+        &Decoder::hybrid_attention, &Decoder::hybrid_experts,   &Decoder::local_upsample,
+        &Decoder::canny_maps,       &Decoder::edge_stem,        &Decoder::edge_block,
+        &Decoder::edge_downsample,  &Decoder::edge_projection,  &Decoder::norm_linear,
+        &Decoder::linear_add,       &Decoder::window_attention, &Decoder::int8_linear,
+        &Decoder::bf16_linear};
     (this->*bytes_.PickValueInArray(kOperators))();
     case_.constants = one_in(4);
     if (one_in(16)) spoil_attribute();
@@ -385,6 +387,58 @@ class Decoder {
     for (char& byte : add(name, type, std::move(dims), true).data) {
       byte = static_cast<char>(source.next());
     }
+  }
+
+  void canny_maps() {
+    case_.op = "CannyMaps";
+    const int64_t height = between(0, 80);
+    floats("image", {height, size(65), 3});
+    floats("mean", {3});
+    floats("std", {3});
+    floats("blur_row", {5});
+    floats("blur_column", {5});
+  }
+
+  void edge_stem() {
+    case_.op = "EdgeStem";
+    const int64_t planes = between(1, 6), channels = size(17), height = between(0, 70);
+    floats("maps", {planes, height, size(65)});
+    weights("weight", {channels, planes, 3, 3});
+    weights("bias", {channels});
+  }
+
+  void edge_block() {
+    case_.op = "EdgeBlock";
+    const int64_t channels = one_in(2) ? size(65) : int64_t{1} << between(0, 4);
+    const int64_t height = between(0, channels > 16 ? 9 : 40);
+    floats("x", {height, size(channels > 16 ? 17 : 49), channels});
+    for (const std::string half : {"1", "2"}) {
+      weights("norm" + half + "_weight", {channels});
+      weights("norm" + half + "_bias", {channels});
+      weights("conv" + half + "_weight", {channels, channels, 3, 3});
+      weights("conv" + half + "_bias", {channels});
+    }
+    epsilon();
+  }
+
+  void edge_downsample() {
+    case_.op = "EdgeDownsample";
+    const int64_t in = size(33), out = size(49), height = between(0, 30);
+    floats("x", {height, size(33), in});
+    weights("weight", {out, in, 3, 3});
+    weights("bias", {out});
+  }
+
+  void edge_projection() {
+    case_.op = "EdgeProjection";
+    case_.outputs = 3;
+    const int64_t in = size(33), middle = size(17), pixels = between(1, 4), grid = between(0, 9);
+    const int64_t out = one_in(2) ? size(33) : int64_t{1} << between(0, 4);
+    floats("x", {grid * pixels, grid * pixels, in});
+    weights("lateral_weight", {middle, in});
+    weights("lateral_bias", {middle});
+    weights("conv_weight", {out, middle, 3, 3});
+    integer("pixels", pixels);
   }
 
   void epsilon() { attribute("epsilon", bytes_.PickValueInArray({1e-5f, 0.0f, 1.0f, -1.0f})); }

@@ -31,6 +31,7 @@ struct Case {
   std::string op;
   std::vector<Attribute> attributes;
   std::vector<Tensor> inputs;
+  int outputs = 1;         // the first is compared
   bool valid = true;       // whether OPERATORS.md promises a result; otherwise an error is as good
   bool constants = false;  // whether to run it with constant weights, too: a new session each time
 

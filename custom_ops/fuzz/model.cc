@@ -76,7 +76,9 @@ std::string one_node_model(const Case& c, bool constants) {
       graph.message(11, value_info(tensor.name, tensor.type));
     }
   }
-  node.text(2, "out").text(4, c.op).text(7, domain);
+  node.text(2, "out");
+  for (int i = 1; i < c.outputs; ++i) node.text(2, "out_" + std::to_string(i));
+  node.text(4, c.op).text(7, domain);
   for (const Attribute& a : c.attributes) node.message(5, attribute(a));
   graph.message(1, node).text(2, c.op);
   graph.message(12, value_info("out", indices ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64

@@ -23,9 +23,15 @@ C, D, B, R, H = 24, 16, 5, 3, 8  # token width, attention width, code bits, rout
 
 
 def run(
-    operator: str, inputs: Mapping[str, Array], *, constant: Collection[str] = (), opset: int = 23, **attributes: object
+    operator: str,
+    inputs: Mapping[str, Array],
+    *,
+    constant: Collection[str] = (),
+    opset: int = 23,
+    which: int = 0,
+    **attributes: object,
 ) -> Array:
-    """One node, its body, no library."""
+    """One node, its body, no library; output `which`."""
     model = onnx.load_from_string(one_node_model(operator, inputs, constant, attributes))
     model.opset_import[0].version = opset
     model.opset_import.append(onnx.helper.make_opsetid(HELPER_DOMAIN, 1))
@@ -33,7 +39,7 @@ def run(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    result: Array = session.run(None, {name: fed(x) for name, x in inputs.items() if name not in constant})[0]
+    result: Array = session.run(None, {name: fed(x) for name, x in inputs.items() if name not in constant})[which]
     return result
 
 
@@ -348,3 +354,64 @@ def test_int8_linear_of_unusual_rows() -> None:
     out = run("Int8Linear", inputs)
     assert_accurate(out, twins.int8_linear, *inputs.values())
     assert np.isnan(out[4:8]).all()
+
+
+def test_canny_maps() -> None:
+    """Black and white pixels and a blur of sixteenths: gradients are exact, so every decision is."""
+    rng = np.random.default_rng(10)
+    weights = np.float32([1, 4, 6, 4, 1]) / 16
+    image = (255 * rng.integers(0, 2, (33, 40, 3))).astype(np.float32)
+    inputs = {"image": image, "mean": np.zeros(3, np.float32), "std": np.ones(3, np.float32)}
+    inputs |= {"blur_row": weights, "blur_column": weights}
+    maps, expected = run("CannyMaps", inputs), twins.canny_maps(*inputs.values())
+    np.testing.assert_array_equal(maps[1], expected[1])
+    np.testing.assert_array_equal(maps > 0, expected > 0)
+    np.testing.assert_allclose(maps, expected, rtol=1e-6)
+
+    inputs["blur_row"], inputs["blur_column"] = rng.uniform(0, 0.3, (2, 5)).astype(np.float32)
+    inputs["image"] = rng.uniform(-40, 300, (40, 33, 3)).astype(np.float32)
+    inputs["mean"], inputs["std"] = np.float32([100, 120, 140]), np.float32([50, 60, 70])
+    maps, expected = run("CannyMaps", inputs), twins.canny_maps(*inputs.values())
+    np.testing.assert_allclose(maps[0], expected[0], atol=1e-6 * expected[0].max())
+
+
+def test_edge_stem() -> None:
+    rng = np.random.default_rng(11)
+    inputs = {"maps": 1 + normal(rng, 3, 17, 20), "weight": normal(rng, 4, 3, 3, 3), "bias": normal(rng, 4)}
+    inputs["maps"][1] = 0
+    assert_accurate(run("EdgeStem", inputs, constant=("weight", "bias")), twins.edge_stem, *inputs.values())
+
+
+@pytest.mark.parametrize("channels", [4, 20])
+def test_edge_block(channels: int) -> None:
+    rng = np.random.default_rng(12)
+    inputs = {"x": 2 + normal(rng, 19, 14, channels)}
+    for i in (1, 2):
+        inputs |= {f"norm{i}_weight": normal(rng, channels), f"norm{i}_bias": normal(rng, channels)}
+        inputs |= {f"conv{i}_weight": normal(rng, channels, channels, 3, 3), f"conv{i}_bias": normal(rng, channels)}
+    out = run("EdgeBlock", inputs, constant=list(inputs)[1:], epsilon=1e-3)
+    assert_accurate(out, twins.edge_block, *inputs.values(), epsilon=1e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 6), (9, 7)])
+def test_edge_downsample(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(13)
+    inputs = {"x": normal(rng, *size, 4), "weight": normal(rng, 6, 4, 3, 3), "bias": normal(rng, 6)}
+    assert_accurate(run("EdgeDownsample", inputs), twins.edge_downsample, *inputs.values())
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 4])
+@pytest.mark.parametrize("grid", [1, 3])
+def test_edge_projection(pixels: int, grid: int) -> None:
+    rng = np.random.default_rng(14)
+    side = grid * pixels
+    inputs = {"x": normal(rng, side, side, 6), "lateral_weight": normal(rng, 5, 6), "lateral_bias": normal(rng, 5)}
+    inputs["conv_weight"] = normal(rng, 3, 5, 3, 3)
+    for which in range(3):
+
+        def twin(*arrays: Array, which: int = which, **options: Any) -> Array:
+            return twins.edge_projection(*arrays, **options)[which]
+
+        twin.__name__ = f"edge_projection_{which}"
+        out = run("EdgeProjection", inputs, which=which, pixels=pixels)
+        assert_accurate(out, twin, *inputs.values(), pixels=pixels)

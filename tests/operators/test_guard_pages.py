@@ -44,8 +44,8 @@ def guarded(array: Array, at_end: bool) -> Array:
     return copy
 
 
-def run_guarded(library: Library, operator: str, case: Case, expected: Array, at_end: bool) -> Array:
-    """The operator's output when all its tensors are guarded; `expected` says how large it is."""
+def run_guarded(library: Library, operator: str, case: Case, expected: list[Array], at_end: bool) -> list[Array]:
+    """The operator's outputs when all its tensors are guarded; `expected` says how large they are."""
     inputs, attributes = case
     session = library.session(one_node_model(operator, inputs, (), attributes), 1)
     binding = session.io_binding()
@@ -54,11 +54,14 @@ def run_guarded(library: Library, operator: str, case: Case, expected: Array, at
         value = fed(x) if x.dtype == ml_dtypes.bfloat16 else onnxruntime.OrtValue.ortvalue_from_numpy(x)
         assert x.size == 0 or value.data_ptr() == x.ctypes.data, "onnxruntime copied an input"
         binding.bind_ortvalue_input(name, value)
-    output = guarded(np.frombuffer(b"\xa5" * expected.nbytes, expected.dtype).reshape(expected.shape), at_end)
-    element = onnx.helper.np_dtype_to_tensor_dtype(output.dtype)
-    binding.bind_output("out_0", "cpu", 0, element, output.shape, output.ctypes.data)
+    outputs = []
+    for i, result in enumerate(expected):
+        output = guarded(np.frombuffer(b"\xa5" * result.nbytes, result.dtype).reshape(result.shape), at_end)
+        element = onnx.helper.np_dtype_to_tensor_dtype(output.dtype)
+        binding.bind_output(f"out_{i}", "cpu", 0, element, output.shape, output.ctypes.data)
+        outputs.append(output)
     session.run_with_iobinding(binding)
-    return output
+    return outputs
 
 
 # ---- Cases.
@@ -261,6 +264,44 @@ def bf16_linear() -> Iterator[Case]:
         yield {"x": floats(rows, inputs), **parameters}, {"activation": "gelu" if rows % 2 else "none"}
 
 
+MAPS = ((1, 1), (4, 4), (5, 7), (9, 33), (35, 6))  # around tiles and bands
+
+
+def canny_maps() -> Iterator[Case]:
+    for height, width in (*MAPS, *((66, width) for width in SIZES)):
+        numbers = {"mean": floats(3), "std": floats(3), "blur_row": floats(5), "blur_column": floats(5)}
+        yield {"image": floats(height, width, 3), **numbers}, {}
+
+
+def edge_stem() -> Iterator[Case]:
+    for (height, width), channels in product((*MAPS, (2, 32), (2, 64)), (1, 3, 4, 8)):
+        weights = {"weight": floats(channels, 2, 3, 3), "bias": floats(channels)}
+        yield {"maps": floats(2, height, width), **weights}, {}
+
+
+def edge_block() -> Iterator[Case]:
+    for (height, width), channels in product(MAPS, (1, 2, *SIZES)):
+        inputs = {"x": floats(height, width, channels)}
+        for i in (1, 2):
+            inputs |= {f"norm{i}_weight": floats(channels), f"norm{i}_bias": floats(channels)}
+            inputs |= {f"conv{i}_weight": floats(channels, channels, 3, 3), f"conv{i}_bias": floats(channels)}
+        yield inputs, {}
+
+
+def edge_downsample() -> Iterator[Case]:
+    for (height, width), channels in product(MAPS, SIZES):
+        for ci, co in ((channels, 5), (3, channels)):
+            yield {"x": floats(height, width, ci), "weight": floats(co, ci, 3, 3), "bias": floats(co)}, {}
+
+
+def edge_projection() -> Iterator[Case]:
+    for grid, pixels, channels in product((1, 3, 17), (1, 2), (2, *SIZES)):
+        for ci, co in ((channels, 3), (3, channels)):
+            inputs = {"x": floats(grid * pixels, grid * pixels, ci), "lateral_weight": floats(4, ci)}
+            inputs |= {"lateral_bias": floats(4), "conv_weight": floats(co, 4, 3, 3)}
+            yield inputs, {"pixels": pixels}
+
+
 CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "EdgeTokens": edge_tokens,
     "TokenBox": token_box,
@@ -270,6 +311,11 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "NormLinear": norm_linear,
     "LinearAdd": linear_add,
     "LocalUpsample": local_upsample,
+    "CannyMaps": canny_maps,
+    "EdgeStem": edge_stem,
+    "EdgeBlock": edge_block,
+    "EdgeDownsample": edge_downsample,
+    "EdgeProjection": edge_projection,
     "WindowAttention": window_attention,
     "Int8Linear": int8_linear,
     "Bf16Linear": bf16_linear,
@@ -316,11 +362,12 @@ def main(path: str, tier: str, operator: str) -> None:
         inputs, attributes = case
         shapes = {name: list(x.shape) for name, x in inputs.items()}
         print(f"{attributes} {shapes}", flush=True)
-        (expected,) = library.run(operator, inputs, **attributes)
+        expected = library.run(operator, inputs, **attributes)
         for at_end in (True, False):
             print(f"{attributes} {shapes} with the {'end' if at_end else 'beginning'} guarded", flush=True)
-            output = run_guarded(library, operator, case, expected, at_end)
-            assert output.tobytes() == expected.tobytes(), "the result differs"
+            outputs = run_guarded(library, operator, case, expected, at_end)
+            for output, result in zip(outputs, expected, strict=True):
+                assert output.tobytes() == result.tobytes(), "the result differs"
 
 
 if __name__ == "__main__":
