@@ -68,7 +68,9 @@ class Segmenter:
 
     def _load(self, num_threads: int | None, custom_ops: bool) -> None:
         encoder, decoder = self.bundle.encoder, self.bundle.decoder
-        self._encoder = _Graph(encoder, encoder, (ENCODER_INPUT,), IMAGE_FEATURES, num_threads, custom_ops)
+        self._encoder = _Graph(
+            encoder, encoder, (ENCODER_INPUT,), IMAGE_FEATURES, num_threads, custom_ops, reuse_memory=False
+        )
         # Its working memory is many times what it leaves behind: give it back. A click's is little and used again.
         self._encoder.run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         # Without the map of all logits, which `Session.logits` makes when it is asked for.
@@ -146,7 +148,12 @@ class Segmenter:
 
 
 class _Graph:
-    """A graph in onnxruntime: the model of a file, or what was made of it."""
+    """A graph in onnxruntime: the model of a file, or what was made of it.
+
+    Where `reuse_memory`, onnxruntime plans ahead which tensor takes over the memory of which, by equal sizes, and holds
+    each piece until the last of its tensors is done. The encoder's live tensors are a fraction of that, and the pages
+    that it touches are what its memory costs in time: without, each tensor has its own, until it is done.
+    """
 
     def __init__(
         self,
@@ -156,8 +163,11 @@ class _Graph:
         outputs: Sequence[str],
         num_threads: int | None,
         custom_ops: bool,
+        *,
+        reuse_memory: bool = True,
     ) -> None:
         options = ort.SessionOptions()
+        options.enable_mem_reuse = reuse_memory
         options.intra_op_num_threads = num_threads or 0  # 0: onnxruntime's choice, the number of cores
         options.log_severity_level = 3  # errors only
         if custom_ops:

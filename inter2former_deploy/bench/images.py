@@ -44,6 +44,7 @@ def graph(size: int, encoder: str, custom_ops: bool) -> Callable[[], object]:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads_here()
     options.log_severity_level = 3
+    options.enable_mem_reuse = False
     if custom_ops:
         library.register(options)
     session = ort.InferenceSession(encoder, options, providers=["CPUExecutionProvider"])
