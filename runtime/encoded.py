@@ -1,7 +1,8 @@
 """Encoded images: what the encoder leaves of a picture, in memory, in a file, in a folder of files.
 
 A file is of the safetensors format, so that anything may read it and nothing in it runs: eight bytes with the length
-of a JSON header, the header, the tensors one after the other.
+of a JSON header, the header, the tensors one after the other. These stay float32: rounded to float16,
+they give masks that differ.
 """
 
 from __future__ import annotations

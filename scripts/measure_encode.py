@@ -1,4 +1,7 @@
-"""Time and memory of a bundle's encoder: loading, encoding, saved encodings. Usage: python scripts/measure_encode.py BUNDLE."""
+"""Time and memory of a bundle's encoder: loading, encoding, saved encodings.
+
+Usage: python scripts/measure_encode.py BUNDLE
+"""
 
 import resource
 import sys
