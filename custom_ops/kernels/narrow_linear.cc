@@ -21,7 +21,7 @@ constexpr int64_t kMostTasks = 64;           // bounds the scratch
 
 // A vector of the factors of kLanes words' worth of lanes.
 template <class Factor>
-using Factors __attribute__((vector_size(kLanes * sizeof(Factor)), aligned(1), may_alias)) = Factor;
+using Factors __attribute__((vector_size(kLanes * sizeof(Factor)))) = Factor;
 
 // The value of x as the register that the compiler would compute it in: no product fuses across.
 inline Vec rounded(Vec x) {
@@ -80,8 +80,8 @@ struct Int8 {
     return finite ? peak / 127.0f : __builtin_nanf("");
   }
   static void put(VecInt x, Dot::Factor* to) {
-    using To = Factors<Dot::Factor>;
-    *reinterpret_cast<To*>(to) = __builtin_convertvector(x + Dot::kOffset, To);
+    const auto narrow = __builtin_convertvector(x + Dot::kOffset, Factors<Dot::Factor>);
+    __builtin_memcpy(to, &narrow, sizeof narrow);  // of no alignment
   }
 
   static Vec finish(VecInt sums, const uint32_t* head, float scale) {
@@ -120,8 +120,8 @@ struct Bf16 {
     VecWord near = bits + 0x7fff + (bits >> 16 & 1);
     near = (VecInt)(bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : near;
     near = (near & 0xffff0000) >> kShift;
-    using To = Factors<Dot::Factor>;
-    *reinterpret_cast<To*>(to) = __builtin_convertvector(near, To);
+    const auto narrow = __builtin_convertvector(near, Factors<Dot::Factor>);
+    __builtin_memcpy(to, &narrow, sizeof narrow);  // of no alignment
   }
 
   static Vec finish(Vec sums, const uint32_t*, float) { return sums; }
