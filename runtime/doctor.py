@@ -108,9 +108,19 @@ def _operators() -> list[Finding]:
                 "unset INTER2FORMER_TIER to let the library choose" if forced else "",
             )
         )
+        findings.append(Finding("reduced precision", True, _reduced_precision(str(tier))))
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         findings.append(Finding("operator library", False, f"{path}: {error}", "reinstall the package"))
     return findings + [_check(options, case) for case in known_answers()]
+
+
+def _reduced_precision(tier: str) -> str:
+    """What bundles in bf16 and int8 may expect of this machine's instructions."""
+    if tier == "avx512bf16":
+        return "int8 and bf16 have instructions of their own here: such encoders are faster than fp32"
+    if tier == "avx512vnni":
+        return "int8 has instructions of its own here, bf16 has none: a bf16 encoder runs no faster than fp32"
+    return "neither int8 nor bf16 has instructions of its own here: such encoders give the same masks, but no sooner"
 
 
 def _check(options: ort.SessionOptions, case: OperatorCase) -> Finding:
@@ -230,6 +240,17 @@ def known_answers() -> list[OperatorCase]:
             },
             np.array([[6, 6], [7, 7]], np.float32),
             {"epsilon": 1e-5},
+        ),
+        OperatorCase(  # 127 is the largest of its row, so that the row's scale is 1
+            "Int8Linear",
+            {
+                "x": np.array([[127, -2]], np.float32),
+                "weight": np.array([[1, 0], [-2, 3]], np.int8),
+                "scale": np.array([1, 0.5], np.float32),
+                "bias": np.array([0, 1], np.float32),
+            },
+            np.array([[127, -129]], np.float32),
+            {"activation": "none"},
         ),
         OperatorCase("TokenBox", {"low_res": low_res}, np.array([2, 1, 3, 2]), {"threshold": -2.0}),
         OperatorCase(  # one pixel normalises to its bias, 2; the centre tap keeps it; edge 1 and bias 0.5 are added

@@ -10,7 +10,7 @@ import numpy as np
 from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
 
 # TensorProto.DataType
-ELEMENT = {np.dtype(np.float32): 1, np.dtype(np.uint8): 2, np.dtype(np.int64): 7}
+ELEMENT = {np.dtype(np.float32): 1, np.dtype(np.uint8): 2, np.dtype(np.int8): 3, np.dtype(np.int64): 7}
 STRING = 8
 
 # Field numbers of onnx.proto

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from inter2former_deploy.bench.clicks import frame_of, model_of
 from inter2former_deploy.bench.workers import TUNED_MALLOC, Workload, threads_here
 from inter2former_deploy.config import PATCH, VIT_B, ModelConfig
 from inter2former_deploy.contract import ENCODER_INPUT, IMAGE_FEATURES
+from inter2former_deploy.manifest import Precision
 from inter2former_deploy.runtime.preprocess import model_input
 
 
@@ -20,17 +22,25 @@ def workloads(folder: Path, size: int) -> dict[str, Workload]:
     import onnx
 
     from inter2former_deploy.exporters.graphs import export_encoder
+    from inter2former_deploy.exporters.precision import reduce_precision
 
-    path = folder / f"encoder-{size}.onnx"
-    if not path.exists():
-        onnx.save(export_encoder(model_of(VIT_B), size=size), path)
+    paths = {precision: folder / f"encoder-{size}-{precision}.onnx" for precision in get_args(Precision)}
+    if not all(path.exists() for path in paths.values()):
+        exported = export_encoder(model_of(VIT_B), size=size)
+        for precision, path in paths.items():
+            onnx.save(exported if precision == "fp32" else reduce_precision(exported, precision), path)
+
+    def runs(precision: Precision, *, custom_ops: bool) -> Workload:
+        encoder = str(paths[precision])
+        return Workload(
+            builder=f"{__name__}:graph", arguments={"size": size, "encoder": encoder, "custom_ops": custom_ops}
+        )
+
     return {
-        "library": Workload(
-            builder=f"{__name__}:graph", arguments={"size": size, "encoder": str(path), "custom_ops": True}
-        ),
-        "plain": Workload(
-            builder=f"{__name__}:graph", arguments={"size": size, "encoder": str(path), "custom_ops": False}
-        ),
+        "library": runs("fp32", custom_ops=True),
+        "bf16": runs("bf16", custom_ops=True),
+        "int8": runs("int8", custom_ops=True),
+        "plain": runs("fp32", custom_ops=False),
         "torch": Workload(builder=f"{__name__}:torch", arguments={"size": size}, environment=TUNED_MALLOC),
     }
 

@@ -46,7 +46,7 @@ def click(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, s
 
 @app.command("encode")
 def encode(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, size: Sizes = BOTH) -> None:
-    """Opening an image: preprocessing, encoder and edge network."""
+    """Opening an image: preprocessing, encoder and edge network, the encoder in every precision."""
     from inter2former_deploy.bench import report
 
     _write(report.measure_encoding(threads, seconds, typer.echo, size), output)

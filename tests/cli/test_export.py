@@ -10,9 +10,11 @@ from typing import Any
 import cv2
 import pytest
 
+from inter2former_deploy.cli import info
 from inter2former_deploy.config import PROBE
 from inter2former_deploy.errors import ExportMismatchError
 from inter2former_deploy.exporters import bundle as exporter
+from inter2former_deploy.exporters.agreement import AgreementReport
 from inter2former_deploy.exporters.parity import ParityReport, load_photograph
 
 SIZE = 128
@@ -29,6 +31,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_info_and_segment(i2f: Callable[..., Any], exported: Path, tmp_path: Path) -> None:
     info = i2f("info", exported)
     assert "edge rule      exact" in info.out
+    assert "precision      fp32" in info.out
     assert "parity         passed" in info.out
     photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
     cv2.imwrite(str(photo), load_photograph()[..., ::-1])
@@ -75,11 +78,13 @@ def test_options_reach_the_exporter(i2f: Callable[..., Any], monkeypatch: pytest
 
     def record(checkpoint: Path | None, folder: Path, **options: Any) -> SimpleNamespace:
         given.update(options, checkpoint=checkpoint, folder=folder)
-        return SimpleNamespace(parity=SimpleNamespace(checks=[]), manifest=SimpleNamespace(to_dict=dict))
+        return SimpleNamespace(
+            parity=SimpleNamespace(checks=[]), agreement=None, manifest=SimpleNamespace(to_dict=dict)
+        )
 
     monkeypatch.setattr(exporter, "export_bundle", record)
     words = "export weights.pth -o out --size 512 --edge-rule exact --config probe --opset 21 --force --keep-failed"
-    assert i2f(*words.split(), "--threads", 3, "--no-custom-ops").code == 0
+    assert i2f(*words.split(), "--threads", 3, "--no-custom-ops", "--precision", "int8", "--min-iou", 0.9).code == 0
     given.pop("progress")
     assert given == {
         "checkpoint": Path("weights.pth"),
@@ -88,6 +93,8 @@ def test_options_reach_the_exporter(i2f: Callable[..., Any], monkeypatch: pytest
         "size": 512,
         "edge_rule": "exact",
         "opset": 21,
+        "precision": "int8",
+        "min_iou": 0.9,
         "force": True,
         "keep_failed": True,
         "num_threads": 3,
@@ -100,6 +107,7 @@ def test_options_reach_the_exporter(i2f: Callable[..., Any], monkeypatch: pytest
     [
         (["--size", "100"], "size must be a positive multiple of 16, got 100"),
         (["--opset", "3"], "opset"),
+        (["--min-iou", "0.9"], "min_iou is a limit of reduced precision"),
         (["--config", "no.json"], "no.json is neither a preset"),
         (["no.pth"], "no.pth"),
     ],
@@ -128,3 +136,35 @@ def test_without_the_export_extra(i2f: Callable[..., Any], monkeypatch: pytest.M
     assert done.err.endswith(
         "i2f: this command needs onnx, which is not installed: pip install 'inter2former-deploy[export]'\n"
     )
+
+
+def test_info_of_reduced_precision() -> None:
+    measured = {"mean_iou": 0.99417, "clicks": 198, "min_iou": 0.99}
+    text = "int8, masks agree with fp32 to a mean IoU of 0.9942 over 198 clicks (0.99 was asked for)"
+    assert info._precision("int8", measured) == text
+
+
+def test_masks_that_differ_exit_with_one_and_say_what_to_do(
+    i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    report = AgreementReport(
+        precision="int8",
+        backend="with operators",
+        layers=24,
+        images=20,
+        clicks=198,
+        mean_iou=0.9731,
+        min_iou=0.99,
+        worst={"drawn 6": 0.9},
+        embedding_error=0.02,
+        seconds=1.0,
+    )
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise ExportMismatchError(report.failure(), report)
+
+    monkeypatch.setattr(exporter, "export_bundle", fail)
+    done = i2f("export", "-o", tmp_path / "bundle", "--precision", "int8")
+    assert done.code == 1
+    assert "mean IoU 0.9731 over 198 clicks on 20 pictures, at least 0.99 asked for: FAILED" in done.out
+    assert "export with --precision bf16 or without it, or choose the limit with --min-iou" in done.err

@@ -16,6 +16,7 @@ TWINS = {
     "HybridExperts": twins.hybrid_experts,
     "NormLinear": twins.norm_linear,
     "LinearAdd": twins.linear_add,
+    "Int8Linear": twins.int8_linear,
     "TokenBox": twins.token_box,
     "LocalUpsample": twins.local_upsample,
 }
@@ -56,3 +57,16 @@ def test_a_wrong_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     (problem,) = (finding for finding in doctor.examine() if not finding.ok)
     assert problem.name == "operator TokenBox"
     assert problem.detail == "expected [3, 1, 3, 2], got [2, 1, 3, 2]"
+
+
+@pytest.mark.parametrize(
+    ("tier", "words"),
+    [
+        ("avx512bf16", "int8 and bf16 have instructions"),
+        ("avx512vnni", "bf16 has none"),
+        ("avx2", "neither int8 nor bf16"),
+    ],
+)
+def test_what_to_expect_of_reduced_precision(tier: str, words: str) -> None:
+    assert words in doctor._reduced_precision(tier)
+    assert "reduced precision" in {finding.name for finding in doctor.examine()}
