@@ -29,6 +29,53 @@ inline float fused(float a, float b, float c) {
 #endif
 }
 
+// ---- Rows. Functions of their own: what their arguments promise lets a compiler vectorise them.
+
+// Adds the gradient of a plane at n pixels, from its rows above, at and below them.
+void add_gradient(const float* __restrict a, const float* __restrict b, const float* __restrict c,
+                  int64_t n, float* __restrict magnitude, float* __restrict sum_x,
+                  float* __restrict sum_y) {
+  for (int64_t i = 0; i < n; ++i) {
+    float x = a[i - 1] - a[i + 1];
+    x = x + 2 * b[i - 1];
+    x = x - 2 * b[i + 1];
+    x = x + c[i - 1];
+    x = x - c[i + 1];
+    float y = a[i - 1] + 2 * a[i];
+    y = y + a[i + 1];
+    y = y - c[i - 1];
+    y = y - 2 * c[i];
+    y = y - c[i + 1];
+    const float length = __builtin_sqrtf(x * x + y * y);
+    magnitude[i] = magnitude[i] + length;
+    sum_x[i] += x;
+    sum_y[i] += y;
+  }
+}
+
+// The five maps at n pixels, from the magnitudes above, at and below them.
+void decide(const float* __restrict above, const float* __restrict here,
+            const float* __restrict below, const float* __restrict direction, int64_t n,
+            float* __restrict magnitudes, float* __restrict directions, float* __restrict thinned,
+            float* __restrict thresholded, float* __restrict early) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float m = here[i], d = direction[i];
+    // Whether m exceeds both neighbours along each axis.
+    const int level = (m - here[i + 1] > 0) & (m - here[i - 1] > 0);
+    const int falling = (m - below[i + 1] > 0) & (m - above[i - 1] > 0);
+    const int steep = (m - below[i] > 0) & (m - above[i] > 0);
+    const int rising = (m - below[i - 1] > 0) & (m - above[i + 1] > 0);
+    const float axis = d >= 180 ? d - 180 : d;  // 0..180, both ends level
+    const int largest = axis == 45 ? falling : axis == 90 ? steep : axis == 135 ? rising : level;
+    const float t = largest != 0 ? m : 0;
+    magnitudes[i] = m;
+    directions[i] = d;
+    thinned[i] = t;
+    thresholded[i] = t >= kThreshold ? t : 0;
+    early[i] = m >= kThreshold ? m : 0;
+  }
+}
+
 struct Bands {
   const float* image;
   int64_t rows, columns;
@@ -133,27 +180,14 @@ struct Bands {
     if (outside(row)) return clear(magnitude);
     float* __restrict sum_x = desk.sum(0);
     float* __restrict sum_y = desk.sum(1);
+    clear(magnitude);
+    clear(sum_x);
+    clear(sum_y);
     for (int plane = 0; plane < kPlanes; ++plane) {
       const float* a = desk.blurred(row - 1, plane);
       const float* b = desk.blurred(row, plane);
       const float* c = desk.blurred(row + 1, plane);
-      const bool first = plane == 0;
-      for (int64_t i = 0; i < columns; ++i) {
-        float x = a[i - 1] - a[i + 1];
-        x = x + 2 * b[i - 1];
-        x = x - 2 * b[i + 1];
-        x = x + c[i - 1];
-        x = x - c[i + 1];
-        float y = a[i - 1] + 2 * a[i];
-        y = y + a[i + 1];
-        y = y - c[i - 1];
-        y = y - 2 * c[i];
-        y = y - c[i + 1];
-        const float length = __builtin_sqrtf(x * x + y * y);
-        magnitude[i] = first ? length : magnitude[i] + length;
-        sum_x[i] = first ? x : sum_x[i] + x;
-        sum_y[i] = first ? y : sum_y[i] + y;
-      }
+      add_gradient(a, b, c, columns, magnitude, sum_x, sum_y);
     }
     for (int64_t i = 0; i < columns; ++i) {
       const float x = sum_x[i], y = sum_y[i];
@@ -173,26 +207,7 @@ struct Bands {
     const float* direction = desk.direction(row);
     float* to[5];
     for (int i = 0; i < 5; ++i) to[i] = maps + (i * rows + row) * columns;
-    for (int64_t i = 0; i < columns; ++i) {
-      const float m = here[i], d = direction[i];
-      const bool falling = d == 45 || d == 225, steep = d == 90 || d == 270,
-                 rising = d == 135 || d == 315;
-      // Neighbours along the direction's axis.
-      const float one = falling  ? below[i + 1]
-                        : steep  ? below[i]
-                        : rising ? below[i - 1]
-                                 : here[i + 1];
-      const float other = falling  ? above[i - 1]
-                          : steep  ? above[i]
-                          : rising ? above[i + 1]
-                                   : here[i - 1];
-      const float thinned = m - one > 0 && m - other > 0 ? m : 0;
-      to[0][i] = m;
-      to[1][i] = d;
-      to[2][i] = thinned;
-      to[3][i] = thinned >= kThreshold ? thinned : 0;
-      to[4][i] = m >= kThreshold ? m : 0;
-    }
+    decide(above, here, below, direction, columns, to[0], to[1], to[2], to[3], to[4]);
   }
 };
 
