@@ -1,7 +1,9 @@
 """The encoder in reduced precision: its large linear layers become Int8Linear or Bf16Linear.
 
 The exported float32 graph is rewritten. Patches, norms, attention, the multi-scale sum and the edge network stay as
-they are, and so do layers that are too small to matter.
+they are, and so do layers that are too small to matter and the first layer of all: on smooth surfaces its inputs differ
+by little more than reduced precision tells apart. Of demo weights at 512 it alone made nearly all of the error on drawn
+pictures of the gate, 0.025 of 0.029 of the embedding's deviation in int8 and 0.004 of 0.004 in bf16.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, HELPER_VERSION, 
 from inter2former_deploy.manifest import Precision
 
 MIN_WEIGHTS = 1 << 12  # of a layer that is rewritten
+KEPT_LAYERS = 1  # the first ones, in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ def reduce_precision(graph: onnx.ModelProto, precision: Precision) -> onnx.Model
     if precision not in ("bf16", "int8"):
         raise ValueError(f"precision must be bf16 or int8, got {precision!r}")
     model = ir.from_proto(graph)
-    layers = list(_layers(model.graph))
+    layers = list(_layers(model.graph))[KEPT_LAYERS:]
     if not layers:
         raise ValueError("the graph has no linear layer that could be reduced: extend " + __name__)
     for layer in layers:

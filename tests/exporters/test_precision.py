@@ -17,6 +17,7 @@ from inter2former_deploy.config import DEMO, PROBE
 from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE
 from inter2former_deploy.errors import BundleError, ExportMismatchError
 from inter2former_deploy.exporters import agreement, bundle, parity
+from inter2former_deploy.exporters import precision as precision_module
 from inter2former_deploy.exporters.agreement import make_scenes, pictures_for
 from inter2former_deploy.exporters.bundle import FILES, export_bundle, verify_bundle
 from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
@@ -38,16 +39,18 @@ def graphs(probe_model: Inter2Former) -> dict[str, onnx.ModelProto]:
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_every_layer_of_the_encoder_is_reduced(graphs: dict[str, onnx.ModelProto], precision: Any) -> None:
-    """Four a block and two a fusion, one for each map; the GELU goes into the first layer of each MLP."""
+    """Four a block, less the first of all, and two a fusion, one for each map; the GELU goes into the MLP's first."""
     encoder = graphs[ENCODER_FILE]
     reduced = reduce_precision(encoder, precision)
-    assert count_layers(reduced) == 4 * PROBE.encoder.depth + 2 * len(PROBE.encoder.fusion_after)
+    assert count_layers(reduced) == 4 * PROBE.encoder.depth - 1 + 2 * len(PROBE.encoder.fusion_after)
     assert count_layers(encoder) == 0
     kinds = Counter(node.op_type for node in reduced.graph.node)
     assert kinds["Gelu"] == 0
     with_gelu = [n for n in reduced.graph.node if any(a.s == b"gelu" for a in n.attribute)]
     assert len(with_gelu) == PROBE.encoder.depth
     assert [x.name for x in reduced.graph.output] == [x.name for x in encoder.graph.output]
+    (kept,) = [node for node in reduced.graph.node if node.op_type == "Gemm" and "bias" in "".join(node.input)]
+    assert "backbone.blocks.0.attn.qkv.weight" in kept.input
     used = {name for node in reduced.graph.node for name in node.input}
     assert {x.name for x in reduced.graph.initializer} <= used
 
@@ -97,7 +100,8 @@ LAYERS = {  # as exporters and optimisers write a linear layer of x [2, 5, 80] o
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_layers(layer: str, precision: Any, run_graph: Any) -> None:
+def test_layers(layer: str, precision: Any, run_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_module, "KEPT_LAYERS", 0)
     shape, text, left, gelu = LAYERS[layer]
     rng = np.random.default_rng(7)
     weight = rng.standard_normal((60, 80), np.float32)
@@ -202,7 +206,7 @@ def test_a_bundle_says_how_well_masks_agree(probe_model: Inter2Former, tmp_path:
     assert manifest.agreement["min_iou"] == 0.25
     assert manifest.agreement["images"] == 2
     assert 0.25 <= manifest.agreement["mean_iou"] < 1
-    assert count_layers(onnx.load(folder / ENCODER_FILE)) == manifest.agreement["layers"] == 24
+    assert count_layers(onnx.load(folder / ENCODER_FILE)) == manifest.agreement["layers"] == 23
     assert "mean IoU" in report.agreement.table()
     verified = verify_bundle(folder, probe_model, custom_ops=False)
     assert verified.passed
