@@ -350,12 +350,12 @@ class _Gate:
                 same_labels = self._check_decode(f"click {number}", graphs, reference, features)
                 for backend, graph in graphs.items():
                     logits = same_labels[backend]
-                    distance = 1 - _iou(self._mask(logits), mask)
+                    distance = 1 - iou(self._mask(logits), mask)
                     self._keep_worst(_limited("masks", backend, distance, note=f"click {number}"))
                     add_clicks(labels[backend], [at])
                     if not np.array_equal(labels[backend], reference):
                         logits = graph(_inputs(labels[backend], features[backend]))["logits"]
-                    apart[backend].append(1 - _iou(self._mask(logits), mask))
+                    apart[backend].append(1 - iou(self._mask(logits), mask))
                     fold_prediction(labels[backend], logits > 0)
                 fold_prediction(reference, expected > 0)
         for backend, distances in apart.items():
@@ -394,7 +394,7 @@ class _Gate:
             checks = [_compared(x, backend, actual[x], expected[x], note=name) for x in DECODED]
             tight[backend] = all(check.passed for check in checks)
             if not tight[backend] and margins.smallest < TIE:
-                distance = 1 - _iou(actual["logits"] > 0, expected["logits"] > 0)
+                distance = 1 - iou(actual["logits"] > 0, expected["logits"] > 0)
                 checks = [_limited("masks after a tie", backend, distance, note=name)]
             for check in checks:
                 self._keep_worst(check)
@@ -476,7 +476,7 @@ def _resize(x: Tensor, side: int) -> Tensor:
     return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def _iou(one: Array, other: Array) -> float:
+def iou(one: Array, other: Array) -> float:
     """Intersection over union of two masks; 1 where both are empty."""
     union = int(np.count_nonzero(one | other))
     return float(np.count_nonzero(one & other)) / union if union else 1.0

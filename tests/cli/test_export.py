@@ -154,6 +154,7 @@ def test_masks_that_differ_exit_with_one_and_say_what_to_do(
         images=20,
         clicks=198,
         mean_iou=0.9731,
+        session_iou=0.9,
         min_iou=0.99,
         worst={"drawn 6": 0.9},
         embedding_error=0.02,

@@ -206,6 +206,7 @@ def test_a_bundle_says_how_well_masks_agree(probe_model: Inter2Former, tmp_path:
     assert manifest.agreement["min_iou"] == 0.25
     assert manifest.agreement["images"] == 2
     assert 0.25 <= manifest.agreement["mean_iou"] < 1
+    assert 0 <= manifest.agreement["session_iou"] < 1
     assert count_layers(onnx.load(folder / ENCODER_FILE)) == manifest.agreement["layers"] == 23
     assert "mean IoU" in report.agreement.table()
     verified = verify_bundle(folder, probe_model, custom_ops=False)
