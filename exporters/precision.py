@@ -104,6 +104,7 @@ def _own_layer(node: ir.Node) -> _Layer | None:
         node=node,
         weight=weight,
         bias=bias,
+        gelu=norm and node.attributes.get_string("activation", "none") == "gelu",
         residual=not norm,
         epsilon=node.attributes.get_float("epsilon", 1e-5) if norm else None,
     )

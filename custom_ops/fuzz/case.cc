@@ -294,6 +294,7 @@ class Decoder {
     weights("norm_bias", {inputs});
     weights("weight", {outputs, inputs});
     weights("bias", {outputs});
+    choice("activation", "gelu", "none");
     epsilon();
   }
 

@@ -33,30 +33,6 @@ constexpr float kInfinity = __builtin_inff();
 
 // ---- Moving data between lanes.
 
-// Of 2 x 2 blocks of side kSide in two rows, the upper and the lower ones after the blocks off the
-// diagonal changed places.
-template <int kSide>
-struct UpperBlocks {
-  static constexpr int at(int i) { return i & kSide ? kLanes + i - kSide : i; }
-};
-template <int kSide>
-struct LowerBlocks {
-  static constexpr int at(int i) { return i & kSide ? kLanes + i : i + kSide; }
-};
-
-// A square of kLanes x kLanes floats, by blocks of half the side each time.
-template <int kSide = kLanes / 2>
-inline __attribute__((always_inline)) void transpose(Vec (&rows)[kLanes]) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if (i & kSide) continue;
-    const Vec upper = shuffle<UpperBlocks<kSide>>(rows[i], rows[i + kSide]);
-    rows[i + kSide] = shuffle<LowerBlocks<kSide>>(rows[i], rows[i + kSide]);
-    rows[i] = upper;
-  }
-  if constexpr (kSide > 1) transpose<kSide / 2>(rows);
-}
-
 inline bool any(VecInt mask) {
   uint64_t words[sizeof(VecInt) / sizeof(uint64_t)];
   __builtin_memcpy(words, &mask, sizeof(mask));
@@ -90,13 +66,6 @@ inline Vec exp2_nonpositive(Vec x) {
 }
 
 // ---- Attention.
-
-// StridedRows of floats, `stride` apart.
-struct StridedRows {
-  const float* data;
-  int64_t stride;
-  const float* operator[](int64_t row) const { return data + row * stride; }
-};
 
 // products[k][j] = sum over c < depth of columns[c][j] * rows[k][c]. The columns are vectors,
 // `column_stride` floats from one c to the next.
@@ -247,12 +216,6 @@ void attend(QueryTile<V>& tile, StridedRows keys, StridedRows values, int64_t n)
     tile.sums_weight[j] =
         top < broadcast(kInfinity) ? tile.sums_weight[j] : broadcast(__builtin_nanf(""));
   }
-}
-
-inline void copy_floats(const float* from, int64_t count, float* to) {
-  int64_t c = 0;
-  for (; c + kLanes <= count; c += kLanes) store(to + c, load(from + c));
-  for (; c < count; ++c) to[c] = from[c];
 }
 
 // ---- Tiles of queries in memory.

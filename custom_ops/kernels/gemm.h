@@ -1,6 +1,7 @@
 // The inner tile of a matrix product, whose sums stay in registers for a fused epilogue.
 #pragma once
 
+#include "kernels/shuffle.h"
 #include "kernels/simd.h"
 
 namespace i2f::I2F_TIER {
@@ -17,23 +18,19 @@ inline int64_t panel_floats(int64_t depth) {
   return N * kLanes * (depth + 1);
 }
 
-// sums[m][n] = panel's start + sum over k < depth of rows[m][k] * panel[k][n], in ascending k
-// whatever M is: a row's result does not depend on the tile it is in.
+// sums[m][n] += sum over k < depth of rows[m][k] * panel[k][n]; `panel` is behind the start here.
 template <int M, int N>
-inline __attribute__((always_inline)) void multiply(const float* const* rows, const float* panel,
-                                                    int64_t depth, Vec (&sums)[M][N]) {
+inline __attribute__((always_inline)) void add_products(const float* const* rows,
+                                                        const float* panel, int64_t depth,
+                                                        Vec (&sums)[M][N]) {
   const float* row[M];
 #pragma GCC unroll 32
-  for (int m = 0; m < M; ++m) {
-    row[m] = rows[m];
-#pragma GCC unroll 32
-    for (int n = 0; n < N; ++n) sums[m][n] = load(panel + n * kLanes);
-  }
+  for (int m = 0; m < M; ++m) row[m] = rows[m];
   for (int64_t k = 0; k < depth; ++k) {
-    panel += N * kLanes;
     Vec column[N];
 #pragma GCC unroll 32
     for (int n = 0; n < N; ++n) column[n] = load(panel + n * kLanes);
+    panel += N * kLanes;
 #pragma GCC unroll 32
     for (int m = 0; m < M; ++m) {
       const Vec x = broadcast(row[m][k]);
@@ -41,6 +38,19 @@ inline __attribute__((always_inline)) void multiply(const float* const* rows, co
       for (int n = 0; n < N; ++n) sums[m][n] += x * column[n];
     }
   }
+}
+
+// sums[m][n] = panel's start + sum over k < depth of rows[m][k] * panel[k][n], in ascending k
+// whatever M is: a row's result does not depend on the tile it is in.
+template <int M, int N>
+inline __attribute__((always_inline)) void multiply(const float* const* rows, const float* panel,
+                                                    int64_t depth, Vec (&sums)[M][N]) {
+#pragma GCC unroll 32
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 32
+    for (int n = 0; n < N; ++n) sums[m][n] = load(panel + n * kLanes);
+  }
+  add_products<M, N>(rows, panel + N * kLanes, depth, sums);
 }
 
 // Vector `n` of the `of` vectors of a panel: columns of w [columns, depth] from `first` on, 0
@@ -52,16 +62,51 @@ struct Fold {
 inline void pack_columns(const float* w, const float* bias, const Fold* fold, int64_t columns,
                          int64_t depth, int64_t first, int n, int of, float* panel) {
   float* to = panel + n * kLanes;
+  const int64_t width = columns - first < kLanes ? columns - first : kLanes;
   for (int64_t j = 0; j < kLanes; ++j) {
-    const bool inside = first + j < columns;
+    to[j] = 0.0f;
+    if (j >= width) continue;
     const float* column = w + (first + j) * depth;
-    double start = inside ? bias[first + j] : 0.0;
-    for (int64_t k = 0; k < depth; ++k) {
-      const float weight = inside ? column[k] : 0.0f;
-      if (fold != nullptr && inside) start += static_cast<double>(weight) * fold->shift[k];
-      to[(k + 1) * of * kLanes + j] = fold != nullptr && inside ? weight * fold->scale[k] : weight;
+    double sums[4] = {bias[first + j], 0.0, 0.0, 0.0};  // several: none waits for the one before
+    for (int64_t k = 0; k < depth && fold != nullptr; ++k) {
+      sums[k % 4] += static_cast<double>(column[k]) * fold->shift[k];
     }
-    to[j] = static_cast<float>(start);
+    to[j] = static_cast<float>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  }
+  to += of * kLanes;
+  for (int64_t k = 0; k < depth; k += kLanes, to += kLanes * of * kLanes) {
+    const int64_t height = depth - k < kLanes ? depth - k : kLanes;
+    Vec square[kLanes];
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const float* at = w + (first + j) * depth + k;
+      square[j] = j >= width        ? Vec{}
+                  : height < kLanes ? load_partial(at, static_cast<int>(height))
+                                    : load(at);
+    }
+    transpose(square);
+    for (int64_t i = 0; i < height; ++i) {
+      store(to + i * of * kLanes, fold != nullptr ? square[i] * fold->scale[k + i] : square[i]);
+    }
+  }
+}
+
+// StridedRows of floats, `stride` apart.
+struct StridedRows {
+  const float* data;
+  int64_t stride;
+  const float* operator[](int64_t row) const { return data + row * stride; }
+};
+
+inline void copy_floats(const float* from, int64_t count, float* to) {
+  int64_t c = 0;
+  for (; c + kLanes <= count; c += kLanes) store(to + c, load(from + c));
+  for (; c < count; ++c) to[c] = from[c];
+}
+
+inline void load_pair(const float* from, int64_t count, Vec* v) {
+  for (int n = 0; n < 2; ++n, from += kLanes, count -= kLanes) {
+    const int rest = static_cast<int>(count < 0 ? 0 : count);
+    v[n] = count >= kLanes ? load(from) : load_partial(from, rest);
   }
 }
 

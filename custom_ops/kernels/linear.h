@@ -24,17 +24,17 @@ struct LinearWeights {
 using PackedLinearSizeKernel = size_t(const LinearSizes& sizes);
 
 // Rearranges the parameters for the kernels below; `packed` is aligned to 64 bytes.
-using PackLinearKernel = void(const LinearSizes& sizes, const LinearWeights& weights,
-                              float* packed);
+using PackLinearKernel = void(const LinearSizes& sizes, const LinearWeights& weights, float* packed,
+                              const Parallel& parallel);
 
 // NormLinear and LinearAdd of OPERATORS.md: x [rows, C] -> out [rows, N], no overlap; `packed` is
 // what pack_linear of the same tier wrote, with a norm and without; residual [rows, N]. Each row's
 // result depends on that row alone. 0 rows are fine.
 using NormLinearKernel = void(const float* x, int64_t rows, const LinearSizes& sizes,
-                              const float* packed, float epsilon, float* out, const Memory& memory,
-                              const Parallel& parallel);
+                              const float* packed, float epsilon, bool gelu, float* out,
+                              const Memory& memory, const Parallel& parallel);
 using LinearAddKernel = void(const float* x, const float* residual, int64_t rows,
                              const LinearSizes& sizes, const float* packed, float* out,
-                             const Parallel& parallel);
+                             const Memory& memory, const Parallel& parallel);
 
 }  // namespace i2f

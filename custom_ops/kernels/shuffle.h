@@ -61,6 +61,30 @@ inline VecInt flip_lanes(VecInt v) {
   return (VecInt)flip_lanes<kDistance>((Vec)v);
 }
 
+// Of 2 x 2 blocks of side kSide in two rows, the upper and the lower ones after the blocks off the
+// diagonal changed places.
+template <int kSide>
+struct UpperBlocks {
+  static constexpr int at(int i) { return i & kSide ? kLanes + i - kSide : i; }
+};
+template <int kSide>
+struct LowerBlocks {
+  static constexpr int at(int i) { return i & kSide ? kLanes + i : i + kSide; }
+};
+
+// A square of kLanes x kLanes floats, by blocks of half the side each time.
+template <int kSide = kLanes / 2>
+inline __attribute__((always_inline)) void transpose(Vec (&rows)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & kSide) continue;
+    const Vec upper = shuffle<UpperBlocks<kSide>>(rows[i], rows[i + kSide]);
+    rows[i + kSide] = shuffle<LowerBlocks<kSide>>(rows[i], rows[i + kSide]);
+    rows[i] = upper;
+  }
+  if constexpr (kSide > 1) transpose<kSide / 2>(rows);
+}
+
 template <int kBy>
 struct Rotate {
   static constexpr int at(int i) { return (i + kBy) % kLanes; }

@@ -5,14 +5,13 @@
 #include "kernels/window_attention.h"
 
 #include "kernels/attention_tile.h"
+#include "kernels/desks.h"
 #include "kernels/rotary.h"
 
 namespace i2f::I2F_TIER {
 namespace {
 
 using Shape = WindowAttentionShape;
-
-constexpr int64_t kMostWorkers = 64;  // that run tasks side by side: bounds the scratch
 
 // A window's part of its map: tokens [top, bottom) x [left, right), and where its first slot is in
 // the padded map.
@@ -118,21 +117,12 @@ struct WindowAttention {
     }
   }
 
-  // Each worker has its own scratch and takes the next task that is left: what a task writes does
-  // not depend on the worker.
   void run(const Memory& memory, const Parallel& parallel) const {
     const int64_t tasks = shape.images * windows_of_an_image() * shape.heads;
-    const int64_t workers = at_most(tasks, kMostWorkers), floats = 2 * slots * shape.head_width;
-    float* scratch = take<float>(memory, workers * floats);
-    int64_t next = 0;
-    parallel_for(parallel, static_cast<size_t>(workers), [&](size_t worker) {
-      for (;;) {
-        const int64_t task = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
-        if (task >= tasks) return;
-        run_window(window(task / shape.heads), task % shape.heads,
-                   scratch + static_cast<int64_t>(worker) * floats);
-      }
-    });
+    for_blocks(tasks, 2 * slots * shape.head_width, memory, parallel,
+               [this](int64_t task, float* desk) {
+                 run_window(window(task / shape.heads), task % shape.heads, desk);
+               });
   }
 };
 

@@ -8,73 +8,99 @@
 namespace i2f {
 namespace {
 
-// The parameters in a kernel's own order: weight and bias are inputs `first` and the one behind it,
-// norm_weight and norm_bias inputs 1 and 2 if there is a norm.
-struct PackedLinear {
-  PackedLinear(const Inputs& inputs, size_t first, bool norm) {
+// Constant weights up to so many are packed once. Those of larger layers would take twice the
+// memory for good; packed at each call they cost a few percent of it.
+constexpr int64_t kMostKept = 1 << 18;
+
+// A layer's parameters: weight and bias are inputs `first` and the one behind it, norm_weight and
+// norm_bias inputs 1 and 2 if there is a norm.
+struct Parameters {
+  Parameters(const Inputs& inputs, size_t first, bool norm) {
     const auto weight = inputs.get<float>(first, "weight", {"N", "C"});
     sizes = {weight.dim(1), weight.dim(0)};
     expect(sizes.inputs >= 1 && sizes.outputs >= 1, "weight [N, C] with N >= 1 and C >= 1",
            "[" + std::to_string(sizes.outputs) + ", " + std::to_string(sizes.inputs) + "]");
     const auto bias = inputs.get<float>(first + 1, "bias", {{"N", sizes.outputs}});
-    LinearWeights weights{weight.data, bias.data, nullptr, nullptr};
+    weights = {weight.data, bias.data, nullptr, nullptr};
     if (norm) {
       const Dim c("C", sizes.inputs);
       weights.norm_weight = inputs.get<float>(1, "norm_weight", {c}).data;
       weights.norm_bias = inputs.get<float>(2, "norm_bias", {c}).data;
     }
-    data = Buffer<float>(kernels().packed_linear_size(sizes));
-    kernels().pack_linear(sizes, weights, data.data());
   }
 
-  LinearSizes sizes;
-  Buffer<float> data;
+  LinearSizes sizes{};
+  LinearWeights weights{};
 };
 
-class NormLinear final : public Kernel {
- public:
-  explicit NormLinear(const KernelInfo& info) : epsilon_(info.attribute("epsilon", 1e-5f)) {
-    if (info.known(1, 5)) packed_ = std::make_unique<PackedLinear>(info, 3, true);
+// What both operators share: parameters in the kernel's own order.
+class Linear : public Kernel {
+ protected:
+  Linear(const KernelInfo& info, size_t first, bool norm) : first_(first), norm_(norm) {
+    if (!info.known(norm ? 1 : first, first + 2)) return;
+    const Parameters parameters(info, first, norm);
+    if (parameters.sizes.inputs * parameters.sizes.outputs > kMostKept) return;
+    sizes_ = parameters.sizes;
+    kept_ = Buffer<float>(kernels().packed_linear_size(sizes_));
+    const Parallel one_thread{nullptr,
+                              [](void*, size_t count, void (*task)(void*, size_t), void* user) {
+                                for (size_t i = 0; i < count; ++i) task(user, i);
+                              }};
+    kernels().pack_linear(sizes_, parameters.weights, kept_.data(), one_thread);
   }
 
-  void compute(KernelContext& context) const override {
-    if (packed_ != nullptr) return run(context, *packed_);
-    run(context, PackedLinear(context, 3, true));
+  struct Packed {
+    LinearSizes sizes;
+    const float* data;
+  };
+  Packed packed(KernelContext& context) const {
+    if (kept_.data() != nullptr) return {sizes_, kept_.data()};
+    const Parameters parameters(context, first_, norm_);
+    auto* data = context.scratch<float>(kernels().packed_linear_size(parameters.sizes));
+    kernels().pack_linear(parameters.sizes, parameters.weights, data, context.parallel());
+    return {parameters.sizes, data};
   }
 
  private:
-  void run(KernelContext& context, const PackedLinear& linear) const {
+  size_t first_;
+  bool norm_;
+  LinearSizes sizes_{};
+  Buffer<float> kept_;
+};
+
+class NormLinear final : public Linear {
+ public:
+  explicit NormLinear(const KernelInfo& info)
+      : Linear(info, 3, true),
+        epsilon_(info.attribute("epsilon", 1e-5f)),
+        gelu_(info.attribute("activation", {"none", "gelu"}, 0) == 1) {}
+
+  void compute(KernelContext& context) const override {
+    const Packed linear = packed(context);
     const auto x = context.get<float>(0, "x", {"L", {"C", linear.sizes.inputs}});
-    kernels().norm_linear(x.data, x.dim(0), linear.sizes, linear.data.data(), epsilon_,
+    kernels().norm_linear(x.data, x.dim(0), linear.sizes, linear.data, epsilon_, gelu_,
                           context.output<float>(0, {x.dim(0), linear.sizes.outputs}),
                           context.memory(), context.parallel());
   }
 
+ private:
   float epsilon_;
-  std::unique_ptr<PackedLinear> packed_;  // when the parameters are constants
+  bool gelu_;
 };
 
-class LinearAdd final : public Kernel {
+class LinearAdd final : public Linear {
  public:
-  explicit LinearAdd(const KernelInfo& info) {
-    if (info.known(2, 4)) packed_ = std::make_unique<PackedLinear>(info, 2, false);
-  }
+  explicit LinearAdd(const KernelInfo& info) : Linear(info, 2, false) {}
 
   void compute(KernelContext& context) const override {
-    if (packed_ != nullptr) return run(context, *packed_);
-    run(context, PackedLinear(context, 2, false));
-  }
-
- private:
-  static void run(KernelContext& context, const PackedLinear& linear) {
+    const Packed linear = packed(context);
     const auto x = context.get<float>(0, "x", {"L", {"C", linear.sizes.inputs}});
     const int64_t rows = x.dim(0), outputs = linear.sizes.outputs;
     const auto residual = context.get<float>(1, "residual", {{"L", rows}, {"N", outputs}});
-    kernels().linear_add(x.data, residual.data, rows, linear.sizes, linear.data.data(),
-                         context.output<float>(0, {rows, outputs}), context.parallel());
+    kernels().linear_add(x.data, residual.data, rows, linear.sizes, linear.data,
+                         context.output<float>(0, {rows, outputs}), context.memory(),
+                         context.parallel());
   }
-
-  std::unique_ptr<PackedLinear> packed_;  // when the parameters are constants
 };
 
 }  // namespace

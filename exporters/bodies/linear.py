@@ -7,14 +7,20 @@ from __future__ import annotations
 from onnxscript import opset18 as op
 from onnxscript import script
 
-from inter2former_deploy.exporters.bodies.shared import operators
+from inter2former_deploy.exporters.bodies.narrow_linear import Gelu
+from inter2former_deploy.exporters.bodies.shared import IsText, operators
 
 
 @script(operators, default_opset=op)
-def NormLinear(x, norm_weight, norm_bias, weight, bias, epsilon: float = 1e-5):
-    """Linear layer of normalised tokens (custom_ops/OPERATORS.md)."""
+def NormLinear(x, norm_weight, norm_bias, weight, bias, activation: str = "none", epsilon: float = 1e-5):
+    """Linear layer of normalised tokens, and its activation (custom_ops/OPERATORS.md)."""
     normed = op.LayerNormalization(x, norm_weight, norm_bias, axis=-1, epsilon=epsilon)
-    return op.Gemm(normed, weight, bias, transB=1)
+    linear = op.Gemm(normed, weight, bias, transB=1)
+    if IsText(op.Constant(value_string=activation), op.Constant(value_string="gelu")):
+        y = Gelu(linear)
+    else:
+        y = op.Identity(linear)
+    return y
 
 
 @script(operators, default_opset=op)

@@ -14,13 +14,13 @@ from inter2former_deploy.exporters.bodies.shared import FLOAT, IsText, helpers, 
 INT8, BFLOAT16 = TensorProto.INT8, TensorProto.BFLOAT16
 NAN = numpy_helper.from_array(np.float32(np.nan))
 SMALLEST = numpy_helper.from_array(np.float32(2.0**-100))  # peak of a row that is not all zeros
-SQRT_HALF = numpy_helper.from_array(np.float32(0.5**0.5))
+SQRT_TWO = numpy_helper.from_array(np.float32(2**0.5))
 
 
 @script(helpers, default_opset=op)
 def Gelu(y):
-    """The exact GELU; the operator of this name comes with opset 20."""
-    return y * ((op.Erf(y * op.Constant(value=SQRT_HALF)) + 1.0) * 0.5)
+    """The exact GELU; the operator of this name comes with opset 20. In the form that onnxruntime makes one of."""
+    return (y * (op.Erf(y / op.Constant(value=SQRT_TWO)) + 1.0)) * 0.5
 
 
 @script(operators, default_opset=op)

@@ -46,14 +46,23 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, layouts: list[WindowLayout]) -> Tensor:
-        """[B*N, dim], the tokens of an image's maps one after the other, and each map's windows -> the same shape."""
+    def forward(self, x: Tensor, norm: nn.LayerNorm, layouts: list[WindowLayout]) -> Tensor:
+        """Tokens plus the attention of the normalised tokens.
+
+        Args:
+            x: The tokens of an image's maps one after the other, image after image, [B*N, dim].
+            norm: The norm before the attention.
+            layouts: The windows of each map.
+
+        Returns:
+            [B*N, dim].
+        """
+        qkv = operators.norm_linear(x, norm.weight, norm.bias, self.qkv.weight, self.qkv.bias, norm.eps, "none")
         # Every padding slot has the same key and value before the rotary embedding, so they are projected once.
-        qkv, padding = self.qkv(x), self.qkv(self.padding)
+        padding = self.qkv(self.padding)
         heights, widths, offsets = ([getattr(w, name) for w in layouts] for name in ("height", "width", "offset"))
         attended = operators.window_attention(qkv, padding, self.heads, layouts[0].side, heights, widths, offsets)
-        out: Tensor = self.proj(attended)
-        return out
+        return operators.linear_add(attended, x, self.proj.weight, self.proj.bias)
 
 
 class Mlp(nn.Module):
@@ -64,10 +73,11 @@ class Mlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., dim] -> [..., dim]."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """Tokens [T, dim] plus what is made of the normalised tokens -> [T, dim]."""
+        first, second = self.fc1, self.fc2
+        hidden = operators.norm_linear(x, norm.weight, norm.bias, first.weight, first.bias, norm.eps, "gelu")
+        return operators.linear_add(hidden, x, second.weight, second.bias)
 
 
 class EncoderBlock(nn.Module):
@@ -81,9 +91,9 @@ class EncoderBlock(nn.Module):
         self.mlp = Mlp(dim=dim, hidden=4 * dim)
 
     def forward(self, x: Tensor, layouts: list[WindowLayout]) -> Tensor:
-        """The arguments of `WindowAttention` -> [B*N, dim]."""
-        x = x + self.attn(self.norm1(x), layouts)
-        out: Tensor = x + self.mlp(self.norm2(x))
+        """Tokens [B*N, dim] and windows as `WindowAttention` takes them -> [B*N, dim]."""
+        x = self.attn(x, self.norm1, layouts)
+        out: Tensor = self.mlp(x, self.norm2)
         return out
 
 

@@ -58,7 +58,7 @@ class HybridLayer(nn.Module):
         """
         norm, qkv, o = self.norm1, self.qkv_proj, self.o_proj
         attended = self.attention(
-            operators.norm_linear(x, norm.weight, norm.bias, qkv.weight, qkv.bias, norm.eps), edge, grid_width
+            operators.norm_linear(x, norm.weight, norm.bias, qkv.weight, qkv.bias, norm.eps, "none"), edge, grid_width
         )
         x = operators.linear_add(attended, x, o.weight, o.bias)
         mixed: Tensor = self.ffn(x, edge, self.norm2)

@@ -456,9 +456,9 @@ def _projected(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor
 
 @operator(_projected)
 def norm_linear(
-    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor, epsilon: float, activation: str
 ) -> Tensor:
-    """A linear layer of normalised tokens.
+    """A linear layer of normalised tokens, and its activation.
 
     Args:
         x: [L, C].
@@ -467,11 +467,17 @@ def norm_linear(
         weight: [N, C].
         bias: [N].
         epsilon: Of the LayerNorm.
+        activation: "gelu" (exact, erf) or "none".
 
     Returns:
         [L, N].
     """
-    return F.linear(F.layer_norm(x, x.shape[1:], norm_weight, norm_bias, epsilon), weight, bias)
+    y = F.linear(F.layer_norm(x, x.shape[1:], norm_weight, norm_bias, epsilon), weight, bias)
+    if activation == "gelu":
+        return F.gelu(y)
+    if activation == "none":
+        return y
+    raise ValueError(f"activation must be 'gelu' or 'none', got {activation!r}")
 
 
 def _like_residual(x: Tensor, residual: Tensor, *_: Any) -> Tensor:

@@ -133,7 +133,7 @@ def test_operators_of_the_decoder() -> None:
 
 
 def test_operators_of_the_encoder() -> None:
-    """One operator a block, and linear layers of rows: no batch axis."""
+    """Five to a block: attention, and linear layers with what surrounds them."""
     encoder = export_encoder(model_of(PROBE), size=SIZE)
     ours = [node.op_type for node in encoder.graph.node if node.domain == DOMAIN]
     assert ours.count("WindowAttention") == PROBE.encoder.depth
@@ -142,8 +142,10 @@ def test_operators_of_the_encoder() -> None:
     for node in encoder.graph.node:
         if node.op_type == "WindowAttention":
             assert node.input[1] in weights
-    linear = [node for node in encoder.graph.node if node.op_type == "Gemm"]
-    assert len(linear) == 4 * PROBE.encoder.depth + 2 * len(PROBE.encoder.fusion_after)
+        if node.op_type in ("NormLinear", "LinearAdd"):
+            assert set(node.input[2:]) <= weights
+    for kind in ("NormLinear", "LinearAdd"):
+        assert ours.count(kind) == 2 * PROBE.encoder.depth
 
 
 def test_an_encoder_is_no_larger_than_its_weights() -> None:

@@ -160,8 +160,11 @@ def test_linear_layers(assert_close: Any) -> None:
     rng = np.random.default_rng(9)
     x, residual, weight, bias = draw(rng, 5, 7), draw(rng, 5, 3), draw(rng, 3, 7), draw(rng, 3)
     norm = draw(rng, 7), draw(rng, 7)
-    out = operators.norm_linear(x, *norm, weight, bias, 0.3)
+    out = operators.norm_linear(x, *norm, weight, bias, 0.3, "none")
     assert_close(out, twins.norm_linear(*arrays(x, *norm, weight, bias), epsilon=0.3), "formula")
+    out = operators.norm_linear(x, *norm, weight, bias, 0.3, "gelu")
+    expected = twins.norm_linear(*arrays(x, *norm, weight, bias), epsilon=0.3, activation="gelu")
+    assert_close(out, expected, "formula")
     out = operators.linear_add(x, residual, weight, bias)
     assert_close(out, twins.linear_add(*arrays(x, residual, weight, bias)), "formula")
 

@@ -10,6 +10,8 @@ from operators.harness import Array, Library, assert_accurate
 
 # Inputs, outputs: around the vector widths, odd, and the release's.
 SIZES = [(1, 1), (3, 5), (16, 8), (17, 15), (31, 33), (33, 64), (64, 31), (65, 97), (256, 96), (32, 256)]
+# One that takes several steps over its inputs, and one whose weights are packed at every call.
+SIZES += [(1600, 70), (520, 520)]
 
 
 def normal(*shape: int, scale: float = 1.0, mean: float = 0.0) -> NDArray[np.float32]:
@@ -45,6 +47,13 @@ def test_against_twins(library: Library, sizes: tuple[int, int]) -> None:
             weights = [name for name in case if name not in ("x", "residual")]
             out = library.run_all_ways(operator, case, constant=weights)
             assert_accurate(out, twin, *case.values())
+
+
+@pytest.mark.parametrize("sizes", [(5, 3), (64, 97), (1600, 33)])
+def test_gelu(library: Library, sizes: tuple[int, int]) -> None:
+    case = norm_linear(37, *sizes)
+    out = library.run_all_ways("NormLinear", case, constant=[name for name in case if name != "x"], activation="gelu")
+    assert_accurate(out, twins.norm_linear, *case.values(), activation="gelu")
 
 
 def test_many_rows(library: Library) -> None:

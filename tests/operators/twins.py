@@ -183,11 +183,12 @@ def norm_linear(
     bias: Array,
     *,
     epsilon: float = 1e-5,
+    activation: Literal["none", "gelu"] = "none",
     dtype: DTypeLike = np.float64,
 ) -> Array:
-    """A linear layer of normalised tokens -> [L, N]."""
+    """A linear layer of normalised tokens, and its activation -> [L, N]."""
     normed = layer_norm(x, norm_weight, norm_bias, epsilon, dtype)
-    return normed @ weight.astype(dtype).T + bias.astype(dtype)
+    return activated(normed @ weight.astype(dtype).T + bias.astype(dtype), activation)
 
 
 def linear_add(x: Array, residual: Array, weight: Array, bias: Array, *, dtype: DTypeLike = np.float64) -> Array:
