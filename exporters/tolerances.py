@@ -64,6 +64,11 @@ its kind, is below this may go either way: rounding errors of tokens are a few 1
 fails its limits is forgiven only if its smallest margin is below this, and then it is compared on masks."""
 
 
+CONDITIONED = 4
+"""An image embedding that misses its limit is compared with float64, and may be off by this times what PyTorch's
+float32 is: the largest of many rounding errors, added up in another order, comes out within a few times the same."""
+
+
 def limit_of(tensor: str) -> Limit:
     """The limit of a tensor; `edge_0` to `edge_corner_3` share one."""
     known = LIMITS.get(tensor)

@@ -23,7 +23,7 @@ decoder.onnx
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 1  # of manifest.json and the tensors above
+SCHEMA_VERSION = 2  # of manifest.json and the tensors above
 DOMAIN = "inter2former"
 DOMAIN_VERSION = 1
 

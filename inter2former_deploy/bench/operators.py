@@ -274,7 +274,7 @@ def _torch(case: Case) -> Callable[[], object]:
         "EdgeTokens": {"patch": PATCH},
         "PromptEmbedding": {"patch": PATCH},
         "HybridExperts": {"epsilon": 1e-5},
-        "NormLinear": {"epsilon": 1e-5},
+        "NormLinear": {"epsilon": 1e-5, "activation": "none"},
         "LocalUpsample": {"epsilon": 1e-5},
     }
     attributes = defaults.get(case.operator, {}) | dict(case.attributes)

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from inter2former_deploy.config import PROBE
-from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE
+from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, ENCODER_OUTPUTS, MANIFEST_FILE
 from inter2former_deploy.errors import BundleError, CheckpointError, ExportMismatchError, OperatorLibraryError
 from inter2former_deploy.exporters import bundle, parity
 from inter2former_deploy.exporters.bundle import FILES, ExportReport, export_bundle, verify_bundle
-from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
+from inter2former_deploy.exporters.graphs import EncoderGraph, export_decoder, export_encoder
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, check_parity
+from inter2former_deploy.exporters.tolerances import LIMITS
 from inter2former_deploy.manifest import BUNDLE_ID_KEY, Manifest
 from inter2former_deploy.modules.model import Inter2Former
 
@@ -243,3 +244,24 @@ def test_synthetic_weights_are_made_again(
     assert report.manifest.weights == {"source": "synthetic", "seed": 5}
     assert verify_bundle(tmp_path / "bundle", custom_ops=False).passed
     assert not verify_bundle(tmp_path / "bundle", probe_model, custom_ops=False).passed
+
+
+@pytest.mark.parametrize(("spoilt", "passes"), [(1e-7, True), (3e-3, False)])
+def test_badly_conditioned_weights_are_judged_by_float64(
+    probe_model: Inter2Former, spoilt: float, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a limit that no float32 meets, the graph passes if it is as good as PyTorch, and fails if it is worse."""
+    monkeypatch.setitem(LIMITS, "image_embedding", LIMITS["image_embedding"]._replace(value=1e-12))
+    gate = parity._Gate(probe_model, SIZE, lambda _: None)
+    with torch.inference_mode():
+        picture = gate._normalized_picture()
+        embedding, maps = probe_model.backbone(picture), probe_model.edge_detector.canny_maps(picture)
+        outputs = EncoderGraph(probe_model)(torch.from_numpy(gate._graph_picture()))
+        actual = {name: output.numpy() for name, output in zip(ENCODER_OUTPUTS, outputs, strict=True)}
+        top = np.abs(actual["image_embedding"]).max()
+        actual["image_embedding"] = actual["image_embedding"] + np.float32(spoilt) * top
+        gate._check_features("x", actual, picture, embedding, maps)
+    check = gate.checks[0]
+    assert check.tensor == "image_embedding"
+    assert check.passed == passes
+    assert "float64" in check.note
