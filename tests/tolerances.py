@@ -129,9 +129,9 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
         reason="share of differing pixels: rounding decides bins and equal neighbours, in the release as well",
     ),
     ("fast convolution", "float32"): Tolerance(
-        rtol=8e-6,
+        rtol=2e-6,
         atol=0.0,
-        reason="of the largest value: F(4x4, 3x3) loses up to 2.4e-6 in each of a block's two convolutions of 256 "
-        "channels, and the second norm and the convolutions behind it enlarge the first loss",
+        reason="of the largest value, added to twice the plain formula's error: twice the 1.0e-6 that a block of 256 "
+        "channels loses, the most of all (pytest tests/operators/test_edge_network.py -k test_block -rP | grep loses)",
     ),
 }

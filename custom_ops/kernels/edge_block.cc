@@ -5,9 +5,10 @@
 //
 // Channels that fill vectors: Winograd's F(4x4, 3x3), a tile of 4x4 pixels from 6x6 with 36
 // products a pair of channels where the plain formula has 144. Its error grows with the points it
-// interpolates at; 0, +-5/8, +-3/2 and infinity lose 2.5 times less than the usual 0, +-1, +-2
-// (2.5e-7 instead of 5.5e-7 of the largest value, root mean square, 256 channels; the plain formula
-// 0.4e-7), and all their powers below are exact in float32.
+// interpolates at; 0, +-5/8, +-3/2 and infinity lose less than half as much as the usual 0, +-1,
+// +-2 (2.5e-7 instead of 5.5e-7 of the largest value, root mean square, 256 channels; the plain
+// formula 0.4e-7: python scripts/winograd_points.py), and all their powers below are exact in
+// float32.
 //
 // Fewer channels, a power of two: the lanes hold the channels of a few neighbouring pixels, and the
 // plain formula reads rows that stay in the cache.

@@ -24,7 +24,8 @@ using PackEdgeBlockKernel = void(const EdgeBlockHalf& first, const EdgeBlockHalf
 
 // EdgeBlock of OPERATORS.md: x [rows, columns, channels] -> y of the same shape, no overlap, all
 // sizes at least 1. `packed` is what pack_edge_block of the same tier wrote. Takes memory for one
-// more map, and what each thread needs for its tiles: 1.5 MiB with 256 channels, less with fewer.
+// more map, and what each thread needs for its tiles: up to 36 * (31 * C + 960) floats, C rounded
+// up to whole vectors, which is 1.2 MiB for 256 channels.
 using EdgeBlockKernel = void(const float* x, int64_t rows, int64_t columns, int64_t channels,
                              const float* packed, float epsilon, float* y, const Memory& memory,
                              const Parallel& parallel);
