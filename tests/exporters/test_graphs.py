@@ -133,7 +133,7 @@ def test_operators_of_the_decoder() -> None:
 
 
 def test_operators_of_the_encoder() -> None:
-    """Five to a block: attention, and linear layers with what surrounds them."""
+    """Five to a block: attention, and linear layers with what surrounds them; and the edge network."""
     encoder = export_encoder(model_of(PROBE), size=SIZE)
     ours = [node.op_type for node in encoder.graph.node if node.domain == DOMAIN]
     assert ours.count("WindowAttention") == PROBE.encoder.depth
@@ -146,6 +146,10 @@ def test_operators_of_the_encoder() -> None:
             assert set(node.input[2:]) <= weights
     for kind in ("NormLinear", "LinearAdd"):
         assert ours.count(kind) == 2 * PROBE.encoder.depth
+    stages = 4
+    edges = {"CannyMaps": 1, "EdgeStem": 1, "EdgeBlock": stages * PROBE.edges.blocks}
+    edges |= {"EdgeDownsample": stages - 1, "EdgeProjection": stages}
+    assert {kind: ours.count(kind) for kind in edges} == edges
 
 
 def test_an_encoder_is_no_larger_than_its_weights() -> None:

@@ -226,6 +226,48 @@ def test_local_upsample(assert_close: Any, box: Any, u: int, activation: Any) ->
     assert all(torch.equal(a, b) for a, b in zip(edges, kept, strict=True))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (9, 7), (40, 33)])
+def test_canny_maps(assert_close: Any, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(12)
+    image = torch.from_numpy(rng.uniform(0, 255, (*size, 3)))
+    numbers = 100 + draw(rng, 3), 50 + draw(rng, 3), draw(rng, 5).softmax(0), draw(rng, 5).softmax(0)
+    assert_close(operators.canny_maps(image, *numbers), twins.canny_maps(*arrays(image, *numbers)), "formula")
+
+
+def test_edge_stem(assert_close: Any) -> None:
+    rng = np.random.default_rng(13)
+    maps, weight, bias = 1 + draw(rng, 5, 9, 6), draw(rng, 4, 5, 3, 3), draw(rng, 4)
+    maps[1], maps[2] = 0, 1e-15 * maps[2]  # norms below the least that counts
+    out = operators.edge_stem(maps, weight, bias)
+    assert_close(out, twins.edge_stem(*arrays(maps, weight, bias)), "formula")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 5)])
+def test_edge_block(assert_close: Any, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(14)
+    x, norm, conv = 2 + draw(rng, *size, 6), (6,), (6, 6, 3, 3)
+    weights = [draw(rng, *shape) for _ in range(2) for shape in (norm, norm, conv, norm)]
+    out = operators.edge_block(x, *weights, 0.3)
+    assert_close(out, twins.edge_block(*arrays(x, *weights), epsilon=0.3), "formula")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 6), (9, 7)])
+def test_edge_downsample(assert_close: Any, size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(15)
+    given = draw(rng, *size, 4), draw(rng, 6, 4, 3, 3), draw(rng, 6)
+    assert_close(operators.edge_downsample(*given), twins.edge_downsample(*arrays(*given)), "formula")
+
+
+@pytest.mark.parametrize(("grid", "pixels"), [(1, 1), (3, 1), (3, 2), (2, 4)])
+def test_edge_projection(assert_close: Any, grid: int, pixels: int) -> None:
+    rng = np.random.default_rng(16)
+    side = grid * pixels
+    given = draw(rng, side, side, 6), draw(rng, 5, 6), draw(rng, 5), draw(rng, 3, 5, 3, 3)
+    expected = twins.edge_projection(*arrays(*given), pixels=pixels)
+    for out, truth in zip(operators.edge_projection(*given, pixels), expected, strict=True):
+        assert_close(out, truth, "formula")
+
+
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="rule must be 'released' or 'exact', got 'paper'"):
         operators.edge_tokens(torch.zeros(16, 16, dtype=torch.uint8), "paper", PATCH)
