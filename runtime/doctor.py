@@ -15,7 +15,7 @@ import onnxruntime as ort
 from inter2former_deploy import library
 from inter2former_deploy.contract import DOMAIN_VERSION
 from inter2former_deploy.errors import OperatorLibraryError
-from inter2former_deploy.runtime.onnx_bytes import ELEMENT, STRING, one_node_model
+from inter2former_deploy.runtime.onnx_bytes import ELEMENT, STRING, AttributeValue, one_node_model
 
 PACKAGES = ("inter2former-deploy", "numpy", "onnxruntime", "opencv-python-headless", "typer")
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "safetensors")
@@ -38,7 +38,8 @@ class OperatorCase:
     operator: str
     inputs: dict[str, np.ndarray]
     expected: np.ndarray
-    attributes: dict[str, int | float | str]
+    attributes: dict[str, AttributeValue]
+    bfloat16: tuple[str, ...] = ()  # inputs that the operator takes in this type
 
 
 def examine() -> list[Finding]:
@@ -133,7 +134,8 @@ def _reduced_precision(tier: str) -> str:
 def _check(options: ort.SessionOptions, case: OperatorCase) -> Finding:
     name = f"operator {case.operator}"
     try:
-        (actual,) = _run(options, case.operator, case.inputs, {"out": ELEMENT[case.expected.dtype]}, case.attributes)
+        outputs = {"out": ELEMENT[case.expected.dtype]}
+        (actual,) = _run(options, case.operator, case.inputs, outputs, case.attributes, case.bfloat16)
     except Exception as error:  # as above
         return Finding(name, False, " ".join(str(error).split()), "reinstall the package")
     if actual.shape != case.expected.shape or not np.allclose(actual, case.expected, rtol=1e-6, atol=1e-6):
@@ -151,15 +153,16 @@ def _run(
     operator: str,
     inputs: dict[str, np.ndarray],
     outputs: dict[str, int],
-    attributes: dict[str, int | float | str],
+    attributes: dict[str, AttributeValue],
+    bfloat16: tuple[str, ...] = (),
 ) -> list[Any]:
-    model = one_node_model(operator, inputs, outputs, attributes)
+    model = one_node_model(operator, inputs, outputs, attributes, bfloat16)
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return list(session.run(None, inputs))
 
 
 def known_answers() -> list[OperatorCase]:
-    """One case for every operator."""
+    """One case for every operator of one result."""
 
     def zeros(*shape: int) -> np.ndarray:
         return np.zeros(shape, np.float32)
@@ -169,6 +172,8 @@ def known_answers() -> list[OperatorCase]:
 
     centre_tap = zeros(1, 1, 3, 3)
     centre_tap[0, 0, 1, 1] = 1
+    centre_taps = zeros(3, 3, 3, 3)
+    centre_taps[:, :, 1, 1] = 1
     labels = np.ones((32, 32), np.uint8)
     labels[20, 5] = 4
     prompt_labels = np.ones((8, 8), np.uint8)
@@ -258,6 +263,66 @@ def known_answers() -> list[OperatorCase]:
             },
             np.array([[127, -129]], np.float32),
             {"activation": "none"},
+        ),
+        OperatorCase(  # 1 + 2**-9 rounds to 1
+            "Bf16Linear",
+            {
+                "x": np.array([[1 + 2**-9, 2]], np.float32),
+                "weight": np.array([[1, 0], [-2, 3]], np.float32),
+                "bias": np.array([0, 1], np.float32),
+            },
+            np.array([[1, 5]], np.float32),
+            {"activation": "none"},
+            bfloat16=("weight",),
+        ),
+        OperatorCase(  # all keys are equal: the mean of the values 1 and 3 and of two padding slots' 4
+            "WindowAttention",
+            {
+                "qkv": np.array([[0] * 8 + [1] * 4, [0] * 8 + [3] * 4], np.float32),
+                "padding": np.array([[0] * 8 + [4] * 4], np.float32),
+            },
+            full(3, 2, 4),
+            {"heads": 1, "window": 2, "heights": [1], "widths": [2], "offsets": [0]},
+        ),
+        OperatorCase(  # a white pixel and a black one: gx = 2 in each of 3 channels at the black one
+            "CannyMaps",
+            {
+                "image": np.array([[[255] * 3, [0] * 3]], np.float32),
+                "mean": zeros(3),
+                "std": full(1, 3),
+                "blur_row": np.array([0, 0, 1, 0, 0], np.float32),
+                "blur_column": np.array([0, 0, 1, 0, 0], np.float32),
+            },
+            np.array([[[0, 6]], [[180, 180]], [[0, 6]], [[0, 6]], [[0, 6]]], np.float32),
+            {},
+        ),
+        OperatorCase(
+            "EdgeStem",
+            {"maps": full(7, 1, 1, 1), "weight": centre_tap, "bias": full(0.5, 1)},
+            full(1.5, 1, 1, 1),
+            {},
+        ),
+        OperatorCase(  # one pixel of equal channels normalises to its bias, and 40 is its own SiLU: 9 + 3 * 40 + 0.5
+            "EdgeBlock",
+            {
+                "x": full(9, 1, 1, 3),
+                "norm1_weight": full(1, 3),
+                "norm1_bias": full(2, 3),
+                "conv1_weight": centre_taps,
+                "conv1_bias": zeros(3),
+                "norm2_weight": full(1, 3),
+                "norm2_bias": full(40, 3),
+                "conv2_weight": centre_taps,
+                "conv2_bias": full(0.5, 3),
+            },
+            full(129.5, 1, 1, 3),
+            {"epsilon": 1e-5},
+        ),
+        OperatorCase(
+            "EdgeDownsample",
+            {"x": np.arange(9, dtype=np.float32).reshape(3, 3, 1), "weight": centre_tap, "bias": full(0.5, 1)},
+            np.array([[[0.5], [2.5]], [[6.5], [8.5]]], np.float32),
+            {},
         ),
         OperatorCase("TokenBox", {"low_res": low_res}, np.array([2, 1, 3, 2]), {"threshold": -2.0}),
         OperatorCase(  # one pixel normalises to its bias, 2; the centre tap keeps it; edge 1 and bias 0.5 are added

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -11,13 +11,16 @@ from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
 
 # TensorProto.DataType
 ELEMENT = {np.dtype(np.float32): 1, np.dtype(np.uint8): 2, np.dtype(np.int8): 3, np.dtype(np.int64): 7}
-STRING = 8
+STRING, BFLOAT16 = 8, 16
+
+AttributeValue = int | float | str | list[int]
 
 # Field numbers of onnx.proto
 _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET_IMPORT = 1, 7, 8
 _GRAPH_NODE, _GRAPH_NAME, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 2, 11, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_STRING, _ATTRIBUTE_TYPE = 1, 2, 3, 4, 20
+_ATTRIBUTE_INTS = 8
 _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
 _VALUE_NAME, _VALUE_TYPE = 1, 2
 
@@ -103,7 +106,8 @@ def one_node_model(
     operator: str,
     inputs: Mapping[str, np.ndarray],
     outputs: Mapping[str, int],
-    attributes: Mapping[str, int | float | str],
+    attributes: Mapping[str, AttributeValue],
+    bfloat16: Collection[str] = (),
 ) -> bytes:
     """A model of one node of our domain, whose inputs and outputs are the graph's.
 
@@ -112,15 +116,14 @@ def one_node_model(
         inputs: examples by name, in order; they say the element types.
         outputs: element types (`ELEMENT`, `STRING`) by name, in order.
         attributes: of the node.
+        bfloat16: inputs that the graph takes as float32 and casts for the node, as NumPy has no such type.
     """
-    node = b"".join(
-        [_field(_NODE_INPUT, name) for name in inputs]
-        + [_field(_NODE_OUTPUT, name) for name in outputs]
-        + [_field(_NODE_OP_TYPE, operator), _field(_NODE_DOMAIN, DOMAIN)]
-        + [_field(_NODE_ATTRIBUTE, _attribute(name, value)) for name, value in attributes.items()]
-    )
+    nodes = [_node("Cast", "", [name], [f"{name}_cast"], {"to": BFLOAT16}) for name in bfloat16]
+    taken = [f"{name}_cast" if name in bfloat16 else name for name in inputs]
+    nodes.append(_node(operator, DOMAIN, taken, outputs, attributes))
     graph = b"".join(
-        [_field(_GRAPH_NODE, node), _field(_GRAPH_NAME, operator)]
+        [_field(_GRAPH_NODE, node) for node in nodes]
+        + [_field(_GRAPH_NAME, operator)]
         + [_field(_GRAPH_INPUT, _value(name, ELEMENT[array.dtype])) for name, array in inputs.items()]
         + [_field(_GRAPH_OUTPUT, _value(name, element)) for name, element in outputs.items()]
     )
@@ -128,16 +131,33 @@ def one_node_model(
     return _number(_MODEL_IR_VERSION, 8) + b"".join(imports) + _field(_MODEL_GRAPH, graph)
 
 
+def _node(
+    operator: str,
+    domain: str,
+    inputs: Iterable[str],
+    outputs: Iterable[str],
+    attributes: Mapping[str, AttributeValue],
+) -> bytes:
+    return b"".join(
+        [_field(_NODE_INPUT, name) for name in inputs]
+        + [_field(_NODE_OUTPUT, name) for name in outputs]
+        + [_field(_NODE_OP_TYPE, operator), _field(_NODE_DOMAIN, domain)]
+        + [_field(_NODE_ATTRIBUTE, _attribute(name, value)) for name, value in attributes.items()]
+    )
+
+
 def _opset(domain: str, version: int) -> bytes:
     return _field(1, domain) + _number(2, version)
 
 
-def _attribute(name: str, value: int | float | str) -> bytes:
+def _attribute(name: str, value: AttributeValue) -> bytes:
     head = _field(_ATTRIBUTE_NAME, name)
     if isinstance(value, str):
         return head + _field(_ATTRIBUTE_STRING, value) + _number(_ATTRIBUTE_TYPE, 3)
     if isinstance(value, float):
         return head + _varint(_ATTRIBUTE_FLOAT << 3 | _FIXED32) + struct.pack("<f", value) + _number(_ATTRIBUTE_TYPE, 1)
+    if isinstance(value, list):
+        return head + b"".join(_number(_ATTRIBUTE_INTS, item) for item in value) + _number(_ATTRIBUTE_TYPE, 7)
     return head + _number(_ATTRIBUTE_INT, value) + _number(_ATTRIBUTE_TYPE, 2)
 
 

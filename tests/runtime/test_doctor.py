@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -17,6 +18,12 @@ TWINS = {
     "NormLinear": twins.norm_linear,
     "LinearAdd": twins.linear_add,
     "Int8Linear": twins.int8_linear,
+    "Bf16Linear": twins.bf16_linear,
+    "WindowAttention": twins.window_attention,
+    "CannyMaps": twins.canny_maps,
+    "EdgeStem": twins.edge_stem,
+    "EdgeBlock": twins.edge_block,
+    "EdgeDownsample": twins.edge_downsample,
     "TokenBox": twins.token_box,
     "LocalUpsample": twins.local_upsample,
 }
@@ -26,7 +33,8 @@ CASES = {case.operator: case for case in doctor.known_answers()}
 @pytest.mark.parametrize("operator", TWINS)
 def test_known_answers_are_right(operator: str) -> None:
     case = CASES[operator]
-    answer = TWINS[operator](*case.inputs.values(), **case.attributes)
+    inputs = [x.astype(ml_dtypes.bfloat16) if name in case.bfloat16 else x for name, x in case.inputs.items()]
+    answer = TWINS[operator](*inputs, **case.attributes)
     np.testing.assert_allclose(answer, case.expected, rtol=1e-12)
 
 
@@ -34,9 +42,11 @@ def test_known_answers_are_right(operator: str) -> None:
 def test_models_say_what_was_meant(operator: str) -> None:
     case = CASES[operator]
     outputs = {"out": ELEMENT[case.expected.dtype]}
-    model = onnx.load_model_from_string(one_node_model(operator, case.inputs, outputs, case.attributes))
-    (node,) = model.graph.node
-    assert list(node.input) == list(case.inputs)
+    model = onnx.load_model_from_string(one_node_model(operator, case.inputs, outputs, case.attributes, case.bfloat16))
+    *casts, node = model.graph.node
+    assert [cast.input[0] for cast in casts] == list(case.bfloat16)
+    cast_from = {cast.output[0]: cast.input[0] for cast in casts}
+    assert [cast_from.get(name, name) for name in node.input] == list(case.inputs)
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     attributes = {name: a.decode() if isinstance(a, bytes) else a for name, a in attributes.items()}
     assert attributes == {name: pytest.approx(a) if isinstance(a, float) else a for name, a in case.attributes.items()}
