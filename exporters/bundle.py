@@ -18,8 +18,8 @@ from typing import Any, get_args
 import onnx
 
 from inter2former_deploy import library
-from inter2former_deploy.checkpoint import load_checkpoint, synthetic_state_dict
-from inter2former_deploy.config import VIT_B, EdgeRule, ModelConfig
+from inter2former_deploy.checkpoint import bundled_weights, load_checkpoint, synthetic_state_dict
+from inter2former_deploy.config import EdgeRule, ModelConfig
 from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE
 from inter2former_deploy.errors import BundleError, ExportMismatchError
 from inter2former_deploy.exporters.agreement import AgreementReport, check_agreement
@@ -75,7 +75,8 @@ def export_bundle(
     """Export a model as a bundle and verify it; the folder appears only when all is well.
 
     Args:
-        checkpoint: A file that `load_checkpoint` reads, or a model; None for seeded synthetic weights.
+        checkpoint: A file that `load_checkpoint` reads, or a model; None for the bundled weights, or with a `config`
+            for seeded synthetic ones.
         folder: Where the bundle goes; its parent must exist.
         config: The configuration that a checkpoint must fit or synthetic weights are made for.
         size: S, the model resolution, pixels, a multiple of 16.
@@ -193,7 +194,7 @@ def verify_bundle(
 
     Args:
         folder: The bundle.
-        checkpoint: The weights that it was exported from, or the model; None where they are synthetic, as they are
+        checkpoint: The weights that it was exported from, or the model; None where they are bundled, or synthetic and
             made again.
         custom_ops: Compare with the operator library, too.
         num_threads: Of onnxruntime; as many as cores when None.
@@ -211,14 +212,8 @@ def verify_bundle(
         path = folder / name
         if not path.is_file() or sha256(path) != expected:
             raise BundleError(f"{path} is missing or is not the file of this bundle: export it again")
-    stated = manifest.weights
-    if checkpoint is None and stated.get("source") != "synthetic":
-        named = stated.get("file", "a model in memory")
-        raise ValueError(f"{folder} was exported from {named}: name that checkpoint to verify against it")
     progress("read weights")
-    model, weights = load_weights(checkpoint, config=manifest.model_config, seed=int(stated.get("seed", DEFAULT_SEED)))
-    if "sha256" in stated and "sha256" in weights and stated["sha256"] != weights["sha256"]:
-        raise ValueError(f"{checkpoint} is not the checkpoint that {folder} was exported from: their SHA-256 differ")
+    model = load_exported(manifest, checkpoint)
     encoder, decoder = folder / ENCODER_FILE, folder / DECODER_FILE
     size, precision = manifest.size, manifest.precision
 
@@ -266,8 +261,9 @@ def load_weights(
     """A model in evaluation mode, and where its weights come from, as the manifest says it.
 
     Args:
-        checkpoint: A file that `load_checkpoint` reads, or a model, which is not changed; None for synthetic weights.
-        config: The configuration; by default the checkpoint's own, `vit_b` for synthetic weights.
+        checkpoint: A file that `load_checkpoint` reads, or a model, which is not changed; None for the bundled
+            weights, or with a `config` for synthetic ones.
+        config: The configuration; the checkpoint's own when None.
         edge_rule: Which tokens get full attention; the configuration's own when None.
         seed: Of synthetic weights.
 
@@ -275,21 +271,44 @@ def load_weights(
         CheckpointError: The checkpoint is unreadable or does not fit.
     """
     weights: dict[str, Any]
-    if checkpoint is None:
-        config = config or VIT_B
-        state, weights = synthetic_state_dict(config, seed), {"source": "synthetic", "seed": seed}
-    elif isinstance(checkpoint, Inter2Former):
+    if isinstance(checkpoint, Inter2Former):
         config = config or checkpoint.config
         state, weights = checkpoint.state_dict(), {"source": "a model in memory"}
+    elif checkpoint is None and config is not None:
+        state, weights = synthetic_state_dict(config, seed), {"source": "synthetic", "seed": seed}
     else:
-        state, config = load_checkpoint(checkpoint, config)
-        path = Path(checkpoint)
-        weights = {"source": "checkpoint", "file": path.name, "sha256": sha256(path)}
+        path = bundled_weights() if checkpoint is None else Path(checkpoint)
+        state, config = load_checkpoint(path, config)
+        source = "bundled" if path == bundled_weights() else "checkpoint"
+        weights = {"source": source, "file": path.name, "sha256": sha256(path)}
     if edge_rule is not None:
         config = config.with_decoder(edge_rule=edge_rule)
     model = Inter2Former(config)
     model.load_state_dict(state, assign=True)
     return model.eval(), weights
+
+
+def load_exported(manifest: Manifest, checkpoint: str | Path | Inter2Former | None = None) -> Inter2Former:
+    """The model that a bundle was exported from.
+
+    Args:
+        manifest: Of the bundle.
+        checkpoint: The weights, or the model; None where they are bundled, or synthetic and made again.
+
+    Raises:
+        CheckpointError: The checkpoint is unreadable or does not fit.
+        ValueError: The checkpoint is not the one that the bundle was exported from, or is needed and not given.
+    """
+    stated = manifest.weights
+    if checkpoint is None and stated.get("source") == "bundled":
+        checkpoint = bundled_weights()
+    elif checkpoint is None and stated.get("source") != "synthetic":
+        named = stated.get("file", "a model in memory")
+        raise ValueError(f"the bundle was exported from {named}: name that checkpoint to compare with it")
+    model, weights = load_weights(checkpoint, config=manifest.model_config, seed=int(stated.get("seed", DEFAULT_SEED)))
+    if "sha256" in stated and "sha256" in weights and stated["sha256"] != weights["sha256"]:
+        raise ValueError(f"{checkpoint} is not the checkpoint that the bundle was exported from: their SHA-256 differ")
+    return model
 
 
 def tool_versions() -> dict[str, str]:

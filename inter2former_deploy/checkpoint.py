@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -85,6 +86,11 @@ def load_checkpoint(path: str | Path, config: ModelConfig | None = None) -> Chec
         for name, t in zip(names, tensors, strict=True)
     }
     return Checkpoint({name: loaded[name] for name in expected}, config)
+
+
+def bundled_weights() -> Path:
+    """The weights that come with this package: the `demo` configuration (weights/README.md says how it was trained)."""
+    return Path(str(files("inter2former_deploy") / "weights" / "demo.safetensors"))
 
 
 def load_model(path: str | Path, config: ModelConfig | None = None) -> Inter2Former:

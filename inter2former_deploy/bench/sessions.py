@@ -50,13 +50,12 @@ def torch(bundle: str, checkpoint: str | None, part: str) -> Callable[[], object
     import torch
 
     from inter2former_deploy.evaluation import ReferenceSegmenter
-    from inter2former_deploy.exporters.bundle import load_weights
+    from inter2former_deploy.exporters.bundle import load_exported
     from inter2former_deploy.manifest import Manifest
 
     torch.set_num_threads(threads_here())
     manifest = Manifest.read(Path(bundle))
-    model, _ = load_weights(checkpoint, config=manifest.model_config)
-    return _session(ReferenceSegmenter(model, manifest.size), part)
+    return _session(ReferenceSegmenter(load_exported(manifest, checkpoint), manifest.size), part)
 
 
 def _session(segmenter: Any, part: str) -> Callable[[], object]:

@@ -57,7 +57,9 @@ def session(
     bundle: Annotated[Path, typer.Argument(metavar="DIR", help="Bundle that i2f export wrote.", show_default=False)],
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="What it was exported from; not needed for synthetic weights.", show_default=False),
+        typer.Option(
+            help="What it was exported from; not needed for bundled or synthetic weights.", show_default=False
+        ),
     ] = None,
     threads: Threads = 2,
     seconds: Seconds = 10.0,

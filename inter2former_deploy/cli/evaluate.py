@@ -26,7 +26,11 @@ def evaluate(
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Score this checkpoint with the reference modules, or compare the bundle with it."),
+        typer.Option(
+            help="Score this checkpoint with the reference modules, or compare the bundle with it. Without either: "
+            "the bundled weights.",
+            show_default=False,
+        ),
     ] = None,
     config: Annotated[
         str | None, typer.Option(help="Configuration of the checkpoint: a preset or a JSON file.", show_default=False)
@@ -60,8 +64,6 @@ def evaluate(
 
     Example: i2f eval DAVIS/ --bundle bundle --save-worst 10
     """
-    if bundle is None and checkpoint is None:
-        raise typer.BadParameter("give --bundle, --checkpoint, or both to compare them")
     if bundle is not None and size:
         raise typer.BadParameter("a bundle has one resolution; --size is for a checkpoint alone", param_hint="--size")
     from inter2former_deploy.data import open_dataset
@@ -69,6 +71,10 @@ def evaluate(
     from inter2former_deploy.evaluation import evaluate as run
     from inter2former_deploy.evaluation.models import open_bundle_model, open_reference_models
 
+    if bundle is None and checkpoint is None:
+        from inter2former_deploy.checkpoint import bundled_weights
+
+        checkpoint = bundled_weights()
     models = [open_bundle_model(bundle, threads, custom_ops)] if bundle else []
     references = open_reference_models(
         checkpoint, config, edge_rule, [models[0].size] if models else size or [1024], threads

@@ -19,8 +19,8 @@ def export(
         Path | None,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A released checkpoint, or safetensors that i2f train wrote. Without one the weights are "
-            "synthetic: good for tests and timing, not for pictures.",
+            help="A released checkpoint, or safetensors that i2f train wrote. Without one: the small bundled model, "
+            "or with --config synthetic weights, good for tests and timing, not for pictures.",
             show_default=False,
         ),
     ] = None,
@@ -79,7 +79,7 @@ def export(
         from inter2former_deploy.exporters.graphs import DEFAULT_OPSET
         from inter2former_deploy.exporters.parity import ParityReport
 
-    if checkpoint is None:
+    if checkpoint is None and config:
         typer.echo("no checkpoint is given: the weights are synthetic, the masks will mean nothing", err=True)
     try:
         report = export_bundle(

@@ -17,7 +17,7 @@ def verify(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="What the bundle was exported from; not needed for synthetic weights.",
+            help="What the bundle was exported from; not needed for bundled or synthetic weights.",
             show_default=False,
         ),
     ] = None,

@@ -12,11 +12,11 @@ import onnx
 import pytest
 import torch
 
-from inter2former_deploy.config import PROBE
+from inter2former_deploy.config import DEMO, PROBE
 from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, ENCODER_OUTPUTS, MANIFEST_FILE
 from inter2former_deploy.errors import BundleError, CheckpointError, ExportMismatchError, OperatorLibraryError
 from inter2former_deploy.exporters import bundle, parity
-from inter2former_deploy.exporters.bundle import FILES, ExportReport, export_bundle, verify_bundle
+from inter2former_deploy.exporters.bundle import FILES, ExportReport, export_bundle, load_exported, verify_bundle
 from inter2former_deploy.exporters.graphs import EncoderGraph, export_decoder, export_encoder
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, check_parity
 from inter2former_deploy.exporters.tolerances import LIMITS
@@ -265,3 +265,15 @@ def test_badly_conditioned_weights_are_judged_by_float64(
     assert check.tensor == "image_embedding"
     assert check.passed == passes
     assert "float64" in check.note
+
+
+def test_bundled_weights_are_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "CLICKS", parity.CLICKS[:1])
+    monkeypatch.setattr(parity, "NOISE_DECODES", 0)
+    manifest = export_bundle(None, tmp_path / "bundle", size=SIZE, custom_ops=False).manifest
+    assert manifest.model_config == DEMO
+    assert manifest.weights["source"] == "bundled"
+    assert verify_bundle(tmp_path / "bundle", custom_ops=False).passed
+    manifest.weights["sha256"] = "0" * 64  # a bundle of another version's weights
+    with pytest.raises(ValueError, match="SHA-256 differ"):
+        load_exported(manifest)
