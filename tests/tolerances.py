@@ -20,6 +20,12 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
         reason="added to twice the plain formula's error, relative to the largest expected value: where the plain "
         "formula happens to round exactly, a kernel may still differ by a few units in the last place",
     ),
+    ("window attention body", "float32"): Tolerance(
+        rtol=2.0**-21,
+        atol=0,
+        reason="added for the body in onnxruntime's own Softmax and MatMul: on one installation of two, 1.74e-6 of 256 "
+        "keys a window where twice the plain formula's error is 1.32e-6 (pytest tests/exporters/test_bodies.py)",
+    ),
     ("twin", "float64"): Tolerance(
         rtol=1e-5,
         atol=0.0,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from operators import test_narrow_linear as narrow_linear
 from operators import twins
 from operators.harness import assert_accurate, fed, one_node_model
+from tolerances import TOLERANCES
 
 from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, MAX_OPSET, MIN_OPSET, function_protos
 
@@ -326,7 +327,8 @@ def test_window_attention(maps: Any, window: int, heads: int, head_width: int, i
     inputs = {"qkv": normal(rng, tokens, 3 * width), "padding": normal(rng, 1, 3 * width)}
     given = {"heads": heads, "window": window, "heights": heights, "widths": widths, "offsets": offsets}
     out = run("WindowAttention", inputs, constant=("padding",), **given)
-    assert_accurate(out, twins.window_attention, *inputs.values(), **given)
+    extra = TOLERANCES["window attention body", "float32"].rtol
+    assert_accurate(out, twins.window_attention, *inputs.values(), extra=extra, **given)
 
 
 def test_statistics_of_a_large_crop() -> None:
