@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from inter2former_deploy.cli.segment import PICTURES, read_image
+from inter2former_deploy.cli.segment import PICTURES, CustomOps, Threads, read_image
 
 FAILED = 1
 
@@ -28,12 +28,8 @@ def encode(
         Path, typer.Option("--output", "-o", metavar="CACHE", help="Folder of encoded images.", show_default=False)
     ],
     bundle: Annotated[Path, typer.Option(metavar="DIR", help="Bundle that i2f export wrote.", show_default=False)],
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads to use; as many as cores if not given.", show_default=False)
-    ] = None,
-    custom_ops: Annotated[
-        bool, typer.Option(help="Use the fast operator library, or plain onnxruntime: same masks, slower.")
-    ] = True,
+    threads: Threads = None,
+    custom_ops: CustomOps = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print which picture lies in which file, as JSON.")] = False,
 ) -> None:
     """Encode pictures ahead of time: i2f segment --cache CACHE then begins at once.

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".pgm")  # a mask must come back as it was written
 PICTURES = (*LOSSLESS, ".jpg", ".jpeg", ".webp", ".ppm")
 
+# Options that i2f encode has, too.
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads to use; as many as cores if not given.", show_default=False)
+]
+CustomOps = Annotated[
+    bool, typer.Option(help="Use the fast operator library, or plain onnxruntime: same masks, slower.")
+]
+
 
 class OrderedClicks(TyperCommand):
     """Remembers in which order --fg and --bg were given; their values alone do not say it."""
@@ -64,12 +72,8 @@ def segment(
             show_default=False,
         ),
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads to use; as many as cores if not given.", show_default=False)
-    ] = None,
-    custom_ops: Annotated[
-        bool, typer.Option(help="Use the fast operator library, or plain onnxruntime: same masks, slower.")
-    ] = True,
+    threads: Threads = None,
+    custom_ops: CustomOps = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print times and areas as JSON.")] = False,
 ) -> None:
     """Segment an image with clicks. They take effect in the order of the command line.
