@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -208,7 +208,7 @@ CASES: Mapping[str, Callable[..., Case]] = {
         *(edge_tokens, prompt_embedding, token_box, local_upsample),
     )
 }
-VARIANTS = ("library", "plain", "torch")
+VARIANTS = ("library", "plain", "torch")  # ours first
 
 
 def workload(case: str, variant: str, arguments: Mapping[str, Any]) -> Workload:
@@ -311,9 +311,9 @@ def _mixed_places(labels: Array, stride: int, reach: int) -> int:
     return int(np.count_nonzero((cv2.dilate(labels, kernel) != cv2.erode(labels, kernel))[::stride, ::stride]))
 
 
-def sweep() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The cases of `i2f bench ops`: every operator at both sizes, over edge share or area."""
-    for side in (64, 128):
+def sweep(sizes: Iterable[int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The cases of `i2f bench ops`: every operator at these resolutions, over edge share or area."""
+    for side in (size // PATCH for size in sizes):
         for share in (0.0, 0.03, 0.1, 0.3, 1.0):
             yield "hybrid_attention", {"side": side, "share": share}
             yield "hybrid_experts", {"side": side, "share": share}

@@ -13,6 +13,7 @@ from inter2former_deploy.bench.workers import Timing, Workload, alternate
 from inter2former_deploy.config import EdgeRule
 
 Say = Callable[[str], None]
+Keep = Callable[[Mapping[str, Any]], None]  # is given the whole result after each case: a run may be cut short
 Row = dict[
     str, Any
 ]  # "what": dict, "variants": {name: Timing.to_dict()}, and for operators "flop", "nbytes", "floor_ms"
@@ -22,21 +23,40 @@ SIZES = (1024, 2048)
 CALLS = 10  # of an operator in a row: in a decoder, too, it finds its inputs in the cache
 
 
-def measure_operators(threads: int, seconds: float, say: Say, only: Sequence[str] = ()) -> dict[str, Any]:
-    """Each operator over tokens, edge share and area; floors from ceilings of the same run, an empty call included."""
+def measure_operators(
+    threads: int,
+    seconds: float,
+    say: Say,
+    keep: Keep,
+    *,
+    only: Sequence[str] = tuple(operators.CASES),
+    sizes: Iterable[int] = SIZES,
+    alone: bool = False,
+) -> dict[str, Any]:
+    """Each operator over tokens, edge share and area; floors from ceilings of the same run, an empty call included.
+
+    Raises:
+        ValueError: an operator of `only` is none of `operators.CASES`.
+    """
+    unknown = set(only) - operators.CASES.keys()
+    if unknown:
+        raise ValueError(
+            f"unknown operator {', '.join(sorted(unknown))}; expected some of {', '.join(operators.CASES)}"
+        )
     result = _header(threads, say)
     ceilings: machine.Ceilings = result.pop("_ceilings")
-    for name, arguments in operators.sweep():
-        if only and name not in only:
+    for name, arguments in operators.sweep(sizes):
+        if name not in only:
             continue
         case = operators.CASES[name](**arguments)
-        variants = {v: operators.workload(name, v, arguments) for v in operators.VARIANTS}
+        variants = {v: operators.workload(name, v, arguments) for v in operators.VARIANTS[: 1 if alone else None]}
         row = _row({"case": name, **arguments}, variants, threads, seconds, CALLS)
         row |= {"flop": case.flop, "nbytes": case.nbytes}
         row["floor_ms"] = ceilings.call_ms + ceilings.floor_ms(case.flop, case.nbytes)
         median = row["variants"]["library"]["median"]
         row |= {"gflops": case.flop / median / 1e6, "gbytes": case.nbytes / median / 1e6}
         result["rows"].append(row)
+        keep(result)
         say(f"{_words(row['what'])}: {_medians(row)}, {median / row['floor_ms']:.2f} x its floor")
     return result
 
@@ -54,7 +74,7 @@ def measure_experts(threads: int, seconds: float, say: Say) -> dict[str, Any]:
     return result
 
 
-def measure_clicks(threads: int, seconds: float, say: Say, sizes: Iterable[int] = SIZES) -> dict[str, Any]:
+def measure_clicks(threads: int, seconds: float, say: Say, keep: Keep, sizes: Iterable[int] = SIZES) -> dict[str, Any]:
     """First and later clicks at both sizes and rules, with a 20 GFLOP matrix product beside them."""
     result = _header(threads, say)
     del result["_ceilings"]
@@ -73,11 +93,14 @@ def measure_clicks(threads: int, seconds: float, say: Say, sizes: Iterable[int] 
                     row = _row(what, variants, threads, seconds)
                     row["components"] = clicks.components(Path(folder), size, share, rule, threads)
                     result["rows"].append(row)
+                    keep(result)
                     say(f"{_words(row['what'])}: {_medians(row)}")
     return result
 
 
-def measure_encoding(threads: int, seconds: float, say: Say, sizes: Iterable[int] = SIZES) -> dict[str, Any]:
+def measure_encoding(
+    threads: int, seconds: float, say: Say, keep: Keep, sizes: Iterable[int] = SIZES
+) -> dict[str, Any]:
     """Opening a photograph: preprocessing, encoder and edge network."""
     result = _header(threads, say)
     ceilings: machine.Ceilings = result.pop("_ceilings")
@@ -87,6 +110,7 @@ def measure_encoding(threads: int, seconds: float, say: Say, sizes: Iterable[int
             flop = images.encoder_flop(size)
             row |= {"flop": flop, "floor_ms": ceilings.floor_ms(flop)}
             result["rows"].append(row)
+            keep(result)
             floors = row["variants"]["library"]["median"] / row["floor_ms"]
             say(f"{_words(row['what'])}: {_medians(row)}, {floors:.2f} x its floor")
     return result

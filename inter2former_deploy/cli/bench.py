@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -26,14 +27,20 @@ def ops(
     threads: Threads = 2,
     seconds: Seconds = 1.0,
     output: Output = None,
+    size: Sizes = BOTH,
     only: Annotated[
         list[str] | None, typer.Option(help="One operator, such as hybrid_attention. May be repeated.")
     ] = None,
+    alone: Annotated[
+        bool, typer.Option("--alone", help="The library alone, without what it is compared with.")
+    ] = False,
 ) -> None:
     """Each operator over tokens, edge share and area; with its floor."""
-    from inter2former_deploy.bench import report
+    from inter2former_deploy.bench import operators, report
 
-    _write(report.measure_operators(threads, seconds, typer.echo, only or ()), output)
+    wanted = only or tuple(operators.CASES)
+    keep = _keep(output)
+    _write(report.measure_operators(threads, seconds, typer.echo, keep, only=wanted, sizes=size, alone=alone), output)
 
 
 @app.command("click")
@@ -41,7 +48,7 @@ def click(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, s
     """Whole clicks: labels, decoder and mask."""
     from inter2former_deploy.bench import report
 
-    _write(report.measure_clicks(threads, seconds, typer.echo, size), output)
+    _write(report.measure_clicks(threads, seconds, typer.echo, _keep(output), size), output)
 
 
 @app.command("encode")
@@ -49,7 +56,7 @@ def encode(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, 
     """Opening an image: preprocessing, encoder and edge network, the encoder in every precision."""
     from inter2former_deploy.bench import report
 
-    _write(report.measure_encoding(threads, seconds, typer.echo, size), output)
+    _write(report.measure_encoding(threads, seconds, typer.echo, _keep(output), size), output)
 
 
 @app.command("session")
@@ -94,8 +101,20 @@ def compare(before: Path, after: Path) -> None:
     typer.echo(report.compare(report.read(before), report.read(after)))
 
 
+def _keep(output: Path | None) -> Callable[[object], None]:
+    """Puts a result, whole or not yet, into the file in one step: a reader never meets half of one."""
+
+    def keep(result: object) -> None:
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            draft = output.with_name(output.name + ".part")
+            draft.write_text(json.dumps(result, indent=1) + "\n")
+            draft.replace(output)
+
+    return keep
+
+
 def _write(result: object, output: Path | None) -> None:
+    _keep(output)(result)
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=1) + "\n")
         typer.echo(f"wrote {output}")

@@ -107,6 +107,24 @@ def test_comparison_pairs_equal_cases(tmp_path):
         report.read(path)
 
 
+def test_operators_are_kept_one_by_one(monkeypatch):
+    monkeypatch.setattr(report.machine, "measure", lambda threads: Ceilings(gflops=100, gbytes=10, threads=threads))
+    kept: list[list[dict]] = []
+
+    def keep(result):
+        kept.append(json.loads(json.dumps(result))["rows"])
+
+    options = {"only": ["token_box"], "sizes": [128], "alone": True}
+    result = report.measure_operators(1, 0.0, lambda _: None, keep, **options)
+    assert [len(rows) for rows in kept] == [1, 2, 3, 4]  # a share at a time
+    assert kept[-1] == result["rows"]
+    for row in result["rows"]:
+        assert row["what"].items() >= {"case": "token_box", "side": 8}.items()
+        assert row["variants"].keys() == {"library"}
+    with pytest.raises(ValueError, match="unknown operator no_such; expected some of hybrid_attention, "):
+        report.measure_operators(1, 0.0, lambda _: None, keep, only=["no_such"])
+
+
 def test_a_pinned_click_upsamples_the_disc_s_box(tmp_path):
     click = clicks.graph(256, 0.1, str(clicks.export_pinned(tmp_path, 256, 0.1, "exact")), custom_ops=True)
     mask = click()
