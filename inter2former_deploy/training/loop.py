@@ -34,6 +34,7 @@ from .interaction import simulate
 from .state import LOG_FILE, PLOT_FILE, Average, Log, load_state, plot_log, save_state
 
 WEIGHTS_FILE = "weights.safetensors"
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Trainer:
@@ -261,7 +262,7 @@ def train(
         sampler=range(first, config.steps),
         batch_size=None,
         num_workers=workers,
-        worker_init_fn=_leave_cores_to_the_step,
+        worker_init_fn=_start_worker,
     )
     with _interrupts() as interrupted:
         for batch in loader:
@@ -344,8 +345,10 @@ def _cosines(channels: int, patch: int) -> Tensor:
     return weight
 
 
-def _leave_cores_to_the_step(_: int) -> None:
-    cv2.setNumThreads(1)
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(1)  # the cores are the step's
+    for interrupt in _INTERRUPTS:  # they reach the whole process group; the step must not miss its pictures for them
+        signal.signal(interrupt, signal.SIG_IGN)
 
 
 def _mean(entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -362,14 +365,13 @@ def _summary(mean: dict[str, Any]) -> str:
 def _interrupts() -> Iterator[Callable[[], bool]]:
     """Within, Ctrl-C and SIGTERM only raise a flag: the step ends and the state is saved."""
     raised: list[int] = []
-    wanted = (signal.SIGINT, signal.SIGTERM)
     try:
-        old = [signal.signal(s, lambda number, _: raised.append(number)) for s in wanted]
+        old = [signal.signal(s, lambda number, _: raised.append(number)) for s in _INTERRUPTS]
     except ValueError:  # not in the main thread: whoever is there takes care
         yield lambda: False
         return
     try:
         yield lambda: bool(raised)
     finally:
-        for s, handler in zip(wanted, old, strict=True):
+        for s, handler in zip(_INTERRUPTS, old, strict=True):
             signal.signal(s, handler)

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import cv2
@@ -132,6 +136,24 @@ def test_a_kill_while_saving_leaves_the_old_state(tmp_path, monkeypatch):
     (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1}) + '\n{"step": 2, "fu')
     assert read_log(tmp_path / "log.jsonl") == [{"step": 1}]
     assert (tmp_path / STATE_FILE).is_file()
+
+
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_of_all_processes_of_a_run_ends_it_between_steps(tmp_path, interrupt):
+    code = (
+        "import sys, json; from pathlib import Path; from inter2former_deploy.config import ModelConfig;"
+        "from inter2former_deploy.training import Stage, TrainConfig, train;"
+        "config = TrainConfig(steps=10**6, targets=1, stages=(Stage(share=1, size=64, batch=1),));"
+        "train(ModelConfig.from_dict(json.loads(sys.argv[1])), config, Path(sys.argv[2]), workers=1, log_every=1)"
+    )
+    command = (sys.executable, "-u", "-c", code, json.dumps(TINY.to_dict()), str(tmp_path / "run"))
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True)
+    assert "step 1/" in run.stdout.readline()
+    os.killpg(run.pid, interrupt)  # as a terminal's Ctrl-C does it
+    rest, _ = run.communicate()
+    assert run.returncode == 0
+    assert "stopped at step" in rest
+    assert load_state(tmp_path / "run")["step"] >= 1
 
 
 @pytest.mark.parametrize(("attention", "bf16"), [("hybrid", True), ("vq", False)])
