@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from inter2former_deploy.config import PATCH, ModelConfig
 from inter2former_deploy.contract import (
+    BLANK_INPUTS,
     DECODER_INPUTS,
     DECODER_OUTPUTS,
     DOMAIN,
@@ -34,6 +35,7 @@ from inter2former_deploy.contract import (
 )
 from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, HELPER_VERSION, check_opset, function_protos
 from inter2former_deploy.exporters.translations import translation_table
+from inter2former_deploy.modules.attention import KnownAttention
 from inter2former_deploy.modules.model import Inter2Former
 
 DEFAULT_OPSET = 20  # the first with GELU as one operator; onnxruntime 1.17 and later run it
@@ -62,7 +64,8 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, model: Inter2Former) -> None:
         super().__init__()
-        self.backbone, self.edge_detector, self.decode_head = model.backbone, model.edge_detector, model.decode_head
+        self.backbone, self.edge_detector = model.backbone, model.edge_detector
+        self.neck, self.decode_head = model.neck, model.decode_head
         for name, numbers in (("mean", MEAN_BGR), ("std", STD_BGR)):
             self.register_buffer(name, torch.tensor(numbers), persistent=False)
 
@@ -74,12 +77,16 @@ class EncoderGraph(nn.Module):
         """Canny maps [5, S, S] -> the twelve tensors `contract.EDGE_INPUTS`."""
         return self.decode_head.project_stages(self.edge_detector.encode(canny_maps))
 
+    def blank_inputs(self, image_embedding: Tensor) -> tuple[Tensor, ...]:
+        """Image embedding [h, w, C] -> the tensors `contract.BLANK_INPUTS`."""
+        return self.neck.attend_blank(image_embedding)
+
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """RGB [S, S, 3] in 0-255 -> the tensors `contract.ENCODER_OUTPUTS`."""
         picture = self.normalize(image)
         embedding: Tensor = self.backbone(picture)[0].permute(1, 2, 0)
         canny_maps: Tensor = self.edge_detector.canny.encode(image)
-        return embedding, *self.edge_inputs(canny_maps), canny_maps
+        return embedding, *self.blank_inputs(embedding), *self.edge_inputs(canny_maps), canny_maps
 
 
 class DecoderGraph(nn.Module):
@@ -93,9 +100,10 @@ class DecoderGraph(nn.Module):
         super().__init__()
         self.neck, self.decode_head = model.neck, model.decode_head
 
-    def forward(self, labels: Tensor, image_embedding: Tensor, *edge_inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, labels: Tensor, image_embedding: Tensor, *features: Tensor) -> tuple[Tensor, ...]:
         """The tensors `contract.DECODER_INPUTS` -> the tensors `contract.DECODER_OUTPUTS`."""
-        tokens, edge_tokens = self.neck.decode(labels, image_embedding)
+        blank, edge_inputs = features[: len(BLANK_INPUTS)], features[len(BLANK_INPUTS) :]
+        tokens, edge_tokens = self.neck.decode(labels, image_embedding, KnownAttention(*blank))
         upsampled = self.decode_head.decode(tokens, edge_inputs)
         return upsampled.logits, upsampled.box_logits, upsampled.box, tokens, edge_tokens
 
@@ -112,6 +120,9 @@ def decoder_shapes(config: ModelConfig, size: int) -> dict[str, tuple[int, ...]]
     shapes: dict[str, tuple[int, ...]] = {
         "labels": (size, size),
         "image_embedding": (grid, grid, config.decoder.dim),
+        "blank_qkv": (grid * grid, 3 * config.decoder.attention_dim),
+        "blank_attention": (grid * grid, config.decoder.attention_dim),
+        "blank_logsum": (grid * grid, config.decoder.heads),
     }
     for i, channels in enumerate((*config.decoder.pyramid[1:], 1)):
         side = grid * 2 ** (i + 1)

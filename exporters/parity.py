@@ -32,6 +32,7 @@ from torch.utils.hooks import RemovableHandle
 from inter2former_deploy import library
 from inter2former_deploy.config import PATCH
 from inter2former_deploy.contract import (
+    BLANK_INPUTS,
     DECODER_INPUTS,
     DECODER_OUTPUTS,
     DOMAIN,
@@ -251,7 +252,7 @@ class _Watch:
         code, expert = min(self._code, default=1.0), min(self._expert, default=1.0)
         return Margins(code=code, expert=expert, box=box, experts=tuple(self._experts))
 
-    def _see_attention(self, module: HybridAttention, args: tuple[Tensor, Tensor, int], _: Tensor) -> None:
+    def _see_attention(self, module: HybridAttention, args: tuple[Any, ...], _: Tensor) -> None:
         weight, bias, _codewords = module.pack()
         scores = F.linear(args[0].chunk(3, dim=1)[1], weight, bias)  # [L, B]
         distance = scores.abs() if module.quantizer == "bsq" else _lead(scores)
@@ -332,9 +333,11 @@ class _Gate:
         self.checks.append(check)
         for name, one, other in zip(CANNY_MAPS, actual["canny_maps"], maps[0].numpy(), strict=True):
             self.checks.append(_compared(f"canny_maps/{name}", backend, one, other))
-        # Of the same maps, since the maps themselves are ill-conditioned.
-        edge_inputs = EncoderGraph(self.model).edge_inputs(torch.from_numpy(actual["canny_maps"]))
-        for name, tensor in zip(EDGE_INPUTS, edge_inputs, strict=True):
+        # Of the same embedding and maps: the first may be judged apart, the maps are ill-conditioned.
+        graph = EncoderGraph(self.model)
+        blank_inputs = graph.blank_inputs(torch.from_numpy(actual["image_embedding"]))
+        edge_inputs = graph.edge_inputs(torch.from_numpy(actual["canny_maps"]))
+        for name, tensor in zip((*BLANK_INPUTS, *EDGE_INPUTS), (*blank_inputs, *edge_inputs), strict=True):
             self.checks.append(_compared(name, backend, actual[name], tensor.numpy()))
 
     def _judged_in_float64(self, check: Check, actual: Array, picture: Tensor, embedding: Tensor) -> Check:

@@ -34,6 +34,7 @@ LIMITS: dict[str, Limit] = {
     "canny_maps/thin": Limit("share", 5e-4, _CANNY),
     "canny_maps/thresh": Limit("share", 5e-4, _CANNY),
     "canny_maps/early": Limit("share", 5e-4, _CANNY),
+    "blank": Limit("error", 1e-5, "of the same embedding: " + _ROUNDING),
     "edge": Limit("error", 1e-5, "of the same Canny maps: " + _ROUNDING),
     "edge_tokens": Limit("count", 0, "integers"),
     "box": Limit("count", 0, "integers, unless a token lies on the threshold"),
@@ -70,6 +71,6 @@ float32 is: the largest of many rounding errors, added up in another order, come
 
 
 def limit_of(tensor: str) -> Limit:
-    """The limit of a tensor; `edge_0` to `edge_corner_3` share one."""
+    """The limit of a tensor; `blank_qkv` to `blank_logsum` share one, and `edge_0` to `edge_corner_3`."""
     known = LIMITS.get(tensor)
-    return known if known is not None else LIMITS["edge"]
+    return known if known is not None else LIMITS[tensor.split("_")[0]]

@@ -20,6 +20,7 @@ _OPERATORS = (
     "edge_tokens",
     "prompt_embedding",
     "hybrid_attention",
+    "full_attention",
     "hybrid_experts",
     "norm_linear",
     "linear_add",
@@ -33,6 +34,10 @@ _OPERATORS = (
     "window_attention",
 )
 _TENSOR_TYPES = ("tensor(float)", "tensor(uint8)", "tensor(int64)")
+_TENSORS = {
+    "Tensor": OpSchema.FormalParameterOption.Single,
+    "Optional[Tensor]": OpSchema.FormalParameterOption.Optional,
+}
 _ATTRIBUTES: dict[str, tuple[Callable[[Any], Any], OpSchema.AttrType]] = {
     "int": (int, OpSchema.AttrType.INT),
     "bool": (int, OpSchema.AttrType.INT),
@@ -54,13 +59,15 @@ def _bare_node(name: str) -> tuple[Translation, Translation]:
     """A custom operator, and what makes it a node of our domain: tensors are inputs, all else is an attribute."""
     operator = getattr(getattr(torch.ops, DOMAIN), name).default
     arguments = {argument.name: str(argument.type) for argument in operator._schema.arguments}
-    tensors = [argument for argument, kind in arguments.items() if kind == "Tensor"]
-    attributes = {argument: _ATTRIBUTES[kind] for argument, kind in arguments.items() if kind != "Tensor"}
+    tensors = {argument: _TENSORS[kind] for argument, kind in arguments.items() if kind in _TENSORS}
+    attributes = {argument: _ATTRIBUTES[kind] for argument, kind in arguments.items() if kind not in _TENSORS}
     schema = OpSchema(
         "".join(word.capitalize() for word in name.split("_")),
         DOMAIN,
         DOMAIN_VERSION,
-        inputs=[OpSchema.FormalParameter(tensor, f"T_{tensor}") for tensor in tensors],
+        inputs=[
+            OpSchema.FormalParameter(tensor, f"T_{tensor}", param_option=option) for tensor, option in tensors.items()
+        ],
         outputs=[OpSchema.FormalParameter(f"out_{i}", "T_out") for i in range(len(operator._schema.returns))],
         type_constraints=[(f"T_{tensor}", list(_TENSOR_TYPES), "") for tensor in (*tensors, "out")],
         attributes=[OpSchema.Attribute(attribute, kind) for attribute, (_, kind) in attributes.items()],
@@ -70,7 +77,7 @@ def _bare_node(name: str) -> tuple[Translation, Translation]:
     def translate(*args: Any, **kwargs: Any) -> Any:
         given: Mapping[str, Any] = dict(zip(arguments, args, strict=False)) | kwargs
         settings = {attribute: convert(given[attribute]) for attribute, (convert, _) in attributes.items()}
-        return node(*(given[tensor] for tensor in tensors), **settings)
+        return node(*(given[tensor] for tensor in tensors if given.get(tensor) is not None), **settings)
 
     # The exporter looks at names and types of the parameters.
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD

@@ -9,11 +9,15 @@ encoder.onnx
     edge_0..3, edge_border_0..3, edge_corner_0..3   what local upsampling needs of the image:
                      [2^(i+1)*h, 2^(i+1)*w, Co], [4, h, 2^(i+1)*w, Co], [4, h, w, Co], Co = (C1, C2, C3, 1)[i]
                      (custom_ops/OPERATORS.md, LocalUpsample)
+    blank_qkv, blank_attention, blank_logsum   full attention of the decoder's first layer before any click, when every
+                     label is unknown: [h*w, 3*D], [h*w, D], [h*w, heads], D = `attention_dim` (FullAttention). They
+                     only save time, most of all at the first click: numbers that do not fit the embedding change
+                     nothing but that, and models without full attention ignore them
     canny_maps       float32 [5, S, S]   grad_mag, grad_ori, thin, thresh, early; only to verify with
 
 decoder.onnx
     labels           uint8 [S, S]        reference labels, 0 definite background ... 4 definite foreground
-    image_embedding, edge_*              as above
+    image_embedding, edge_*, blank_*     as above
  -> logits           float32 [S, S]      foreground where > 0; -100 outside the upsampled box
     box_logits       float32 [hb*16, wb*16]   the same inside the upsampled box only
     box              int64 [4]           left, top, right, bottom of that box in pixels, right and bottom exclusive
@@ -23,7 +27,7 @@ decoder.onnx
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 2  # of manifest.json and the tensors above
+SCHEMA_VERSION = 3  # of manifest.json and the tensors above
 DOMAIN = "inter2former"
 DOMAIN_VERSION = 1
 
@@ -33,7 +37,8 @@ MANIFEST_FILE = "manifest.json"
 
 STAGES = 4
 EDGE_INPUTS = tuple(f"edge{kind}_{i}" for kind in ("", "_border", "_corner") for i in range(STAGES))
-IMAGE_FEATURES = ("image_embedding", *EDGE_INPUTS)  # what the decoder takes from the encoder
+BLANK_INPUTS = ("blank_qkv", "blank_attention", "blank_logsum")
+IMAGE_FEATURES = ("image_embedding", *BLANK_INPUTS, *EDGE_INPUTS)  # what the decoder takes from the encoder
 
 ENCODER_INPUT = "image"
 ENCODER_OUTPUTS = (*IMAGE_FEATURES, "canny_maps")

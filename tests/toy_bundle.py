@@ -14,13 +14,20 @@ import onnx
 import onnx.parser
 
 from inter2former_deploy.config import PROBE
-from inter2former_deploy.contract import DECODER_FILE, DECODER_OUTPUTS, EDGE_INPUTS, ENCODER_FILE, ENCODER_OUTPUTS
+from inter2former_deploy.contract import (
+    BLANK_INPUTS,
+    DECODER_FILE,
+    DECODER_OUTPUTS,
+    EDGE_INPUTS,
+    ENCODER_FILE,
+    ENCODER_OUTPUTS,
+)
 from inter2former_deploy.manifest import Manifest
 
 SIZE = 64
 BOX = (16, 0, 64, 48)
 
-FEATURES = {"image_embedding": "float[4,4,1]"} | dict.fromkeys(EDGE_INPUTS, "float[1,1,1]")
+FEATURES = {"image_embedding": "float[4,4,1]"} | dict.fromkeys((*BLANK_INPUTS, *EDGE_INPUTS), "float[1,1,1]")
 FEATURES["edge_3"] = f"float[{SIZE},{SIZE},1]"  # brightness
 TYPES = FEATURES | {
     "canny_maps": f"float[3,{SIZE},{SIZE}]",
@@ -60,7 +67,11 @@ def _declared(names: tuple[str, ...]) -> str:
 
 
 def _write_encoder(path: Path) -> None:
-    unused = [f"{name} = Constant <value = float[1,1,1] {{0}}> ()" for name in EDGE_INPUTS if name != "edge_3"]
+    unused = [
+        f"{name} = Constant <value = float[1,1,1] {{0}}> ()"
+        for name in (*BLANK_INPUTS, *EDGE_INPUTS)
+        if name != "edge_3"
+    ]
     _write(
         path,
         f"""

@@ -69,7 +69,7 @@ class Decoder {
         &Decoder::canny_maps,       &Decoder::edge_stem,        &Decoder::edge_block,
         &Decoder::edge_downsample,  &Decoder::edge_projection,  &Decoder::norm_linear,
         &Decoder::linear_add,       &Decoder::window_attention, &Decoder::int8_linear,
-        &Decoder::bf16_linear};
+        &Decoder::bf16_linear,      &Decoder::full_attention};
     (this->*bytes_.PickValueInArray(kOperators))();
     case_.constants = one_in(4);
     if (one_in(16)) spoil_attribute();
@@ -260,6 +260,34 @@ class Decoder {
     integer("heads", heads);
     integer("grid_width", columns);
     attribute("quantizer", std::string(argmax ? "vq" : "bsq"));
+    if (one_in(2)) known(rows * columns, width, heads);
+  }
+
+  // What is known of a qkv that differs in some tokens from the first input.
+  void known(int64_t tokens, int64_t width, int64_t heads) {
+    std::vector<char> qkv = case_.inputs.front().data;
+    Random source = random();
+    for (int64_t changes = tokens > 0 ? between(0, 40) : 0; changes > 0; --changes) {
+      qkv[source.next() % qkv.size()] ^= static_cast<char>(source.next());
+    }
+    add("known_qkv", kFloat, {tokens, 3 * width}, false).data = std::move(qkv);
+    floats("known_out", {tokens, width});
+    floats("known_logsum", {tokens, heads});
+    if (one_in(32)) {
+      case_.inputs.pop_back();
+      case_.valid = false;
+    }
+  }
+
+  void full_attention() {
+    case_.op = "FullAttention";
+    const int64_t heads = between(1, 4), head_width = 4 * size(heads == 1 ? 64 : 9);
+    const int64_t width = heads * head_width,
+                  columns = bytes_.PickValueInArray({1, 2, 3, 5, 9, 30});
+    floats("qkv", {columns * between(0, width > 24 ? 9 : 30), 3 * width});
+    integer("heads", heads);
+    integer("grid_width", columns);
+    case_.outputs = 2;
   }
 
   void hybrid_experts() {

@@ -92,6 +92,28 @@ inline __attribute__((always_inline)) void multiply_rows(const float* columns,
   }
 }
 
+// sums[c][j] += sum over k of weights[k][j] * values[k][c], for c < width: [width][V * kLanes].
+template <int K, int V>
+inline __attribute__((always_inline)) void add_weighted(const Vec (&weights)[K][V],
+                                                        StridedRows values, int64_t width,
+                                                        float* sums) {
+#pragma GCC unroll 1
+  for (int64_t c = 0; c < width; ++c) {
+    float* row = sums + c * V * kLanes;
+    Vec sum[V];
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) sum[j] = load(row + j * kLanes);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) {
+      const Vec x = broadcast(values[k][c]);
+#pragma GCC unroll 4
+      for (int j = 0; j < V; ++j) sum[j] += weights[k][j] * x;
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < V; ++j) store(row + j * kLanes, sum[j]);
+  }
+}
+
 // V vectors of queries and what is known of their softmax so far.
 template <int V>
 struct QueryTile {
@@ -161,21 +183,7 @@ inline __attribute__((always_inline)) void step(QueryTile<V>& tile, StridedRows 
     }
     tile.weight[j] += sum;
   }
-#pragma GCC unroll 1
-  for (int64_t c = 0; c < tile.width; ++c) {
-    float* row = tile.block + c * tile.kStride;
-    Vec sum[V];
-#pragma GCC unroll 4
-    for (int j = 0; j < V; ++j) sum[j] = load(row + j * kLanes);
-#pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) {
-      const Vec x = broadcast(values[k][c]);
-#pragma GCC unroll 4
-      for (int j = 0; j < V; ++j) sum[j] += p[k][j] * x;
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < V; ++j) store(row + j * kLanes, sum[j]);
-  }
+  add_weighted(p, values, tile.width, tile.block);
 }
 
 // Attends to n keys. Afterwards, for each query: sums = sum of 2^(logit - sums_top) * value,

@@ -1,8 +1,10 @@
-// HybridAttention: rotary embedding, codes and code sums, then tiles of queries over keys or codes.
+// HybridAttention and FullAttention: rotary embedding, codes and code sums, then tiles of queries
+// over keys or codes.
 
 #include "kernels/hybrid_attention.h"
 
 #include "kernels/attention_tile.h"
+#include "kernels/attention_update.h"
 #include "kernels/gemm.h"
 #include "kernels/rotary.h"
 
@@ -23,9 +25,9 @@ inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // How the work is cut, which the shape alone decides, and the arrays that it goes through.
 struct Plan {
-  Plan(const Shape& s, const Memory& memory)
+  Plan(const Shape& s, int64_t full, const Memory& memory)
       : others(s.tokens - s.edges),
-        edge_tiles(ceil_div(s.edges, kTileQueries)),
+        edge_tiles(ceil_div(full, kTileQueries)),
         other_tiles(ceil_div(others, kTileQueries)),
         // A code's sums are as long as its chunk's values: no chunk shorter than the table.
         chunk_keys(most(kCountKeys, s.codes)),
@@ -37,7 +39,6 @@ struct Plan {
     split_keys = ceil_div(evenly, kBlockKeys) * kBlockKeys;
     splits = ceil_div(s.tokens, split_keys);
     if (edge_tiles > 0) {
-      turns = take<float>(memory, most(s.tokens / s.grid_width, s.grid_width) * s.head_width);
       keys = take<float>(memory, s.tokens * s.width());
       values = take<float>(memory, s.tokens * s.width());
       if (splits > 1) partials = take<float>(memory, tiles * splits * partial_floats);
@@ -52,13 +53,12 @@ struct Plan {
   }
 
   int64_t others;                   // tokens that are not edge tokens
-  int64_t edge_tiles, other_tiles;  // of queries, in one head
+  int64_t edge_tiles, other_tiles;  // of queries, in one head; the former attend in full
   int64_t chunk_keys, chunks;       // of the keys whose values are summed by code
   int64_t value_width;              // of a code's summed values and their number, in one head
   int64_t partial_floats;           // of one split: sums, bounds, weights
   int64_t split_keys, splits;       // of the keys of one edge tile
 
-  float* turns = nullptr;        // [positions, head_width], see `Turns`
   float* keys = nullptr;         // [heads, L, head_width], rotated
   float* values = nullptr;       // [heads, L, head_width]
   float* partials = nullptr;     // [heads, edge_tiles, splits, partial_floats]
@@ -73,11 +73,14 @@ struct Plan {
 struct HybridAttention {
   const Shape& shape;
   const Plan& plan;
+  Turns turns;
   const float* qkv;
   const int64_t* edge;
+  TokenList full;  // tokens that attend in full: the edge tokens, or those that are left of them
   const float* code_weight;
   const float* codewords;
   float* out;
+  float* logsum = nullptr;  // [L, heads], if asked for
   double scale = kLog2E / __builtin_sqrt(static_cast<double>(shape.head_width));
   int64_t width = shape.width();
   StridedRows queries = {qkv, 3 * width}, keys = {qkv + width, 3 * width};
@@ -85,9 +88,8 @@ struct HybridAttention {
 
   // ---- Rotary embedding.
 
-  Turns turns() const { return {plan.turns, shape.head_width}; }
   void rotate(const float* x, int64_t token, float* y) const {
-    turns().rotate(x, token / shape.grid_width, token % shape.grid_width, y);
+    turns.rotate(x, token / shape.grid_width, token % shape.grid_width, y);
   }
 
   // Where a token is in the rotated keys and in the copied values [heads, L, head_width]. Tiles of
@@ -265,11 +267,23 @@ struct HybridAttention {
     divide(tile, denominator, shape.head_width, rows, memory.count);
   }
 
+  // The same of a tile that attends in full.
+  template <int V>
+  void finish_edge(const QueryTile<V>& tile, int64_t head, const TileMemory& memory) const {
+    finish(tile, tile.sums_weight, head, memory);
+    for (int i = 0; logsum != nullptr && i < memory.count; ++i) {
+      const float top = tile.sums_top[i / kLanes][i % kLanes];
+      const double bits = __builtin_log2(tile.sums_weight[i / kLanes][i % kLanes]) + top;
+      logsum[memory.tokens[i] * shape.heads + head] =
+          top > kLowest ? static_cast<float>(bits / kLog2E) : __builtin_nanf("");
+    }
+  }
+
   void edge_tokens(int64_t index, TileMemory& memory) const {
     const int64_t first = index * kTileQueries;
-    memory.count = static_cast<int>(least(kTileQueries, shape.edges - first));
+    memory.count = static_cast<int>(least(kTileQueries, full.count - first));
     for (int i = 0; i < kTileQueries; ++i) {
-      memory.tokens[i] = edge[first + least(i, memory.count - 1)];
+      memory.tokens[i] = full[first + least(i, memory.count - 1)];
     }
   }
 
@@ -316,7 +330,7 @@ struct HybridAttention {
       if (plan.splits > 1) tile.sums = partial = plan.partials + task * plan.partial_floats;
       attend(tile, {plan.keys + row(head, first), shape.head_width},
              {plan.values + row(head, first), shape.head_width}, n);
-      if (plan.splits == 1) return finish(tile, tile.sums_weight, head, memory);
+      if (plan.splits == 1) return finish_edge(tile, head, memory);
       for (int j = 0; j < V; ++j) {
         float* bounds = partial + shape.head_width * tile.kStride + j * kLanes;
         store(bounds, tile.sums_top[j]);
@@ -353,7 +367,7 @@ struct HybridAttention {
           }
         }
       }
-      finish(tile, tile.sums_weight, head, memory);
+      finish_edge(tile, head, memory);
     });
   }
 
@@ -381,7 +395,6 @@ struct HybridAttention {
 
   void run(const Parallel& parallel) const {
     const int64_t rotations = plan.edge_tiles > 0 ? ceil_div(shape.tokens, kRotateTokens) : 0;
-    if (rotations > 0) turns().make(most(shape.tokens / shape.grid_width, shape.grid_width));
     run_tasks(parallel, plan.chunks + rotations, [this](int64_t task) {
       if (task < plan.chunks) {
         count_chunk(task);
@@ -411,14 +424,36 @@ struct HybridAttention {
   }
 };
 
+Turns make_turns(const Shape& shape, const Memory& memory) {
+  const int64_t positions = most(shape.tokens / shape.grid_width, shape.grid_width);
+  const Turns turns{take<float>(memory, positions * shape.head_width), shape.head_width};
+  turns.make(positions);
+  return turns;
+}
+
 }  // namespace
 
 void hybrid_attention(const Shape& shape, const float* qkv, const int64_t* edge,
-                      const float* code_weight, const float* codewords, float* out,
-                      const Memory& memory, const Parallel& parallel) {
+                      const float* code_weight, const float* codewords, const KnownAttention& known,
+                      float* out, const Memory& memory, const Parallel& parallel) {
   if (shape.tokens == 0) return;
-  const Plan plan(shape, memory);
-  HybridAttention{shape, plan, qkv, edge, code_weight, codewords, out}.run(parallel);
+  const Turns turns = shape.edges > 0 ? make_turns(shape, memory) : Turns{};
+  const TokenList left =
+      update_attention(shape, known, turns, qkv, {edge, shape.edges}, out, memory, parallel);
+  const Plan plan(shape, left.count, memory);
+  HybridAttention{shape, plan, turns, qkv, edge, left, code_weight, codewords, out}.run(parallel);
+}
+
+void full_attention(const Shape& given, const float* qkv, float* out, float* logsum,
+                    const Memory& memory, const Parallel& parallel) {
+  if (given.tokens == 0) return;
+  Shape shape = given;
+  shape.edges = shape.tokens;
+  const Plan plan(shape, shape.tokens, memory);
+  const Turns turns = make_turns(shape, memory);
+  const TokenList all{nullptr, shape.tokens};
+  HybridAttention{shape, plan, turns, qkv, nullptr, all, nullptr, nullptr, out, logsum}.run(
+      parallel);
 }
 
 }  // namespace i2f::I2F_TIER

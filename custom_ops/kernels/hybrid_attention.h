@@ -29,6 +29,14 @@ struct HybridAttentionShape {
   }
 };
 
+// What FullAttention gave for a qkv of the same shape. Where few tokens differ from it, most rows
+// of full attention follow from these, and need not be computed anew.
+struct KnownAttention {
+  const float* qkv;     // [L, 3 * D]; nullptr: nothing is known
+  const float* out;     // [L, D]
+  const float* logsum;  // [L, heads]
+};
+
 // Full attention for edge tokens, codebook attention for the others: writes every element of
 // out [L, D]. qkv [L, 3 * D]; edge [E] strictly ascending in [0, L); codewords [K, D];
 // code_weight [D + 1, score_columns]: the code weight transposed, its last row the bias, padded
@@ -38,7 +46,13 @@ struct HybridAttentionShape {
 // logits hold a NaN or +Inf, or nothing but -Inf, is NaN. Same bits for any number of threads.
 using HybridAttentionKernel = void(const HybridAttentionShape& shape, const float* qkv,
                                    const int64_t* edge, const float* code_weight,
-                                   const float* codewords, float* out, const Memory& memory,
-                                   const Parallel& parallel);
+                                   const float* codewords, const KnownAttention& known, float* out,
+                                   const Memory& memory, const Parallel& parallel);
+
+// Full attention for all tokens, as for edge tokens above: writes every element of out [L, D], and
+// of logsum [L, heads], the logarithm of the sum of a row's exponentiated logits. Of the shape,
+// `edges`, `scores`, `codes` and `argmax` are not read.
+using FullAttentionKernel = void(const HybridAttentionShape& shape, const float* qkv, float* out,
+                                 float* logsum, const Memory& memory, const Parallel& parallel);
 
 }  // namespace i2f

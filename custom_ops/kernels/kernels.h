@@ -34,6 +34,7 @@ namespace i2f {
   X(EdgeStemKernel, edge_stem)                                   \
   X(EdgeTokensKernel, edge_tokens)                               \
   X(HybridAttentionKernel, hybrid_attention)                     \
+  X(FullAttentionKernel, full_attention)                         \
   X(PackedExpertsSizeKernel, packed_experts_size)                \
   X(PackExpertsKernel, pack_experts)                             \
   X(HybridExpertsKernel, hybrid_experts)                         \

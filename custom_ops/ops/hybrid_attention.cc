@@ -1,5 +1,5 @@
-// HybridAttention: full attention for edge tokens, codebook attention for the others
-// (OPERATORS.md).
+// HybridAttention: full attention for edge tokens, codebook attention for the others.
+// FullAttention: full attention for all tokens (OPERATORS.md).
 
 #include "kernels/hybrid_attention.h"
 
@@ -10,27 +10,25 @@
 namespace i2f {
 namespace {
 
-constexpr size_t kCodeWeight = 2, kCodeBias = 3;  // inputs
+constexpr size_t kCodeWeight = 2, kCodeBias = 3, kKnown = 5;  // inputs
 
-class HybridAttention final : public Kernel {
+// What both operators' attributes and their first input say.
+class Heads {
  public:
-  explicit HybridAttention(const KernelInfo& info)
+  explicit Heads(const KernelInfo& info)
       : heads_(info.attribute("heads", int64_t{1})),
-        grid_width_(info.attribute("grid_width", int64_t{0})),
-        argmax_(info.attribute("quantizer", {"bsq", "vq"}, 0) == 1) {
+        grid_width_(info.attribute("grid_width", int64_t{0})) {
     expect(heads_ >= 1, "attribute heads to be at least 1", std::to_string(heads_));
     expect(grid_width_ >= 1, "attribute grid_width to be at least 1", std::to_string(grid_width_));
-    if (info.known(kCodeWeight, kCodeBias + 1)) packed_ = pack(info);
   }
 
-  void compute(KernelContext& context) const override {
-    const auto qkv = context.get<float>(0, "qkv", {"L", "3*D"});
-    HybridAttentionShape shape{};
+  // Checks qkv and sets what of the shape follows from it.
+  const float* qkv(const Inputs& inputs, HybridAttentionShape& shape) const {
+    const auto qkv = inputs.get<float>(0, "qkv", {"L", "3*D"});
     shape.tokens = qkv.dim(0);
     shape.heads = heads_;
     shape.head_width = qkv.dim(1) / 3 / heads_;
     shape.grid_width = grid_width_;
-    shape.argmax = argmax_;
     expect(qkv.dim(1) == 3 * shape.width() && shape.head_width % 4 == 0 && shape.head_width >= 4 &&
                shape.head_width <= kMaxHeadWidth,
            "qkv float32 [L, 3*D] with D / heads a multiple of 4 from 4 to " +
@@ -39,7 +37,24 @@ class HybridAttention final : public Kernel {
     expect(shape.tokens % grid_width_ == 0,
            "L to be a multiple of grid_width=" + std::to_string(grid_width_),
            std::to_string(shape.tokens));
+    return qkv.data;
+  }
 
+ private:
+  int64_t heads_, grid_width_;
+};
+
+class HybridAttention final : public Kernel {
+ public:
+  explicit HybridAttention(const KernelInfo& info)
+      : heads_(info), argmax_(info.attribute("quantizer", {"bsq", "vq"}, 0) == 1) {
+    if (info.known(kCodeWeight, kCodeBias + 1)) packed_ = pack(info);
+  }
+
+  void compute(KernelContext& context) const override {
+    HybridAttentionShape shape{};
+    const float* qkv = heads_.qkv(context, shape);
+    shape.argmax = argmax_;
     const auto edge = edge_tokens(context, 1, shape.tokens);
     shape.edges = edge.dim(0);
 
@@ -52,12 +67,24 @@ class HybridAttention final : public Kernel {
 
     const Buffer<float> packed = packed_.data() != nullptr ? Buffer<float>() : pack(context);
     const float* code_weight = packed_.data() != nullptr ? packed_.data() : packed.data();
-    kernels().hybrid_attention(shape, qkv.data, edge.data, code_weight, codewords.data,
-                               context.output<float>(0, {shape.tokens, width}), context.memory(),
-                               context.parallel());
+    kernels().hybrid_attention(
+        shape, qkv, edge.data, code_weight, codewords.data, known(context, shape),
+        context.output<float>(0, {shape.tokens, width}), context.memory(), context.parallel());
   }
 
  private:
+  // The optional inputs: all of them, or none.
+  static KnownAttention known(const KernelContext& context, const HybridAttentionShape& shape) {
+    bool any = false;
+    for (size_t i = kKnown; i < kKnown + 3; ++i) any = any || context.known(i, i + 1);
+    if (!any) return {};
+    const Dim tokens{"L", shape.tokens};
+    const int64_t width = shape.width();
+    return {context.get<float>(kKnown, "known_qkv", {tokens, {"3*D", 3 * width}}).data,
+            context.get<float>(kKnown + 1, "known_out", {tokens, {"D", width}}).data,
+            context.get<float>(kKnown + 2, "known_logsum", {tokens, {"heads", shape.heads}}).data};
+  }
+
   static void check_codes(const HybridAttentionShape& shape) {
     const std::string got =
         "B = " + std::to_string(shape.scores) + ", K = " + std::to_string(shape.codes);
@@ -89,15 +116,39 @@ class HybridAttention final : public Kernel {
     return packed;
   }
 
-  int64_t heads_, grid_width_;
+  Heads heads_;
   bool argmax_;
   Buffer<float> packed_;  // when the code weight and bias are constant
+};
+
+class FullAttention final : public Kernel {
+ public:
+  explicit FullAttention(const KernelInfo& info) : heads_(info) {}
+
+  void compute(KernelContext& context) const override {
+    HybridAttentionShape shape{};
+    const float* qkv = heads_.qkv(context, shape);
+    kernels().full_attention(shape, qkv, context.output<float>(0, {shape.tokens, shape.width()}),
+                             context.output<float>(1, {shape.tokens, shape.heads}),
+                             context.memory(), context.parallel());
+  }
+
+ private:
+  Heads heads_;
 };
 
 }  // namespace
 
 OperatorSpec HybridAttention_spec() {
-  return {"HybridAttention", 5, false, {kElementType<float>}, create_kernel<HybridAttention>};
+  return {"HybridAttention", 8, false, {kElementType<float>}, create_kernel<HybridAttention>, 3};
+}
+
+OperatorSpec FullAttention_spec() {
+  return {"FullAttention",
+          1,
+          false,
+          {kElementType<float>, kElementType<float>},
+          create_kernel<FullAttention>};
 }
 
 }  // namespace i2f

@@ -20,6 +20,7 @@ namespace i2f {
   X(EdgeProjection)      \
   X(EdgeStem)            \
   X(EdgeTokens)          \
+  X(FullAttention)       \
   X(HybridAttention)     \
   X(HybridExperts)       \
   X(Int8Linear)          \
@@ -83,7 +84,9 @@ struct CustomOp : OrtCustomOp {
       return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
     };
     GetInputCharacteristic = [](const OrtCustomOp* op, size_t index) {
-      return index < self(op).inputs ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_VARIADIC;
+      if (index >= self(op).inputs) return INPUT_OUTPUT_VARIADIC;
+      return index + self(op).optional < self(op).inputs ? INPUT_OUTPUT_REQUIRED
+                                                         : INPUT_OUTPUT_OPTIONAL;
     };
     GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
     GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };

@@ -216,6 +216,7 @@ struct OperatorSpec {
   bool variadic;  // whether more may follow
   std::vector<ONNXTensorElementDataType> outputs;
   std::unique_ptr<Kernel> (*create)(const KernelInfo& info);
+  size_t optional = 0;  // the last of the named inputs that may be missing
 };
 
 template <class K>

@@ -24,7 +24,14 @@ from inter2former_deploy.exporters.bodies.edge_network import (
     Planes,
 )
 from inter2former_deploy.exporters.bodies.edge_tokens import EdgeTokens
-from inter2former_deploy.exporters.bodies.hybrid_attention import HybridAttention, Rotate
+from inter2former_deploy.exporters.bodies.hybrid_attention import (
+    AttendInBlocks,
+    FromBlocks,
+    FullAttention,
+    HybridAttention,
+    InBlocks,
+    Rotate,
+)
 from inter2former_deploy.exporters.bodies.hybrid_experts import Expert, HybridExperts
 from inter2former_deploy.exporters.bodies.linear import LinearAdd, NormLinear
 from inter2former_deploy.exporters.bodies.local_upsample import LocalUpsample, MeanOfRows, UpsampleRows
@@ -56,6 +63,7 @@ _OPERATORS = (
     EdgeTokens,
     PromptEmbedding,
     HybridAttention,
+    FullAttention,
     HybridExperts,
     NormLinear,
     LinearAdd,
@@ -78,6 +86,9 @@ _HELPERS = (
     LabelBox,
     PromptNetwork,
     Rotate,
+    InBlocks,
+    FromBlocks,
+    AttendInBlocks,
     Expert,
     UpsampleRows,
     MeanOfRows,

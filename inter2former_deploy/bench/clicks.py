@@ -18,7 +18,7 @@ import numpy.typing as npt
 from inter2former_deploy.bench.scene import disc_labels, disc_token_box
 from inter2former_deploy.bench.workers import TUNED_MALLOC, Workload, threads_here
 from inter2former_deploy.config import PATCH, PROBE, EdgeRule, ModelConfig
-from inter2former_deploy.contract import DECODER_INPUTS, OUTSIDE_LOGIT
+from inter2former_deploy.contract import BLANK_INPUTS, DECODER_INPUTS, OUTSIDE_LOGIT
 from inter2former_deploy.runtime.postprocess import Box, Mask
 from inter2former_deploy.runtime.preprocess import Frame
 
@@ -32,7 +32,10 @@ def frame_of(size: int) -> Frame:
 
 
 def export_pinned(folder: Path, size: int, share: float, rule: EdgeRule) -> Path:
-    """A decoder graph of the release's size whose upsampling box is that of the disc; written once a folder."""
+    """A decoder graph of the release's size whose upsampling box is that of the disc; written once a folder.
+
+    Beside it lies `export_blank`'s graph.
+    """
     import onnx
     import onnx.numpy_helper
 
@@ -41,6 +44,7 @@ def export_pinned(folder: Path, size: int, share: float, rule: EdgeRule) -> Path
     path = folder / f"decoder-{size}-{rule}.onnx"
     if not path.exists():
         onnx.save(export_decoder(model_of(MODEL.with_decoder(edge_rule=rule)), size=size), path)
+    export_blank(folder, size)
     pinned = folder / f"decoder-{size}-{rule}-{share}.onnx"
     if not pinned.exists():
         model = onnx.load(path)
@@ -59,6 +63,28 @@ def export_pinned(folder: Path, size: int, share: float, rule: EdgeRule) -> Path
             model.graph.node.insert(position + 1, step)
         onnx.save(model, pinned)
     return pinned
+
+
+def export_blank(folder: Path, size: int) -> Path:
+    """Image embedding -> `contract.BLANK_INPUTS`, as encoder.onnx computes them; written once a folder."""
+    import onnx
+    import torch
+
+    from inter2former_deploy.exporters.graphs import decoder_shapes, export_graph
+
+    class Blank(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.neck = model_of(MODEL).neck
+
+        def forward(self, image_embedding: torch.Tensor) -> Any:
+            return self.neck.attend_blank(image_embedding)
+
+    path = folder / f"blank-{size}.onnx"
+    if not path.exists():
+        embedding = torch.zeros(decoder_shapes(MODEL, size)["image_embedding"])
+        onnx.save(export_graph(Blank(), (embedding,), inputs=("image_embedding",), outputs=BLANK_INPUTS), path)
+    return path
 
 
 def workloads(folder: Path, size: int, share: float, rule: EdgeRule) -> dict[str, Workload]:
@@ -158,7 +184,7 @@ def components(
 
 
 class _Graph:
-    """A decoder graph as the runtime loads it, with random image features."""
+    """A decoder graph as the runtime loads it, with random image features, and what is known of their attention."""
 
     def __init__(self, decoder: Path, custom_ops: bool, threads: int, profile: Path | None = None) -> None:
         import onnxruntime as ort
@@ -166,24 +192,28 @@ class _Graph:
         from inter2former_deploy import library
         from inter2former_deploy.runtime.onnx_bytes import keep_outputs
 
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        if profile:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(profile)
-        if custom_ops:
-            library.register(options)
+        def load(model: Path | bytes, profile: Path | None = None) -> Any:
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = threads
+            options.log_severity_level = 3
+            if profile:
+                options.enable_profiling = True
+                options.profile_file_prefix = str(profile)
+            if custom_ops:
+                library.register(options)
+            return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
         self._outputs = ["box_logits", "box"]
-        model = keep_outputs(decoder.read_bytes(), self._outputs)
-        self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.session = load(keep_outputs(decoder.read_bytes(), self._outputs), profile)
         self._value = ort.OrtValue.ortvalue_from_numpy
         rng = np.random.default_rng(5)
+        shapes = {value.name: value.shape for value in self.session.get_inputs()}
         self._features = {
-            value.name: self._value(rng.standard_normal(value.shape, np.float32))
-            for value in self.session.get_inputs()
-            if value.name in DECODER_INPUTS[1:]
+            name: self._value(rng.standard_normal(shapes[name], np.float32)) for name in DECODER_INPUTS[1:]
         }
+        blank = load(export_blank(decoder.parent, shapes["labels"][0]))
+        known = blank.run_with_ort_values(BLANK_INPUTS, {"image_embedding": self._features["image_embedding"]})
+        self._features |= zip(BLANK_INPUTS, known, strict=True)
 
     def __call__(self, labels: Array) -> None:
         self.session.run_with_ort_values(self._outputs, {"labels": self._value(labels), **self._features})

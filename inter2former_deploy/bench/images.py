@@ -82,7 +82,10 @@ def torch(size: int) -> Callable[[], object]:
 
 
 def encoder_flop(size: int, config: ModelConfig = VIT_B) -> float:
-    """Operations of encoder, edge network and edge projections, 2 a multiply-add; padding slots are no queries."""
+    """Operations of encoder, edge network, edge projections and the decoder's attention before any click.
+
+    2 a multiply-add; padding slots are no queries.
+    """
     e, d = config.encoder, config.decoder
     total = 0.0
     for tokens_side in (size // PATCH, e.anchor_size // PATCH):
@@ -99,7 +102,8 @@ def encoder_flop(size: int, config: ModelConfig = VIT_B) -> float:
             total += pixels * 18.0 * fine_to_coarse[i - 1] * channels  # downsampling
     for i, (before, after) in enumerate(zip(d.pyramid, (*d.pyramid[1:], 1), strict=True)):
         total += ((size // PATCH) << (i + 1)) ** 2 * 18.0 * before * after  # edge projection
-    return total
+    tokens = (size // PATCH) ** 2
+    return total + (2.0 * 3 * d.dim + 4.0 * tokens) * tokens * d.attention_dim  # qkv, scores and values of all tokens
 
 
 def _photograph(size: int) -> npt.NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import sqrt
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,14 @@ from inter2former_deploy.config import Attention
 from inter2former_deploy.modules import operators
 
 COMMITMENT = 0.25  # weight of the loss that pulls keys to their codes
+
+
+class KnownAttention(NamedTuple):
+    """Full attention of all tokens, which `operators.hybrid_attention` of a similar qkv can start from."""
+
+    qkv: Tensor  # [L, 3*D]
+    out: Tensor  # [L, D]
+    logsum: Tensor  # [L, heads]
 
 
 class HybridAttention(nn.Module, ABC):
@@ -49,19 +58,31 @@ class HybridAttention(nn.Module, ABC):
             Codewords [..., D] and the quantisation loss, a scalar.
         """
 
-    def forward(self, qkv: Tensor, edge: Tensor, grid_width: int) -> Tensor:
+    def forward(self, qkv: Tensor, edge: Tensor, grid_width: int, known: KnownAttention | None = None) -> Tensor:
         """Attention of one image at inference: keys of one code count as one.
 
         Args:
             qkv: [L, 3*D].
             edge: Edge tokens, int64 [E], ascending.
             grid_width: Tokens a row.
+            known: What `attend_fully` gave for a similar qkv: saves time, changes nothing else.
 
         Returns:
             [L, D].
         """
         full = self._full_tokens(qkv, edge)
-        return operators.hybrid_attention(qkv, full, *self.pack(), self.heads, grid_width, self.quantizer)
+        return operators.hybrid_attention(
+            qkv, full, *self.pack(), self.heads, grid_width, self.quantizer, *(known or ())
+        )
+
+    def attend_fully(self, qkv: Tensor, grid_width: int) -> KnownAttention:
+        """Full attention for all tokens of one image, whatever the variant.
+
+        Args:
+            qkv: [L, 3*D].
+            grid_width: Tokens a row.
+        """
+        return KnownAttention(qkv, *operators.full_attention(qkv, self.heads, grid_width))
 
     def training_forward(self, qkv: Tensor, edges: list[Tensor], grid_width: int) -> tuple[Tensor, Tensor]:
         """The same attention of a batch as full attention over quantised keys, which has gradients.
@@ -80,7 +101,7 @@ class HybridAttention(nn.Module, ABC):
         for i, edge in enumerate(edges):
             full = self._full_tokens(qkv[i], edge)
             by_code = operators.attention(query[i], codeword[i], value[i], self.heads)
-            by_key = operators.full_attention(query[i], key[i], value[i], full, self.heads, grid_width)
+            by_key = operators.attention_to_all(query[i], key[i], value[i], full, self.heads, grid_width)
             out.append(by_code.index_copy(0, full, by_key))
         return torch.stack(out), loss
 

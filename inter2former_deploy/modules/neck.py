@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from inter2former_deploy.config import PATCH, DecoderConfig
+from inter2former_deploy.labels import UNKNOWN
 from inter2former_deploy.modules import operators
-from inter2former_deploy.modules.attention import BSQAttention, HybridAttention, VQAttention
+from inter2former_deploy.modules.attention import BSQAttention, HybridAttention, KnownAttention, VQAttention
 from inter2former_deploy.modules.experts import HybridExperts
 from inter2former_deploy.modules.prompt import PromptEmbedding
 
@@ -45,24 +46,31 @@ class HybridLayer(nn.Module):
         """The attention of this layer's variant."""
         return self.vq_attn if hasattr(self, "vq_attn") else self.bsq_attn
 
-    def forward(self, x: Tensor, edge: Tensor, grid_width: int) -> Tensor:
+    def forward(self, x: Tensor, edge: Tensor, grid_width: int, known: KnownAttention | None = None) -> Tensor:
         """Tokens of one image after this layer.
 
         Args:
             x: [L, C].
             edge: Edge tokens, int64 [E], ascending.
             grid_width: Tokens a row.
+            known: What `attend_fully` gave for similar tokens: saves time, changes nothing else.
 
         Returns:
             [L, C].
         """
-        norm, qkv, o = self.norm1, self.qkv_proj, self.o_proj
-        attended = self.attention(
-            operators.norm_linear(x, norm.weight, norm.bias, qkv.weight, qkv.bias, norm.eps, "none"), edge, grid_width
-        )
-        x = operators.linear_add(attended, x, o.weight, o.bias)
+        attended = self.attention(self.qkv(x), edge, grid_width, known)
+        x = operators.linear_add(attended, x, self.o_proj.weight, self.o_proj.bias)
         mixed: Tensor = self.ffn(x, edge, self.norm2)
         return mixed
+
+    def qkv(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of tokens [L, C]: [L, 3*D]."""
+        norm, linear = self.norm1, self.qkv_proj
+        return operators.norm_linear(x, norm.weight, norm.bias, linear.weight, linear.bias, norm.eps, "none")
+
+    def attend_fully(self, x: Tensor, grid_width: int) -> KnownAttention:
+        """This layer's attention if all tokens [L, C] of one image were edge tokens."""
+        return self.attention.attend_fully(self.qkv(x), grid_width)
 
     def training_forward(self, x: Tensor, edges: list[Tensor], grid_width: int) -> tuple[Tensor, Tensor]:
         """Tokens of a batch after this layer, with gradients; moves the expert bias.
@@ -111,18 +119,36 @@ class DecoderNeck(nn.Module):
         tokens = self.ref_conv(labels, image_embedding, self.ref_embeds.weight)
         return tokens, operators.edge_tokens(labels, self.edge_rule, PATCH)
 
-    def decode(self, labels: Tensor, image_embedding: Tensor) -> tuple[Tensor, Tensor]:
+    def attend_blank(self, image_embedding: Tensor) -> KnownAttention:
+        """Full attention of the first layer before any click, when every label is unknown.
+
+        Every token is an edge token then, as at the first click, which changes the few tokens that its disc reaches.
+
+        Args:
+            image_embedding: [h, w, C].
+        """
+        h, w, _ = image_embedding.shape
+        labels = torch.full((PATCH * h, PATCH * w), UNKNOWN, dtype=torch.uint8, device=image_embedding.device)
+        tokens = self.ref_conv(labels, image_embedding, self.ref_embeds.weight)
+        return cast(HybridLayer, self.blocks[0]).attend_fully(tokens, w)
+
+    def decode(
+        self, labels: Tensor, image_embedding: Tensor, blank: KnownAttention | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Tokens of one image, as decoder.onnx computes them.
 
         Args:
             labels: uint8 [S, S], 0..4.
             image_embedding: [h, w, C].
+            blank: What `attend_blank` gave: saves time, changes nothing else.
 
         Returns:
             Tokens [h*w, C], and edge tokens int64 [E], ascending.
         """
         x, edge = self.embed(labels, image_embedding)
-        for block in self.blocks:
+        first, *others = self.blocks
+        x = first(x, edge, image_embedding.shape[1], blank)
+        for block in others:
             x = block(x, edge, image_embedding.shape[1])
         return x, edge
 

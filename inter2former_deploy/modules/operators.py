@@ -23,6 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")  # a tensor, or several in a tuple
 
 WINDOW_REACH = 3  # of the 7x7 window of Eq. 4
+LOGSUM_BLOCK = 512  # queries whose logits are in memory at a time
 
 THRESHOLD = 2.0  # of the gradient magnitude, which is a sum over three channels in [0, 1]
 TAN_22_5 = 2**0.5 - 1  # a direction is horizontal up to this slope
@@ -176,6 +177,9 @@ def hybrid_attention(
     heads: int,
     grid_width: int,
     quantizer: str,
+    known_qkv: Tensor | None = None,
+    known_out: Tensor | None = None,
+    known_logsum: Tensor | None = None,
 ) -> Tensor:
     """Full attention for edge tokens, codebook attention for the others (DHA).
 
@@ -188,6 +192,9 @@ def hybrid_attention(
         heads: Attention heads.
         grid_width: Tokens a row.
         quantizer: "bsq" (`K = 2**B`) or "vq" (`K = B`).
+        known_qkv: A qkv whose `full_attention` is known, [L, 3*D]. The three save the kernel time, and nothing here.
+        known_out: Its first result, [L, D].
+        known_logsum: Its second result, [L, heads].
 
     Returns:
         [L, D].
@@ -198,14 +205,39 @@ def hybrid_attention(
     other = is_other.nonzero()[:, 0]
     out = torch.zeros_like(query)
     if len(edge):
-        out = out.index_copy(0, edge, full_attention(query, key, value, edge, heads, grid_width))
+        out = out.index_copy(0, edge, attention_to_all(query, key, value, edge, heads, grid_width))
     if len(other):
         code = assign_codes(key, code_weight, code_bias, quantizer)
         out = out.index_copy(0, other, codebook_attention(query[other], code, value, codewords, heads))
     return out
 
 
-def full_attention(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, heads: int, grid_width: int) -> Tensor:
+def _values_and_logsums(qkv: Tensor, heads: int, grid_width: int) -> tuple[Tensor, Tensor]:
+    return _like_values(qkv), qkv.new_empty(qkv.shape[0], heads)
+
+
+@operator(_values_and_logsums)
+def full_attention(qkv: Tensor, heads: int, grid_width: int) -> tuple[Tensor, Tensor]:
+    """Full attention for all tokens, and what another qkv can be compared by.
+
+    Args:
+        qkv: Queries, keys and values side by side, [L, 3*D].
+        heads: Attention heads.
+        grid_width: Tokens a row.
+
+    Returns:
+        [L, D], and the logarithms of the sums of exponentiated logits, [L, heads].
+    """
+    query, key, value = qkv.chunk(3, dim=1)  # [L, D]
+    out = attention_to_all(query, key, value, torch.arange(len(qkv), device=qkv.device), heads, grid_width)
+    angles = _angles(key, heads, grid_width)
+    queries, keys = (torch.unflatten(rotate(x, angles), 1, (heads, -1)).transpose(0, 1) for x in (query, key))
+    scaled = queries / queries.shape[2] ** 0.5  # [heads, L, D/heads]
+    logsums = [torch.logsumexp(block @ keys.mT, dim=2) for block in torch.split(scaled, LOGSUM_BLOCK, dim=1)]
+    return out, torch.cat(logsums, dim=1).T.contiguous()
+
+
+def attention_to_all(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, heads: int, grid_width: int) -> Tensor:
     """Softmax attention of some tokens over all, with rotary embedding.
 
     Args:
@@ -219,11 +251,16 @@ def full_attention(query: Tensor, key: Tensor, value: Tensor, tokens: Tensor, he
     Returns:
         [E, D].
     """
+    angles = _angles(key, heads, grid_width)
+    return attention(rotate(query[tokens], angles[tokens]), rotate(key, angles), value, heads)
+
+
+def _angles(key: Tensor, heads: int, grid_width: int) -> Tensor:
+    """Of the rotary embedding of [L, D]: [L, D/2]."""
     index = torch.arange(len(key), device=key.device)
     dtype = torch.promote_types(key.dtype, torch.float32)  # positions need more bits than bfloat16 has
     frequencies = rotary_frequencies(key.shape[1] // heads, dtype).to(key.device)
-    angles = rotary_angles(index // grid_width, index % grid_width, frequencies).repeat(1, heads)
-    return attention(rotate(query[tokens], angles[tokens]), rotate(key, angles), value, heads)
+    return rotary_angles(index // grid_width, index % grid_width, frequencies).repeat(1, heads)
 
 
 def codebook_attention(query: Tensor, code: Tensor, value: Tensor, codewords: Tensor, heads: int) -> Tensor:

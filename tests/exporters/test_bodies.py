@@ -94,6 +94,7 @@ def test_opsets(opset: int) -> None:
     given = {"heads": 2, "grid_width": 3, "quantizer": "bsq"}
     out = run("HybridAttention", attention, opset=opset, **given)
     assert_accurate(out, twins.hybrid_attention, *attention.values(), **given)
+    check_full_attention(attention["qkv"], opset, heads=2, grid_width=3)
     experts = expert_inputs(rng, 9, np.arange(0, 9, 2))
     assert_accurate(run("HybridExperts", experts, opset=opset), twins.hybrid_experts, *experts.values())
     for operator, linear in (("NormLinear", norm_linear_inputs(rng, 9)), ("LinearAdd", linear_add_inputs(rng, 9))):
@@ -158,6 +159,34 @@ def test_hybrid_attention(quantizer: str, heads: int, share: float) -> None:
         given = {"heads": heads, "grid_width": columns, "quantizer": quantizer}
         out = run("HybridAttention", inputs, constant=("code_weight", "code_bias", "codewords"), **given)
         assert_accurate(out, twins.hybrid_attention, *inputs.values(), **given)
+
+
+def check_full_attention(qkv: Array, opset: int = 23, **attributes: int) -> None:
+    for which, twin in enumerate((twins.full_attention, twins.attention_logsum)):
+        out = run("FullAttention", {"qkv": qkv}, opset=opset, which=which, **attributes)
+        assert_accurate(out, twin, qkv, **attributes)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_full_attention(heads: int) -> None:
+    rng = np.random.default_rng(heads)
+    for rows, columns in ((1, 1), (7, 3), (16, 8), (25, 23)):
+        check_full_attention(normal(rng, rows * columns, 3 * D, scale=2.0), heads=heads, grid_width=columns)
+
+
+def test_logits_of_full_attention_may_be_large() -> None:
+    qkv = normal(np.random.default_rng(1), 200, 3 * D)
+    qkv[:, 0], qkv[:, D] = 240, 240  # on a grid of one row nothing turns them
+    logsum = run("FullAttention", {"qkv": qkv}, which=1, heads=1, grid_width=200)
+    np.testing.assert_allclose(logsum, twins.attention_logsum(qkv, heads=1, grid_width=200), rtol=1e-6)
+
+
+def test_what_is_known_changes_nothing() -> None:
+    rng = np.random.default_rng(9)
+    inputs = attention_inputs(rng, 5, 4, np.array([3, 7]), quantizer="bsq")
+    known = {"known_qkv": inputs["qkv"], "known_out": normal(rng, 20, D), "known_logsum": normal(rng, 20, 1)}
+    expected = run("HybridAttention", inputs, heads=1, grid_width=4)
+    np.testing.assert_array_equal(run("HybridAttention", inputs | known, heads=1, grid_width=4), expected)
 
 
 @pytest.mark.parametrize("quantizer", ["bsq", "vq"])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from inter2former_deploy.config import PATCH, PROBE
 from inter2former_deploy.contract import (
+    BLANK_INPUTS,
     DECODER_OUTPUTS,
     EDGE_INPUTS,
     ENCODER_INPUT,
@@ -60,9 +61,9 @@ def decoders(probe_model: Inter2Former) -> dict[str, onnx.ModelProto]:
 def test_neck(decoders: Any, golden: Golden, run_graph: Any, assert_close: Any, rule: str, case: str) -> None:
     arrays = golden("neck")
     shapes = decoder_shapes(PROBE, SIZE)
-    edges = {name: np.zeros(shapes[name], np.float32) for name in EDGE_INPUTS}
+    others = {name: np.zeros(shapes[name], np.float32) for name in (*BLANK_INPUTS, *EDGE_INPUTS)}
     embedding = arrays["image_embedding"][0].transpose(1, 2, 0)
-    inputs = {"labels": arrays[f"{case}_label"], "image_embedding": embedding, **edges}
+    inputs = {"labels": arrays[f"{case}_label"], "image_embedding": embedding, **others}
     outputs = run_graph(decoders[rule], inputs)
     np.testing.assert_array_equal(outputs["edge_tokens"], arrays[f"{case}_{rule}_edge"])
     assert_close(outputs["tokens"], rows(arrays[f"{case}_{rule}_tokens"]), "neck")
@@ -179,7 +180,9 @@ def test_session(
     arrays = golden("session")
     with torch.no_grad():
         edges = session_model.decode_head.project_edges([torch.from_numpy(arrays[f"edge_{i}"]) for i in range(4)])
-    inputs = {name: edge.numpy() for name, edge in zip(EDGE_INPUTS, edges, strict=True)}
+    shapes = decoder_shapes(session_model.config, SIZE)
+    inputs = {name: np.zeros(shapes[name], np.float32) for name in BLANK_INPUTS}
+    inputs |= {name: edge.numpy() for name, edge in zip(EDGE_INPUTS, edges, strict=True)}
     inputs |= {"labels": arrays[f"label_{step}"], "image_embedding": arrays["image_embedding"][0].transpose(1, 2, 0)}
     logits = run_graph(session_decoder, inputs)["logits"]
     assert_close(logits, arrays[f"logits_{step}"], "session logits of a bundle")

@@ -11,7 +11,14 @@ import torch
 
 from inter2former_deploy.checkpoint import synthetic_state_dict
 from inter2former_deploy.config import PROBE, ModelConfig
-from inter2former_deploy.contract import DECODER_INPUTS, DECODER_OUTPUTS, DOMAIN, ENCODER_INPUT, ENCODER_OUTPUTS
+from inter2former_deploy.contract import (
+    BLANK_INPUTS,
+    DECODER_INPUTS,
+    DECODER_OUTPUTS,
+    DOMAIN,
+    ENCODER_INPUT,
+    ENCODER_OUTPUTS,
+)
 from inter2former_deploy.exporters.graphs import (
     DecoderGraph,
     EncoderGraph,
@@ -126,10 +133,14 @@ def test_operators_of_the_decoder() -> None:
     for node in decoder.graph.node:  # packed weights are constants, so that kernels can prepare them once
         if node.op_type == "HybridExperts":
             assert set(node.input[2:]) <= weights
-        if node.op_type in ("HybridAttention", "LinearAdd"):
+        if node.op_type == "LinearAdd":
             assert set(node.input[2:]) <= weights
+        if node.op_type == "HybridAttention":
+            assert set(node.input[2:5]) <= weights
         if node.op_type == "NormLinear":
             assert set(node.input[1:]) <= weights
+    known = [tuple(node.input[5:]) for node in decoder.graph.node if node.op_type == "HybridAttention"]
+    assert known == [BLANK_INPUTS, ()]  # of the first layer's attention
 
 
 def test_operators_of_the_encoder() -> None:
@@ -144,8 +155,10 @@ def test_operators_of_the_encoder() -> None:
             assert node.input[1] in weights
         if node.op_type in ("NormLinear", "LinearAdd"):
             assert set(node.input[2:]) <= weights
-    for kind in ("NormLinear", "LinearAdd"):
-        assert ours.count(kind) == 2 * PROBE.encoder.depth
+    blank = {"PromptEmbedding": 1, "NormLinear": 1, "FullAttention": 1}  # of the decoder's first layer
+    assert ours.count("NormLinear") == 2 * PROBE.encoder.depth + blank.pop("NormLinear")
+    assert ours.count("LinearAdd") == 2 * PROBE.encoder.depth
+    assert {kind: ours.count(kind) for kind in blank} == blank
     stages = 4
     edges = {"CannyMaps": 1, "EdgeStem": 1, "EdgeBlock": stages * PROBE.edges.blocks}
     edges |= {"EdgeDownsample": stages - 1, "EdgeProjection": stages}

@@ -49,8 +49,9 @@ def test_every_layer_of_the_encoder_is_reduced(graphs: dict[str, onnx.ModelProto
     with_gelu = [n for n in reduced.graph.node if any(a.s == b"gelu" for a in n.attribute)]
     assert len(with_gelu) == PROBE.encoder.depth
     assert [x.name for x in reduced.graph.output] == [x.name for x in encoder.graph.output]
-    (kept,) = [node for node in reduced.graph.node if node.op_type in ("NormLinear", "LinearAdd")]
-    assert "backbone.blocks.0.attn.qkv.weight" in kept.input
+    first, blank = [node for node in reduced.graph.node if node.op_type in ("NormLinear", "LinearAdd")]
+    assert "backbone.blocks.0.attn.qkv.weight" in first.input
+    assert blank.output == ["blank_qkv"]  # the decoder compares it with its own
     used = {name for node in reduced.graph.node for name in node.input}
     assert {x.name for x in reduced.graph.initializer} <= used
 

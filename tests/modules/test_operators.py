@@ -95,6 +95,20 @@ def test_hybrid_attention(
     assert_close(out, expected, "formula")
 
 
+@pytest.mark.parametrize(("length", "grid_width"), [(1, 1), (35, 7), (1200, 40)])  # more than a block of queries
+@pytest.mark.parametrize(("heads", "width"), [(1, 8), (3, 24)])
+def test_full_attention(assert_close: Any, length: int, grid_width: int, heads: int, width: int) -> None:
+    qkv = draw(np.random.default_rng(length * heads), length, 3 * width)
+    given = {"heads": heads, "grid_width": grid_width}
+    out, logsum = operators.full_attention(qkv, heads, grid_width)
+    assert_close(out, twins.full_attention(qkv.numpy(), **given), "formula")
+    assert_close(logsum, twins.attention_logsum(qkv.numpy(), **given), "formula")
+    code = draw(np.random.default_rng(1), 3, width), torch.zeros(3), torch.zeros(8, width)
+    everyone, known = torch.arange(length), (qkv, torch.full_like(out, torch.nan), logsum)
+    hybrid = operators.hybrid_attention(qkv, everyone, *code, heads, grid_width, "bsq", *known)
+    assert torch.equal(hybrid, out)  # whatever is known
+
+
 def test_codebook_attention_counts_the_keys_of_a_code(assert_close: Any) -> None:
     """Equal to softmax attention over all keys, each replaced by its codeword."""
     rng = np.random.default_rng(1)

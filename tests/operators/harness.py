@@ -31,6 +31,7 @@ OUTPUT_TYPES: dict[str, tuple[int, ...]] = {
     "EdgeTokens": (onnx.TensorProto.INT64,),
     "PromptEmbedding": (onnx.TensorProto.FLOAT,),
     "HybridAttention": (onnx.TensorProto.FLOAT,),
+    "FullAttention": (onnx.TensorProto.FLOAT,) * 2,
     "HybridExperts": (onnx.TensorProto.FLOAT,),
     "NormLinear": (onnx.TensorProto.FLOAT,),
     "LinearAdd": (onnx.TensorProto.FLOAT,),

@@ -117,6 +117,23 @@ def prompt_embedding() -> Iterator[Case]:
                 yield inputs, {"patch": patch, "dense": i % 2}
 
 
+def rows_of(length: int) -> int:
+    """Rows of a grid of `length` tokens."""
+    return next(n for n in (5, 3, 2, 1) if length % n == 0)
+
+
+def full_attention() -> Iterator[Case]:
+    def case(length: int, heads: int, head_width: int) -> Case:
+        inputs = {"qkv": floats(length, 3 * heads * head_width)}
+        return inputs, {"heads": heads, "grid_width": length // rows_of(length)}
+
+    for length in (*SIZES, 255, 257, 600):
+        yield case(length, 1, 4)
+        yield case(length, 3, 20)
+    for head_width, heads in product((4, 8, 12, 16, 28, 32, 36, 60, 68, 256), (1, 3)):
+        yield case(35, heads, head_width)
+
+
 def hybrid_attention() -> Iterator[Case]:
     def case(length: int, edge: Array, heads: int, head_width: int, scores: int, quantizer: str) -> Case:
         width = heads * head_width
@@ -127,10 +144,13 @@ def hybrid_attention() -> Iterator[Case]:
             "code_bias": floats(scores),
             "codewords": floats(2**scores if quantizer == "bsq" else scores, width),
         }
-        rows = next(n for n in (5, 3, 2, 1) if length % n == 0)
-        return inputs, {"heads": heads, "grid_width": length // rows, "quantizer": quantizer}
+        if length % 2 == 0 and length > 0:  # with what is known of tokens few of which, or all, are others
+            known = inputs["qkv"].copy()
+            known[:: 40 if length % 4 == 0 else 1] += 1
+            inputs |= {"known_qkv": known, "known_out": floats(length, width), "known_logsum": floats(length, heads)}
+        return inputs, {"heads": heads, "grid_width": length // rows_of(length), "quantizer": quantizer}
 
-    for length in (*SIZES, 255, 257, 600):
+    for length in (*SIZES, 255, 257, 300, 600):
         for edge in some(length):
             yield case(length, edge, 1, 4, 3, "bsq")
             yield case(length, edge, 2, 20, length % 40 + 1, "vq")
@@ -307,6 +327,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "TokenBox": token_box,
     "PromptEmbedding": prompt_embedding,
     "HybridAttention": hybrid_attention,
+    "FullAttention": full_attention,
     "HybridExperts": hybrid_experts,
     "NormLinear": norm_linear,
     "LinearAdd": linear_add,

@@ -118,13 +118,13 @@ def hybrid_attention(
     code_weight: Array,
     code_bias: Array,
     codewords: Array,
-    *,
+    *_known: Array,
     heads: int,
     grid_width: int,
     quantizer: Literal["bsq", "vq"] = "bsq",
     dtype: DTypeLike = np.float64,
 ) -> Array:
-    """Full attention for edge tokens, attention to codewords for the others -> [L, D]."""
+    """Full attention for edge tokens, codebook attention for the others -> [L, D]; what is known changes nothing."""
     qkv, codewords = qkv.astype(dtype), codewords.astype(dtype)
     length, width = qkv.shape[0], qkv.shape[1] // 3
     if length == 0:
@@ -138,14 +138,41 @@ def hybrid_attention(
         part = slice(head * width // heads, (head + 1) * width // heads)
         q, k, v = (qkv[:, i * width : (i + 1) * width][:, part] for i in range(3))
         scale = np.asarray((width // heads) ** -0.5, dtype)
-        scores = rotate(q[edge], edge, grid_width) @ rotate(k, np.arange(length), grid_width).T * scale
-        out[edge, part] = _softmax(scores) @ v
+        out[edge, part] = _softmax(_logits(q, k, edge, grid_width)) @ v
         values = np.zeros((len(occurring), v.shape[1]), dtype)
         np.add.at(values, code_of_key, v)
         scores = q[others] @ codewords[occurring, part].T * scale
         weights = np.exp(scores - scores.max(1, keepdims=True))
         out[others, part] = weights @ values / (weights @ counts.astype(dtype))[:, None]
     return out
+
+
+def full_attention(qkv: Array, *, heads: int, grid_width: int, dtype: DTypeLike = np.float64) -> Array:
+    """Full attention for all tokens -> [L, D]."""
+    weights = _softmax(attention_logits(qkv, heads=heads, grid_width=grid_width, dtype=dtype))
+    values = np.split(qkv.astype(dtype)[:, 2 * qkv.shape[1] // 3 :], heads, axis=1)
+    return np.hstack([w @ v for w, v in zip(weights, values, strict=True)])
+
+
+def attention_logsum(qkv: Array, *, heads: int, grid_width: int, dtype: DTypeLike = np.float64) -> Array:
+    """The second result of FullAttention, logarithms of its denominators -> [L, heads]."""
+    logits = attention_logits(qkv, heads=heads, grid_width=grid_width, dtype=dtype)
+    top = logits.max(2, keepdims=True)
+    return (top[..., 0] + np.log(np.exp(logits - top).sum(2))).T
+
+
+def attention_logits(qkv: Array, *, heads: int, grid_width: int, dtype: DTypeLike = np.float64) -> Array:
+    """What full attention takes the softmax of -> [heads, L, L]."""
+    parts = np.split(qkv.astype(dtype), 3 * heads, axis=1)  # q of all heads, then k, then v
+    everyone = np.arange(len(qkv))
+    pairs = zip(parts[:heads], parts[heads : 2 * heads], strict=True)
+    return np.stack([_logits(q, k, everyone, grid_width) for q, k in pairs])
+
+
+def _logits(q: Array, k: Array, tokens: IntArray, grid_width: int) -> Array:
+    """Of the queries of some tokens and all keys in one head, [L, Dh] each -> [E, L]."""
+    scale = np.asarray(q.shape[1] ** -0.5, q.dtype)
+    return rotate(q[tokens], tokens, grid_width) @ rotate(k, np.arange(len(k)), grid_width).T * scale
 
 
 def _softmax(scores: Array) -> Array:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import onnxruntime
 import pytest
 from tolerances import TOLERANCES
 
-from inter2former_deploy.contract import DECODER_FILE, EDGE_INPUTS, ENCODER_FILE
+from inter2former_deploy.contract import BLANK_INPUTS, DECODER_FILE, EDGE_INPUTS, ENCODER_FILE
 from inter2former_deploy.manifest import Manifest
 from inter2former_deploy.runtime import Segmenter, Session
 from inter2former_deploy.runtime.preprocess import Frame
@@ -56,6 +57,12 @@ def segmenter(bundle: Path, request: pytest.FixtureRequest) -> Segmenter:
     return Segmenter(bundle, num_threads=2, custom_ops=request.param)
 
 
+def blank_shapes(model: Inter2Former) -> dict[str, tuple[int, ...]]:
+    from inter2former_deploy.exporters.graphs import decoder_shapes
+
+    return {name: shape for name, shape in decoder_shapes(model.config, SIZE).items() if name in BLANK_INPUTS}
+
+
 def steps(arrays: dict[str, Any], session: Session) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Click as the release did: number of the click, our mask and the release's."""
     height, width = arrays["image_bgr"].shape[:2]
@@ -79,6 +86,7 @@ def test_session_on_the_release_s_features(
         edges = model.decode_head.project_edges([torch.from_numpy(arrays[f"edge_{i}"]) for i in range(4)])
     features = {"image_embedding": arrays["image_embedding"][0].transpose(1, 2, 0)}
     features |= {name: edge.numpy() for name, edge in zip(EDGE_INPUTS, edges, strict=True)}
+    features |= {name: np.zeros(shape, np.float32) for name, shape in blank_shapes(model).items()}
     values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x)) for name, x in features.items()}
     session = Session(Frame(*arrays["image_bgr"].shape[:2], SIZE), partial(segmenter._decode, values))
     for i, mask, expected in steps(arrays, session):
@@ -120,6 +128,30 @@ def test_plain_onnxruntime_and_the_library_give_the_same_masks(
     sessions = (steps(arrays, plain.open(encoded)), steps(arrays, fast.open(arrays["image_bgr"])))
     for (_, a, _), (_, b, _) in zip(*sessions, strict=True):
         assert (a != b).mean() <= TOLERANCES["session pixels", "bool"].atol
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_first_click_starts_from_the_attention_before_any_click(
+    bundle: Path, golden: Callable[[str], dict[str, Any]], assert_close: Callable[..., None], threads: int
+) -> None:
+    """That of the encoder saves the operators time and changes nothing; it is used: a wrong one is seen."""
+    arrays = golden("session")
+    y, x, positive = (int(v) for v in arrays["clicks_yxp"][0])
+    plain, fast = (Segmenter(bundle, num_threads=threads, custom_ops=c) for c in (False, True))
+    encoded = fast.encode(arrays["image_bgr"][..., ::-1])
+    nothing = {name: np.zeros_like(encoded.features[name]) for name in BLANK_INPUTS}
+    wrong = {"blank_attention": encoded.features["blank_attention"] + 1}
+
+    def first_logits(segmenter: Segmenter, changes: dict[str, np.ndarray]) -> np.ndarray:
+        image = replace(encoded, features={**encoded.features, **changes})
+        session = segmenter.open(image)
+        session.click(x, y, bool(positive))
+        return session.logits
+
+    assert_close(first_logits(fast, {}), first_logits(fast, nothing), "session logits of a bundle")
+    assert np.abs(first_logits(fast, wrong) - first_logits(fast, nothing)).max() > 0.01
+    for features in (nothing, wrong):  # the graph without our library does not look at it
+        np.testing.assert_array_equal(first_logits(plain, features), first_logits(plain, {}))
 
 
 def test_sessions_in_several_threads_at_once(segmenter: Segmenter, golden: Callable[[str], dict[str, Any]]) -> None:
