@@ -17,18 +17,40 @@ namespace {
 constexpr int64_t kReach = 3;  // of a 7x7 window
 constexpr int64_t kStrip = 2 * kMaxEdgePatch;
 
+// The smallest label of each column, and the smallest complement: of the largest label.
 struct Range {
   uint8_t low[kStrip + 2 * kReach], high[kStrip + 2 * kReach];
 };
 
-// The smallest and largest label of each column of rows [top, bottom), columns [left, right).
+inline uint8_t smaller(uint8_t a, uint8_t b) { return a < b ? a : b; }
+
+// to[x] = the smaller one of from[x] and from[x + step].
+void pair_up(const uint8_t* __restrict from, int64_t step, int64_t count, uint8_t* __restrict to) {
+  for (int64_t x = 0; x < count; ++x) to[x] = smaller(from[x], from[x + step]);
+}
+
+// The smallest of each `window` neighbours among the `count` of `from`, which is overwritten; the
+// result lies in `from` or in `spare`. Windows double until two of them cover the one asked for.
+const uint8_t* smallest_of_windows(uint8_t* from, int64_t count, int64_t window, uint8_t* spare) {
+  for (int64_t width = 1; width < window;) {
+    const int64_t step = width <= window - width ? width : window - width;
+    width += step;
+    pair_up(from, step, count - width + 1, spare);
+    uint8_t* const result = spare;
+    spare = from;
+    from = result;
+  }
+  return from;
+}
+
+// Takes columns [left, right) of rows [top, bottom) into account.
 void reduce_rows(const uint8_t* labels, int64_t side, int64_t left, int64_t top, int64_t right,
                  int64_t bottom, uint8_t* __restrict low, uint8_t* __restrict high) {
   const int64_t width = right - left;
   for (int64_t y = top; y < bottom; ++y) {
     const uint8_t* __restrict row = labels + y * side + left;
-    for (int64_t x = 0; x < width; ++x) low[x] = row[x] < low[x] ? row[x] : low[x];
-    for (int64_t x = 0; x < width; ++x) high[x] = row[x] > high[x] ? row[x] : high[x];
+    for (int64_t x = 0; x < width; ++x) low[x] = smaller(row[x], low[x]);
+    for (int64_t x = 0; x < width; ++x) high[x] = smaller(static_cast<uint8_t>(~row[x]), high[x]);
   }
 }
 
@@ -57,15 +79,15 @@ uint8_t edge_tokens(const uint8_t* labels, int64_t side, int64_t patch, EdgeRule
       const int64_t to = end + kReach > right ? right : end + kReach;
       // Columns outside the box stay at values that decide nothing.
       for (uint8_t& v : range.low) v = 255;
-      for (uint8_t& v : range.high) v = 0;
+      for (uint8_t& v : range.high) v = 255;
       reduce_rows(labels, side, from, above, to, below, range.low + (from - x + kReach),
                   range.high + (from - x + kReach));
+      const int64_t count = end - x + 2 * kReach, window = patch + 2 * kReach;
+      uint8_t spare[kStrip + 2 * kReach], other_spare[kStrip + 2 * kReach];
+      const uint8_t* lows = smallest_of_windows(range.low, count, window, spare);
+      const uint8_t* highs = smallest_of_windows(range.high, count, window, other_spare);
       for (int64_t token = x; token < end; token += patch) {
-        uint8_t low = 255, high = 0;
-        const uint8_t* lows = range.low + (token - x);
-        const uint8_t* highs = range.high + (token - x);
-        for (int64_t i = 0; i < patch + 2 * kReach; ++i) low = lows[i] < low ? lows[i] : low;
-        for (int64_t i = 0; i < patch + 2 * kReach; ++i) high = highs[i] > high ? highs[i] : high;
+        const uint8_t low = lows[token - x], high = static_cast<uint8_t>(~highs[token - x]);
         const bool edge = rule == EdgeRule::kReleased ? high > 0 : high > low || low == kUnknown;
         row_flags[token / patch] = edge ? 1 : 0;
         largest = high > largest ? high : largest;
