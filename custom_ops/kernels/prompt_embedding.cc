@@ -149,6 +149,18 @@ int32_t reduce_row(const uint8_t* above, const uint8_t* row, const uint8_t* belo
   for (int64_t begin = 0; begin < width; begin += kStrip) {
     const int64_t count = width - begin < kStrip ? width - begin : kStrip;
     const int64_t shift = 2 * begin;
+    // Most strips hold one label, and so do their neighbours.
+    const uint8_t label = row[shift];
+    uint8_t others = shift > 0 ? (above[shift - 1] ^ label) | (row[shift - 1] ^ label) |
+                                     (below[shift - 1] ^ label)
+                               : 0;
+    for (int64_t x = shift; x < shift + 2 * count; ++x) {
+      others |= (above[x] ^ label) | (row[x] ^ label) | (below[x] ^ label);
+    }
+    if (others == 0 && label != kMixed) {
+      for (int64_t i = 0; i < count; ++i) states[begin + i] = label;
+      continue;
+    }
     uint8_t column[2 * kStrip], pair[2 * kStrip];
     const auto differs = [&](int64_t x) {
       return static_cast<uint8_t>((above[x] ^ row[x]) | (row[x] ^ below[x]));
