@@ -142,6 +142,13 @@ void linear_add(const float* x, const float* residual, int64_t rows, const Linea
       multiply_block(part, count, k, depth, sizes, packed, out + at,
                      [&](int64_t row, int64_t n, const Vec* v, int64_t outputs) {
                        const int64_t here = at + row * sizes.outputs + n;
+                       // The next panel's place: the hardware does not foresee so many short rows.
+                       const int64_t next = outputs > 2 * kLanes ? here + 2 * kLanes
+                                                                 : here - n + count * sizes.outputs;
+                       for (int64_t i = 0; i < 2 * kLanes; i += 16) {
+                         __builtin_prefetch(residual + next + i);
+                         __builtin_prefetch(out + next + i, 1);
+                       }
                        store_pair_plus(out + here, v, outputs, residual + here);
                      });
     }
