@@ -69,12 +69,16 @@ inline __attribute__((always_inline)) Pair resize(const At& at) {
   const Vec a0 = at(0, 0), a1 = at(0, 1), a2 = at(0, 2), a3 = at(0, 3);
   const Vec b0 = at(1, 0), b1 = at(1, 1), b2 = at(1, 2), b3 = at(1, 3), b4 = at(1, 4);
   const Vec c1 = at(2, 1), c2 = at(2, 2), c3 = at(2, 3), c4 = at(2, 4);
-  Pair pair{q3 * b0 + q2 * b1 + q1 * b2 + q0 * b3, q0 * b1 + q1 * b2 + q2 * b3 + q3 * b4};
-  if (!kFirst) pair.first += q0 * a0 + q1 * a1 + q2 * a2 + q3 * a3;
-  pair.second += q3 * a0 + q2 * a1 + q1 * a2 + q0 * a3;
-  pair.first += q0 * c1 + q1 * c2 + q2 * c3 + q3 * c4;
-  if (!kLast) pair.second += q3 * c1 + q2 * c2 + q1 * c3 + q0 * c4;
-  return pair;
+  // Taps 0 and 2 meet the two pixels with the same weights: what lies a pixel apart is added first.
+  const auto both = [](bool with_a, Vec a, bool with_c, Vec c) {
+    return !with_a ? c : !with_c ? a : a + c;
+  };
+  const auto far = [&](bool a, bool c, Vec w0, Vec w1, Vec w2, Vec w3) {
+    return w0 * both(a, a0, c, c1) + w1 * both(a, a1, c, c2) + w2 * both(a, a2, c, c3) +
+           w3 * both(a, a3, c, c4);
+  };
+  return {(q3 * b0 + q2 * b1 + q1 * b2 + q0 * b3) + far(!kFirst, true, q0, q1, q2, q3),
+          (q0 * b1 + q1 * b2 + q2 * b3 + q3 * b4) + far(true, !kLast, q3, q2, q1, q0)};
 }
 
 // Calls body(Flag<first>(), Flag<last>()).
@@ -97,12 +101,13 @@ struct Norm {
   const float *scale, *shift;  // [period]
   int64_t period;
 
-  // Of whole pixels, `count` floats.
-  void operator()(const float* x, int64_t count, float* to) const {
+  // Of whole pixels, `count` floats; fetches those that lie `ahead` floats ahead.
+  void operator()(const float* x, int64_t count, int64_t ahead, float* to) const {
     const Vec from = broadcast(mean);
     const Norm local = *this;  // which stores through `to` leave alone
     int64_t at = 0, i = 0;
     for (; i + kLanes <= count; i += kLanes) {
+      __builtin_prefetch(x + i + ahead);
       store(to + i, (load(x + i) - from) * load(local.scale + at) + load(local.shift + at));
       at = at + kLanes == local.period ? 0 : at + kLanes;
     }
@@ -126,6 +131,8 @@ struct Stage {
     const int64_t inside = at_most(at_least(r, 0), rows - 1);
     return ring + inside % slots * kTaps * tap;
   }
+  // Floats of x to what is fetched early: the hardware does not foresee so many short runs.
+  int64_t ahead() const { return columns * in; }
   float* pixel(int64_t p) const {
     return ring + p / columns % slots * kTaps * tap + p % columns * out;
   }
@@ -157,7 +164,7 @@ void scatter(const Stage& stage, const Vec (&sums)[M][kPanel], int64_t begin, in
 void map_taps(const Stage& stage, int64_t begin, int64_t end, float* tile) {
   const bool whole = stage.out % kLanes == 0;  // then 9 Co columns fill the panels
   for_parts(begin, end, kPixels, [&](int64_t first, int64_t last) {
-    stage.norm(stage.x + first * stage.in, (last - first) * stage.in, tile);
+    stage.norm(stage.x + first * stage.in, (last - first) * stage.in, stage.ahead(), tile);
     with_rows<kPixels>(last - first, [&](auto height) {
       constexpr int M = decltype(height)::kCount;
       const float* rows[M];
@@ -245,7 +252,7 @@ void map_taps_of_runs(const Stage& stage, int64_t begin, int64_t end, float* til
   for (int64_t r = begin; r < end; ++r) {
     const int64_t first = r % runs * kRun, pixel = r / runs * stage.columns + first;
     const int64_t count = at_most(kRun, stage.columns - first);
-    stage.norm(stage.x + pixel * stage.in, count * stage.in, tile);
+    stage.norm(stage.x + pixel * stage.in, count * stage.in, stage.ahead(), tile);
     for (int64_t i = count * stage.in; i < kRun * stage.in; ++i) tile[i] = 0;
     transpose(tile, stage.in, tile + kRun * stage.in, panel + kRun);
     for (int t = 0; t < kTaps; t += kTogether) {
@@ -331,9 +338,16 @@ struct Columns {
 // From a sum of taps and its share of the edge features to the result.
 struct Finish {
   bool activate;
+  int64_t e_ahead, to_ahead;  // floats to the same place two rows on, which is fetched
 
   inline __attribute__((always_inline)) Vec operator()(Vec sum, Vec e) const {
     return activate ? silu(sum + e) : sum + e;
+  }
+  // kLanes elements.
+  inline __attribute__((always_inline)) void wholly(float* to, Vec sum, const float* e) const {
+    __builtin_prefetch(e + e_ahead);
+    __builtin_prefetch(to + to_ahead, 1);
+    store(to, (*this)(sum, load(e)));
   }
   // Up to kLanes elements.
   void partly(float* to, Vec sum, const float* e, int64_t count) const {
@@ -352,8 +366,8 @@ void whole_pixels(Columns columns, Finish finish, int64_t pixels, const float* e
     for (int64_t c = 0; c < channels; c += kLanes) {
       const Pair pair = columns.pair(x * channels + c);
       const int64_t at = 2 * x * channels + c;
-      store(to + at, finish(pair.first, load(e + at)));
-      store(to + at + channels, finish(pair.second, load(e + at + channels)));
+      finish.wholly(to + at, pair.first, e + at);
+      finish.wholly(to + at + channels, pair.second, e + at + channels);
     }
   }
 }
@@ -366,8 +380,8 @@ void zipped_pixels(Columns columns, Finish finish, int64_t pixels, const float* 
   int64_t i = 0;
   for (; i + kLanes <= floats; i += kLanes, e += 2 * kLanes, to += 2 * kLanes) {
     const Pair pair = columns.pair(i);
-    store(to, finish(zip_low<kChannels>(pair.first, pair.second), load(e)));
-    store(to + kLanes, finish(zip_high<kChannels>(pair.first, pair.second), load(e + kLanes)));
+    finish.wholly(to, zip_low<kChannels>(pair.first, pair.second), e);
+    finish.wholly(to + kLanes, zip_high<kChannels>(pair.first, pair.second), e + kLanes);
   }
   if (i == floats) return;
   const Pair pair = columns.pair(i);
@@ -557,7 +571,7 @@ void local_upsample(const float* x, int64_t rows, int64_t columns, int64_t in_ch
       take<float>(memory, slots * kTaps * tap),
       slots,
       tap};
-  const Resize resizing{stage, edge, {activate}, y};
+  const Resize resizing{stage, edge, {activate, 2 * edge.stride, 4 * columns * out_channels}, y};
 
   // Tap maps: `units` of a row, tiles of pixels or runs.
   const int64_t units = layout.pixel_lanes ? ceil_div(columns, kRun) : columns;
