@@ -196,7 +196,7 @@ def local_upsample(side: int, share: float, stage: int) -> Case:
         },
         constant=frozenset(weights),
         attributes={"activation": "none" if stage == 3 else "silu"},
-        flop=18.0 * hc * wc * ci * co,
+        flop=2.0 * hc * wc * co * (9 * ci + 64),  # nine taps; resizing four sums of them, 16 products each
         nbytes=4.0 * hc * wc * (ci + 8 * co),
     )
 
