@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".safetensors"
 
-_FORMAT = "inter2former encoded image 1"
+_FORMAT = "inter2former encoded image 2"
 _HEADER_LIMIT = 1 << 16  # bytes; ours have about 2,000
 
 

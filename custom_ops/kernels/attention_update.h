@@ -23,7 +23,7 @@ constexpr int64_t kMostChanged = 256;    // tokens; sums of more would have to b
 constexpr int64_t kKeysPerChanged = 16;  // at least: beyond, there is little to gain
 constexpr int64_t kCompareTokens = 256;  // tokens of a task that looks for changes
 constexpr float kMostLost = 0.125f;      // old weights over the divisor
-constexpr float kMostDivisor = 64.0f;
+constexpr float kMostDivisor = 1024.0f;
 
 // Some of the tokens.
 struct TokenList {

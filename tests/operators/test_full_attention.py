@@ -134,12 +134,12 @@ def weights(known: Array, inputs: dict[str, Array], heads: int = 1) -> tuple[Arr
 def rows_from_known(
     library: Library, inputs: dict[str, Array], known: dict[str, Array], heads: int = 1, **attributes: Any
 ) -> Array:
-    """Which rows the operator takes from what is known, bool [L], told from a known attention that is 1 too large."""
+    """Which rows the operator takes from what is known, bool [L], told from a known attention that is 64 too large."""
     out = run(library, inputs | known, heads, **attributes)
-    offset = run(library, inputs | known | {"known_out": known["known_out"] + 1}, heads, **attributes)
+    offset = run(library, inputs | known | {"known_out": known["known_out"] + 64}, heads, **attributes)
     shift = (offset - out).reshape(LENGTH, heads, -1)
     taken = (shift != 0).any((1, 2))
-    expected = 1 / weights(known["known_qkv"], inputs, heads)[1][taken]
+    expected = 64 / weights(known["known_qkv"], inputs, heads)[1][taken]
     np.testing.assert_allclose(shift[taken], np.broadcast_to(expected[..., None], shift[taken].shape), rtol=1e-4)
     assert_anew(library, inputs, out, np.setdiff1d(inputs["edge"], np.flatnonzero(taken)), heads, **attributes)
     others = np.setdiff1d(EVERYONE, inputs["edge"])
@@ -180,7 +180,7 @@ def test_few_tokens_changed(
     assert_accurate(out, twins.hybrid_attention, *inputs.values(), **attributes)
     taken = rows_from_known(library, inputs, known, heads, quantizer=quantizer)
     lost, total = weights(known["known_qkv"], inputs, heads)
-    expected = ((8 * lost <= total) & (total <= 64)).all(1)
+    expected = ((8 * lost <= total) & (total <= 1024)).all(1)
     expected[changed] = False
     np.testing.assert_array_equal(taken[edge], expected[edge])
     assert not taken[np.setdiff1d(EVERYONE, edge)].any()
@@ -205,16 +205,17 @@ def test_keys_that_dominated(library: Library) -> None:
     qkv = inputs["qkv"]
     qkv[:, 0] = np.linspace(-8, 8, LENGTH)  # how much a query sees of the keys below; rotated, of those nearby
     qkv[[100, 101, 400], 32] = 12
-    for old, new in ((12, 0), (12, -12), (12, 12.25), (8, 9), (0, 24), (0, 300)):
+    for old, new in ((12, 0), (12, -12), (12, 12.25), (8, 9), (0, 12), (0, 24), (0, 300)):
         qkv[[100, 101, 400], 32] = old
         known = known_of(library, qkv)
         qkv[[100, 101, 400], 32] = new
         taken = rows_from_known(library, inputs, known)
         lost, total = (x[:, 0] for x in weights(known["known_qkv"], inputs))
-        expected = (8 * lost <= total) & (total <= 64)
+        expected = (8 * lost <= total) & (total <= 1024)
         expected[[100, 101, 400]] = False
         np.testing.assert_array_equal(taken, expected)
-        assert 0.1 * LENGTH < taken.sum() < LENGTH - 3
+        assert taken.sum() > 0.1 * LENGTH
+        assert taken.sum() < LENGTH - 3 or new == 12  # whose weights are within the limit in every row
         out = run(library, inputs | known)
         assert_accurate(out, twins.hybrid_attention, *inputs.values(), heads=1, grid_width=SIDE)
 

@@ -45,6 +45,7 @@ def flip_a_bit(folder: Path) -> None:
         (flip_a_bit, r"encoder\.onnx is not the file that manifest\.json was written for.*copy the whole bundle again"),
         (another_decoder, r"decoder\.onnx is not the file.*from another export"),
         (edit(lambda m: m.update(schema_version=99)), "has schema 99.*update inter2former-deploy"),
+        (edit(lambda m: m.update(schema_version=2)), "has schema 2.*export it again with this version"),
         (edit(lambda m: m["operator_domain"].update(version=2)), "operators.*'version': 2.*update inter2former-deploy"),
         (edit(lambda m: m["preprocessing"].update(pad_multiple=128)), "another preprocessing"),
         (edit(lambda m: m.pop("size")), r"manifest\.json is damaged"),

@@ -159,7 +159,7 @@ def test_damaged_files_are_refused(saved: Path, damage: Callable[[bytes], bytes]
 
 def test_a_file_of_a_later_format_says_so(saved: Path) -> None:
     saved.write_bytes(with_header(lambda h: h["__metadata__"].update(format="next"))(saved.read_bytes()))
-    with pytest.raises(EncodedImageError, match="its format is 'next', not 'inter2former encoded image 1'"):
+    with pytest.raises(EncodedImageError, match="its format is 'next', not 'inter2former encoded image 2'"):
         EncodedImage.load(saved)
 
 
