@@ -12,7 +12,8 @@ from onnxscript import opset18 as op
 from onnxscript import values
 
 from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
-from inter2former_deploy.modules import operators as _operators  # noqa: F401 - defines torch.ops.inter2former
+from inter2former_deploy.modules import edge_operators as _edges  # noqa: F401 - both define torch.ops.inter2former
+from inter2former_deploy.modules import operators as _others  # noqa: F401
 
 Translation = Callable[..., Any]
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from inter2former_deploy.config import EdgeNetworkConfig
 from inter2former_deploy.contract import MEAN_BGR, STD_BGR
-from inter2former_deploy.modules import operators
+from inter2former_deploy.modules import edge_operators
 
 
 class FixedFilter(nn.Module):
@@ -44,12 +44,12 @@ class Canny(nn.Module):
         super().__init__()
         gauss = torch.exp(-0.5 * (torch.arange(5, dtype=torch.float64) - 2) ** 2)
         gauss = (gauss / gauss.sum()).float()
-        sobel = torch.tensor(operators.SOBEL)
+        sobel = torch.tensor(edge_operators.SOBEL)
         self.g_h = FixedFilter(gauss.view(1, 1, 5))
         self.g_v = FixedFilter(gauss.view(1, 5, 1))
         self.sobh = FixedFilter(sobel[None])
         self.sobv = FixedFilter(sobel.T[None])
-        self.dirf = FixedFilter(operators.difference_filters()[:, 0])
+        self.dirf = FixedFilter(edge_operators.difference_filters()[:, 0])
         for name, values in (("mean", MEAN_BGR), ("std", STD_BGR)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
@@ -66,12 +66,12 @@ class Canny(nn.Module):
         # Contiguous: the convolutions round by memory layout.
         picture = ((image.detach().contiguous() * self.std + self.mean) / 255).clamp(0, 1)
         filters = (self.g_h.weight, self.g_v.weight, self.sobh.weight, self.sobv.weight, self.dirf.weight)
-        return operators.maps_of_picture(picture, *filters)
+        return edge_operators.maps_of_picture(picture, *filters)
 
     def encode(self, image: Tensor) -> Tensor:
         """The same of one RGB picture [S, S, 3], 0-255, by its operator: [5, S, S]."""
         numbers = (self.mean, self.std, self.g_h.weight, self.g_v.weight)
-        return operators.canny_maps(image, *(x.flatten() for x in numbers))
+        return edge_operators.canny_maps(image, *(x.flatten() for x in numbers))
 
 
 class ResidualBlock(nn.Module):
@@ -94,7 +94,7 @@ class ResidualBlock(nn.Module):
         """The same of one map [H, W, C], by its operator."""
         first = self.norm1.weight, self.norm1.bias, self.conv1.weight, cast(Tensor, self.conv1.bias)
         second = self.norm2.weight, self.norm2.bias, self.conv2.weight, cast(Tensor, self.conv2.bias)
-        return operators.edge_block(x, *first, *second, self.norm1.eps)
+        return edge_operators.edge_block(x, *first, *second, self.norm1.eps)
 
 
 class CannyNet(nn.Module):
@@ -133,7 +133,7 @@ class CannyNet(nn.Module):
         Returns:
             Coarse to fine, [B, C, S/8, S/8] to [B, C, S, S].
         """
-        x = self.conv1(operators.unit_norm(maps))
+        x = self.conv1(edge_operators.unit_norm(maps))
         features = []
         for i, (blocks, lateral) in enumerate(zip(self.block_list, self.lateral_convs, strict=True)):
             if i > 0:
@@ -152,12 +152,12 @@ class CannyNet(nn.Module):
             Coarse to fine: a stage's result, [S/8, S/8, C] to [S, S, C], and the 1x1 convolution of it to the
             edge features.
         """
-        x = operators.edge_stem(maps, self.conv1.weight, cast(Tensor, self.conv1.bias))
+        x = edge_operators.edge_stem(maps, self.conv1.weight, cast(Tensor, self.conv1.bias))
         stages = []
         for i, (blocks, lateral) in enumerate(zip(self.block_list, self.lateral_convs, strict=True)):
             if i > 0:
                 between = cast(nn.Conv2d, self.downsamplers[i - 1])
-                x = operators.edge_downsample(x, between.weight, cast(Tensor, between.bias))
+                x = edge_operators.edge_downsample(x, between.weight, cast(Tensor, between.bias))
             for block in cast(Iterable[ResidualBlock], blocks):
                 x = block.encode(x)
             stages.append((x, cast(nn.Conv2d, lateral)))

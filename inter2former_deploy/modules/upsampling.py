@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from inter2former_deploy.config import PATCH, Upsampling
 from inter2former_deploy.contract import OUTSIDE_LOGIT, STAGES
-from inter2former_deploy.modules import operators
+from inter2former_deploy.modules import edge_operators, operators
 
 BOX_THRESHOLD = -2.0  # a token above this low-resolution logit belongs to the box
 
@@ -55,7 +55,7 @@ class UpsampleStage(nn.Module):
         Returns:
             `edge` [H, W, Co], `edge_border` [4, tokens, W, Co], `edge_corner` [4, tokens, tokens, Co].
         """
-        return operators.project_edge(edge, self.conv.weight, edge.shape[-1] // tokens)
+        return edge_operators.project_edge(edge, self.conv.weight, edge.shape[-1] // tokens)
 
     def project_stage(self, x: Tensor, lateral: nn.Conv2d, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
         """The same of a stage of the edge network, by its operator.
@@ -69,7 +69,7 @@ class UpsampleStage(nn.Module):
             As `project_edge`.
         """
         weight, bias = lateral.weight.flatten(1), cast(Tensor, lateral.bias)
-        return operators.edge_projection(x, weight, bias, self.conv.weight, x.shape[1] // tokens)
+        return edge_operators.edge_projection(x, weight, bias, self.conv.weight, x.shape[1] // tokens)
 
     def decode(self, x: Tensor, box: Tensor, edge: Tensor, edge_border: Tensor, edge_corner: Tensor) -> Tensor:
         """The stage by its operator.

@@ -11,8 +11,8 @@ from torch.nn.functional import conv2d, pad
 
 from inter2former_deploy.config import PROBE
 from inter2former_deploy.contract import MEAN_BGR, STD_BGR
+from inter2former_deploy.modules.edge_operators import NEIGHBOURS, gradient_direction
 from inter2former_deploy.modules.edges import CannyNet
-from inter2former_deploy.modules.operators import NEIGHBOURS, gradient_direction
 
 MAPS = ("grad_mag", "grad_ori", "thin", "thresh", "early")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from operators import twins
 
 from inter2former_deploy.contract import DOMAIN
-from inter2former_deploy.modules import operators
+from inter2former_deploy.modules import edge_operators, operators
 from inter2former_deploy.modules.rotary import rotary_angles, rotary_frequencies, rotate
 
 PATCH = 16
@@ -245,14 +245,14 @@ def test_canny_maps(assert_close: Any, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(12)
     image = torch.from_numpy(rng.uniform(0, 255, (*size, 3)))
     numbers = 100 + draw(rng, 3), 50 + draw(rng, 3), draw(rng, 5).softmax(0), draw(rng, 5).softmax(0)
-    assert_close(operators.canny_maps(image, *numbers), twins.canny_maps(*arrays(image, *numbers)), "formula")
+    assert_close(edge_operators.canny_maps(image, *numbers), twins.canny_maps(*arrays(image, *numbers)), "formula")
 
 
 def test_edge_stem(assert_close: Any) -> None:
     rng = np.random.default_rng(13)
     maps, weight, bias = 1 + draw(rng, 5, 9, 6), draw(rng, 4, 5, 3, 3), draw(rng, 4)
     maps[1], maps[2] = 0, 1e-15 * maps[2]  # norms below the least that counts
-    out = operators.edge_stem(maps, weight, bias)
+    out = edge_operators.edge_stem(maps, weight, bias)
     assert_close(out, twins.edge_stem(*arrays(maps, weight, bias)), "formula")
 
 
@@ -261,7 +261,7 @@ def test_edge_block(assert_close: Any, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(14)
     x, norm, conv = 2 + draw(rng, *size, 6), (6,), (6, 6, 3, 3)
     weights = [draw(rng, *shape) for _ in range(2) for shape in (norm, norm, conv, norm)]
-    out = operators.edge_block(x, *weights, 0.3)
+    out = edge_operators.edge_block(x, *weights, 0.3)
     assert_close(out, twins.edge_block(*arrays(x, *weights), epsilon=0.3), "formula")
 
 
@@ -269,7 +269,7 @@ def test_edge_block(assert_close: Any, size: tuple[int, int]) -> None:
 def test_edge_downsample(assert_close: Any, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(15)
     given = draw(rng, *size, 4), draw(rng, 6, 4, 3, 3), draw(rng, 6)
-    assert_close(operators.edge_downsample(*given), twins.edge_downsample(*arrays(*given)), "formula")
+    assert_close(edge_operators.edge_downsample(*given), twins.edge_downsample(*arrays(*given)), "formula")
 
 
 @pytest.mark.parametrize(("grid", "pixels"), [(1, 1), (3, 1), (3, 2), (2, 4)])
@@ -278,7 +278,7 @@ def test_edge_projection(assert_close: Any, grid: int, pixels: int) -> None:
     side = grid * pixels
     given = draw(rng, side, side, 6), draw(rng, 5, 6), draw(rng, 5), draw(rng, 3, 5, 3, 3)
     expected = twins.edge_projection(*arrays(*given), pixels=pixels)
-    for out, truth in zip(operators.edge_projection(*given, pixels), expected, strict=True):
+    for out, truth in zip(edge_operators.edge_projection(*given, pixels), expected, strict=True):
         assert_close(out, truth, "formula")
 
 
