@@ -57,6 +57,20 @@ def edge_share(area: float) -> float:
     return len(edge_tokens(labels, "exact", PATCH)) / SIDE**2
 
 
+def check_picture(path: Path) -> None:
+    """Tells before the measurements what would fail after them.
+
+    Raises:
+        ValueError: a picture of this name cannot be written.
+        ModuleNotFoundError: there is no matplotlib.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lower().lstrip(".") not in kinds:
+        raise ValueError(f"{path}: the picture's name must end in one of {', '.join(kinds)}; the JSON is put beside it")
+
+
 def draw(areas: Mapping[str, Any], experts: Mapping[str, Any], path: Path) -> None:
     """One picture of four panels.
 

@@ -87,10 +87,11 @@ def figure(
     """Latency over object area, and experts from 1 to 64, as a picture like the paper's Figure 3."""
     from inter2former_deploy.bench import plots, report
 
+    plots.check_picture(output)
     areas = plots.measure_areas(threads, seconds, typer.echo)
     experts = report.measure_experts(threads, seconds, typer.echo)
-    plots.draw(areas, experts, output)
     _write({"areas": areas, "experts": experts}, output.with_suffix(".json"))
+    plots.draw(areas, experts, output)
 
 
 @app.command("compare")

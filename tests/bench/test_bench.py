@@ -6,10 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from inter2former_deploy.bench import clicks, images, operators, report, scene
+from inter2former_deploy.bench import clicks, images, operators, plots, report, scene
 from inter2former_deploy.bench.machine import Ceilings
 from inter2former_deploy.bench.workers import Workload, alternate
+from inter2former_deploy.cli import app
 
 SMALL = {
     "hybrid_attention": {"side": 8, "share": 0.2},
@@ -133,3 +135,11 @@ def test_a_pinned_click_upsamples_the_disc_s_box(tmp_path):
     parts = clicks.components(tmp_path, 256, 0.1, "exact", threads=1, calls=2)
     operators = {"HybridAttention", "HybridExperts", "LocalUpsample", "PromptEmbedding", "EdgeTokens", "TokenBox"}
     assert operators <= parts.keys()
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_it_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "measure_areas", lambda *_: pytest.fail("measured"))
+    result = CliRunner().invoke(app, ["bench", "figure", "-o", str(tmp_path / "figure.json")])
+    assert isinstance(result.exception, ValueError)
+    assert "png" in str(result.exception)
+    plots.check_picture(tmp_path / "figure.PNG")
