@@ -444,11 +444,13 @@ class _Gate:
 
     def _graph_picture(self) -> Array:
         """The photograph as encoder.onnx takes it: RGB 0-255, padded, resized; [S, S, 3]."""
-        padded = np.empty((self.side, self.side, 3), np.float32)
-        padded[:] = PAD_RGB
-        padded[: self.photograph.shape[0], : self.photograph.shape[1]] = self.photograph
+        # Resized as the distance from the padding, which so stays what it is, as the zeros do in the picture above: one
+        # thread of PyTorch would round it to a pattern, and the edge network sees the direction of any gradient.
+        padding = np.float32(PAD_RGB)
+        padded = np.zeros((self.side, self.side, 3), np.float32)
+        padded[: self.photograph.shape[0], : self.photograph.shape[1]] = self.photograph - padding
         resized = _resize(torch.from_numpy(padded).permute(2, 0, 1)[None], self.size)
-        return resized[0].permute(1, 2, 0).contiguous().numpy()
+        return resized[0].permute(1, 2, 0).contiguous().numpy() + padding
 
     def _mask(self, logits: Array) -> Array:
         """Logits [S, S] -> foreground of the photograph."""

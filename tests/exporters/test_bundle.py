@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from inter2former_deploy.config import DEMO, PROBE
-from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, ENCODER_OUTPUTS, MANIFEST_FILE
+from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, ENCODER_OUTPUTS, MANIFEST_FILE, PAD_RGB
 from inter2former_deploy.errors import BundleError, CheckpointError, ExportMismatchError, OperatorLibraryError
 from inter2former_deploy.exporters import bundle, parity
 from inter2former_deploy.exporters.bundle import FILES, ExportReport, export_bundle, load_exported, verify_bundle
@@ -265,6 +265,21 @@ def test_badly_conditioned_weights_are_judged_by_float64(
     assert check.tensor == "image_embedding"
     assert check.passed == passes
     assert "float64" in check.note
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_gates_picture_is_as_flat_as_its_padding(probe_model: Inter2Former, threads: int) -> None:
+    """PyTorch resizes by another kernel on one thread, and the edge network sees the direction of any rounding."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        picture = parity._Gate(probe_model, 512, lambda _: None)._graph_picture()
+    finally:
+        torch.set_num_threads(before)
+    height, width, _ = parity.load_photograph().shape
+    scale = 512 / 768
+    assert (picture[int(scale * height) + 2 :] == np.float32(PAD_RGB)).all()
+    assert (picture[:, int(scale * width) + 2 :] == np.float32(PAD_RGB)).all()
 
 
 def test_bundled_weights_are_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
