@@ -15,7 +15,7 @@ from inter2former_deploy.overlay import draw_overlay
 from inter2former_deploy.runtime import Segmenter
 
 PICTURES = {  # clicks in pixels: x, y, positive
-    "cat": (data.chelsea, ((320, 145, True), (320, 110, False), (290, 160, False))),
+    "cat": (data.chelsea, ((170, 115, True), (200, 115, True), (310, 135, False), (160, 155, False))),
     "coffee": (data.coffee, ((170, 150, True), (200, 330, True), (450, 200, True), (60, 370, False), (90, 30, False))),
     "rocket": (data.rocket, ((322, 240, True), (322, 130, True), (200, 200, False), (322, 330, True))),
 }
