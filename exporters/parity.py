@@ -446,7 +446,7 @@ class _Gate:
         """The photograph as encoder.onnx takes it: RGB 0-255, padded, resized; [S, S, 3]."""
         # Resized as the distance from the padding, which so stays what it is, as the zeros do in the picture above: one
         # thread of PyTorch would round it to a pattern, and the edge network sees the direction of any gradient.
-        padding = np.float32(PAD_RGB)
+        padding = np.array(PAD_RGB, np.float32)
         padded = np.zeros((self.side, self.side, 3), np.float32)
         padded[: self.photograph.shape[0], : self.photograph.shape[1]] = self.photograph - padding
         resized = _resize(torch.from_numpy(padded).permute(2, 0, 1)[None], self.size)
