@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from inter2former_deploy.cli.train import Ema, LearningRate, RampShare, Stages, Targets, Warmup, train_config
 from inter2former_deploy.clicks import MAX_CLICKS
 from inter2former_deploy.config import load_config
 
@@ -25,21 +25,12 @@ def ablate(
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps of each variant.")] = 3000,
-    stage: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SHARE:SIZE:BATCH",
-            help="A part of each run, as for i2f train. [default: 1:256:6]",
-            show_default=False,
-        ),
-    ] = None,
-    targets: Annotated[int, typer.Option(help="Objects trained on in each picture.")] = 2,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    warmup: Annotated[int, typer.Option(help="Steps to reach it.")] = 300,
-    ema: Annotated[float, typer.Option(help="Decay of the averaged weights.")] = 0.999,
-    ramp_share: Annotated[
-        float, typer.Option(help="First share of the steps in which synthetic scenes go from easy to hard.")
-    ] = 0.4,
+    stage: Stages = None,
+    targets: Targets = 2,
+    learning_rate: LearningRate = 1e-3,
+    warmup: Warmup = 300,
+    ema: Ema = 0.999,
+    ramp_share: RampShare = 0.4,
     dataset: Annotated[str, typer.Option(help="What to score on, as for i2f eval.")] = "synthetic",
     size: Annotated[int, typer.Option(help="Model resolution of the scores.")] = 1024,
     length: Annotated[int, typer.Option(min=1, help="Number of synthetic pictures.")] = 100,
@@ -62,14 +53,11 @@ def ablate(
         plot_speed_and_accuracy,
         train_variants,
     )
-    from inter2former_deploy.training import Stage, TrainConfig
 
     if threads:
         torch.set_num_threads(threads)
     samples = open_dataset(dataset, length=length, size=size)
-    numbers = TrainConfig(**{f.name: given[f.name] for f in fields(TrainConfig) if f.name in given})
-    if stage:
-        numbers = replace(numbers, stages=tuple(Stage.parse(text) for text in stage))
+    numbers = train_config(given)
     weights = train_variants(load_config(config), numbers, output, report=typer.echo, workers=workers, initial=initial)
 
     def progress(done: int, total: int, _: str) -> None:

@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from inter2former_deploy.config import load_config
+
+if TYPE_CHECKING:
+    from inter2former_deploy.training import TrainConfig
+
+# Options that i2f ablate has, too.
+Stages = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SHARE:SIZE:BATCH",
+        help="A part of the run: its share of the steps, side of the pictures in pixels, pictures a step. "
+        "Repeat it; small pictures first make cheap steps. [default: 1:256:6]",
+        show_default=False,
+    ),
+]
+Targets = Annotated[int, typer.Option(help="Objects trained on in each picture.")]
+LearningRate = Annotated[float, typer.Option(help="Highest learning rate.")]
+Warmup = Annotated[int, typer.Option(help="Steps to reach it.")]
+Ema = Annotated[float, typer.Option(help="Decay of the averaged weights.")]
+RampShare = Annotated[
+    float, typer.Option(help="First share of the steps in which synthetic scenes go from easy to hard.")
+]
+
+
+def train_config(given: Mapping[str, Any]) -> TrainConfig:
+    """The numbers of a run from a command's options by name; what they do not name keeps its default."""
+    from inter2former_deploy.training import Stage, TrainConfig
+
+    numbers = TrainConfig(**{f.name: given[f.name] for f in fields(TrainConfig) if f.name in given})
+    stages = tuple(Stage.parse(text) for text in given["stage"] or ())
+    return replace(numbers, stages=stages) if stages else numbers
 
 
 def train(
@@ -33,26 +64,16 @@ def train(
         float, typer.Option(min=0, max=1, help="Share of synthetic pictures when both kinds are given.")
     ] = 0.5,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
-    stage: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SHARE:SIZE:BATCH",
-            help="A part of the run: its share of the steps, side of the pictures in pixels, pictures a step. "
-            "Repeat it; small pictures first make cheap steps. [default: 1:256:6]",
-            show_default=False,
-        ),
-    ] = None,
-    targets: Annotated[int, typer.Option(help="Objects trained on in each picture.")] = 2,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    warmup: Annotated[int, typer.Option(help="Steps to reach it.")] = 300,
+    stage: Stages = None,
+    targets: Targets = 2,
+    learning_rate: LearningRate = 1e-3,
+    warmup: Warmup = 300,
     decay_share: Annotated[float, typer.Option(help="Last share of the steps in which it falls.")] = 1.0,
-    ema: Annotated[float, typer.Option(help="Decay of the averaged weights.")] = 0.999,
+    ema: Ema = 0.999,
     seed: Annotated[int, typer.Option(help="Of weights, pictures and clicks.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Encoder, edge network and upsampling in bfloat16.")] = True,
     auxiliary: Annotated[float, typer.Option(help="Weight of losses on short ways to encoder and neck.")] = 1.0,
-    ramp_share: Annotated[
-        float, typer.Option(help="First share of the steps in which synthetic scenes go from easy to hard.")
-    ] = 0.4,
+    ramp_share: RampShare = 0.4,
     initial: Annotated[
         Path | None, typer.Option("--init", help="Checkpoint to start from, instead of nothing.", show_default=False)
     ] = None,
@@ -78,12 +99,9 @@ def train(
     import torch
 
     from inter2former_deploy.data import DataError, check, open_dataset
-    from inter2former_deploy.training import Stage, TrainConfig
     from inter2former_deploy.training import train as run
 
-    numbers = TrainConfig(**{f.name: given[f.name] for f in fields(TrainConfig) if f.name in given})
-    if stage:
-        numbers = replace(numbers, stages=tuple(Stage.parse(text) for text in stage))
+    numbers = train_config(given)
     sources = data or ["synthetic"]
     datasets = [open_dataset(source, images=images) for source in sources if source != "synthetic"]
     problems = [p for d in datasets for p in check(d, _checked)]
