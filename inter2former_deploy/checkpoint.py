@@ -25,6 +25,7 @@ from torch import Tensor
 
 from inter2former_deploy.config import PRESETS, ModelConfig
 from inter2former_deploy.errors import CheckpointError
+from inter2former_deploy.files import replacing
 from inter2former_deploy.modules.edges import Canny
 from inter2former_deploy.modules.model import Inter2Former
 from inter2former_deploy.modules.rotary import rotary_frequencies
@@ -121,9 +122,8 @@ def save_checkpoint(model: Inter2Former, path: str | Path, *, dtype: torch.dtype
         name: (t.to(dtype) if name in learned else t).detach().cpu().contiguous()
         for name, t in model.state_dict().items()
     }
-    unfinished = path.with_name(path.name + ".part")
-    safetensors.torch.save_file(tensors, unfinished, {METADATA_KEY: json.dumps(model.config.to_dict())})
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        safetensors.torch.save_file(tensors, unfinished, {METADATA_KEY: json.dumps(model.config.to_dict())})
 
 
 def synthetic_state_dict(config: ModelConfig, seed: int = 7) -> dict[str, Tensor]:

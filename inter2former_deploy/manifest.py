@@ -26,6 +26,7 @@ from inter2former_deploy.contract import (
     STD_BGR,
 )
 from inter2former_deploy.errors import BundleError
+from inter2former_deploy.files import replacing
 
 Precision = Literal["fp32", "bf16", "int8"]  # of the encoder's linear layers
 BUNDLE_ID_KEY = "inter2former.bundle_id"  # metadata of both graphs
@@ -90,9 +91,8 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write manifest.json into a folder; a reader never sees half of it."""
-        unfinished = folder / f"{MANIFEST_FILE}.part"
-        unfinished.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        unfinished.replace(folder / MANIFEST_FILE)
+        with replacing(folder / MANIFEST_FILE) as unfinished:
+            unfinished.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

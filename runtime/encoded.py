@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import numpy as np
 
 from inter2former_deploy.contract import IMAGE_FEATURES
 from inter2former_deploy.errors import EncodedImageError
+from inter2former_deploy.files import replacing
 from inter2former_deploy.runtime.preprocess import Floats, Frame, Image, check_image
 
 if TYPE_CHECKING:
@@ -62,17 +62,10 @@ class EncodedImage:
         header["__metadata__"]["sha256"] = _digest(header, self.features.values())
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)  # the format wants the tensors to start at a multiple of 8
-        target = Path(path)
-        unfinished = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")  # a name of this call alone
-        try:
-            with unfinished.open("xb") as file:
-                file.write(len(text).to_bytes(8, "little") + text)
-                for array in self.features.values():
-                    file.write(array.data)
-            unfinished.replace(target)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+        with replacing(Path(path)) as unfinished, unfinished.open("xb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for array in self.features.values():
+                file.write(array.data)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EncodedImage:

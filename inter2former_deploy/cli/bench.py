@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from inter2former_deploy.files import replacing
+
 app = typer.Typer(
     help="Measure operators, clicks and encoding against PyTorch, plain onnxruntime and the machine's limits.",
     no_args_is_help=True,
@@ -108,9 +110,8 @@ def _keep(output: Path | None) -> Callable[[object], None]:
     def keep(result: object) -> None:
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
-            draft = output.with_name(output.name + ".part")
-            draft.write_text(json.dumps(result, indent=1) + "\n")
-            draft.replace(output)
+            with replacing(output) as unfinished:
+                unfinished.write_text(json.dumps(result, indent=1) + "\n")
 
     return keep
 

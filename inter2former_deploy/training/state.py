@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from inter2former_deploy.files import replacing
+
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
 PLOT_FILE = "log.png"
@@ -18,12 +20,10 @@ LOSSES = ("full", "low", "quantization", "straight", "border", "likeness", "dist
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Writes the state beside the old one and then takes its place, so that one of them is always whole."""
-    path, new = folder / STATE_FILE, folder / f"{STATE_FILE}.new"
-    with new.open("wb") as file:
+    with replacing(folder / STATE_FILE) as new, new.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    new.replace(path)
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:
