@@ -24,8 +24,6 @@
 namespace i2f::I2F_TIER {
 namespace {
 
-inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-
 struct Map {
   const float* data;
   int64_t rows, columns, channels;

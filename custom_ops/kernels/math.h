@@ -12,7 +12,7 @@ typedef uint32_t VecUint __attribute__((vector_size(I2F_VECTOR_BYTES)));
 //
 // x = n ln 2 + r, |r| <= ln(2) / 2, e^x = 2^n e^r. The polynomial for e^r has 1 + r fixed and is
 // minimax in the relative error of the rest (3.1e-9).
-inline Vec exp(Vec x) {
+inline __attribute__((always_inline)) Vec exp(Vec x) {
   const Vec kShift = broadcast(0x1.8p23f);  // adding it rounds to an integer, kept in the low bits
   x = x > broadcast(89.0f) ? broadcast(89.0f) : x;  // a NaN compares false and stays
   x = x < broadcast(-88.0f) ? broadcast(-88.0f) : x;
@@ -32,7 +32,7 @@ inline Vec exp(Vec x) {
 }
 
 inline Vec sigmoid(Vec x) { return broadcast(1.0f) / (broadcast(1.0f) + exp(-x)); }
-inline Vec silu(Vec x) { return x / (broadcast(1.0f) + exp(-x)); }
+inline __attribute__((always_inline)) Vec silu(Vec x) { return x / (broadcast(1.0f) + exp(-x)); }
 
 // The exact (erf) GELU, x times the normal distribution's Phi(x), with an error of at most 2e-7
 // |x|; NaN for NaN and -Inf, as the formula has it. erf(x / sqrt(2)) / x is a quotient of

@@ -1,0 +1,416 @@
+// A stage of local upsampling whose output channels are a part of a vector: 1, 2, 4 or 8.
+//
+// As for many channels, the convolution's products are taken at low resolution, on maps that are
+// resized for the result. Along each axis the outer two of three taps meet the same cubic weights
+// one pixel apart, so that a map of their sum, W_0 n[i] + W_2 n[i+1], serves both; with the inner
+// taps' map that makes two maps an axis, four in all, of nine products. Where the crop ends one of
+// the outer taps falls into the zero padding: maps without it take the place of the sum's.
+//
+// A task takes a block of rows of a strip of columns from the input to the result, row by row. All
+// that it holds is in the first cache. Pixels are in the lanes until the maps are made.
+
+#include "kernels/desks.h"
+#include "kernels/shuffle.h"
+#include "kernels/upsample_stage.h"
+
+namespace i2f::I2F_TIER {
+namespace {
+
+// Vectors [pixels, channels] <-> [channels, pixels].
+template <int kChannels>
+inline __attribute__((always_inline)) void separate(Vec (&v)[kChannels]) {
+#pragma GCC unroll 8
+  for (int left = kChannels; left > 1; left /= 2) {
+    Vec apart[kChannels];
+#pragma GCC unroll 16
+    for (int i = 0; i < kChannels / 2; ++i) {
+      apart[i] = even_lanes(v[2 * i], v[2 * i + 1]);
+      apart[i + kChannels / 2] = odd_lanes(v[2 * i], v[2 * i + 1]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kChannels; ++i) v[i] = apart[i];
+  }
+}
+template <int kChannels>
+inline __attribute__((always_inline)) void interleave(Vec (&v)[kChannels]) {
+#pragma GCC unroll 8
+  for (int left = kChannels; left > 1; left /= 2) {
+    Vec zipped[kChannels];
+#pragma GCC unroll 16
+    for (int i = 0; i < kChannels / 2; ++i) {
+      zipped[2 * i] = zip_low<1>(v[i], v[i + kChannels / 2]);
+      zipped[2 * i + 1] = zip_high<1>(v[i], v[i + kChannels / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kChannels; ++i) v[i] = zipped[i];
+  }
+}
+
+// Two pixels of a map resized along one axis: inner(k) is the inner taps' map at pixel k - 2 from
+// theirs, outer(k) the outer taps'.
+template <class Inner, class Outer>
+inline __attribute__((always_inline)) Pair resize(const Inner& inner, const Outer& outer) {
+  const Vec q0 = broadcast(kCubic[0]), q1 = broadcast(kCubic[1]), q2 = broadcast(kCubic[2]),
+            q3 = broadcast(kCubic[3]);
+  const Vec i1 = inner(1), i2 = inner(2), i3 = inner(3);
+  const Vec o0 = outer(0), o1 = outer(1), o2 = outer(2), o3 = outer(3);
+  return {(q3 * inner(0) + q2 * i1 + q1 * i2 + q0 * i3) + (q0 * o0 + q1 * o1 + q2 * o2 + q3 * o3),
+          (q0 * i1 + q1 * i2 + q2 * i3 + q3 * inner(4)) + (q3 * o0 + q2 * o1 + q1 * o2 + q0 * o3)};
+}
+
+// A row of the convolution's taps and the row of the input that it meets.
+struct RowOfTaps {
+  int number;
+  const float* panel;
+};
+
+template <int kChannels>
+class FewChannels {
+ public:
+  FewChannels(const UpsampleStage& stage, const CropEdge& edge, const float* packed, bool activate,
+              float* y)
+      : stage_(stage),
+        edge_(edge),
+        taps_(packed),
+        bias_(packed + kTaps * kChannels * stage.in),
+        finish_{activate, 2 * edge.stride, 4 * stage.columns * kChannels},
+        y_(y),
+        strips_(ceil_div(stage.columns, kMostColumns)),
+        strip_(round_up(ceil_div(stage.columns, strips_), kUnit)),
+        height_(at_least(kLeastRows, at_most(kMostRows, stage.rows * strips_ / kTasks))) {}
+
+  int64_t tasks() const { return strips_ * ceil_div(stage_.rows, height_); }
+  int64_t desk_floats() const { return Desk(stage_.in, nullptr).floats; }
+
+  void run(int64_t task, float* memory) const {
+    Desk desk(stage_.in, memory);
+    desk.begin = task % strips_ * strip_;
+    desk.end = at_most(stage_.columns, desk.begin + strip_);
+    const int64_t begin = task / strips_ * height_, end = at_most(stage_.rows, begin + height_);
+    int64_t made = at_least(-1, begin - kReach);  // rows of the maps, from there on
+    for (int64_t r = begin; r < end; ++r) {
+      for (; made <= at_most(stage_.rows - 1, r + kReach); ++made) make_maps(made, desk);
+      resize_rows(r, desk);
+    }
+  }
+
+ private:
+  // Vectors of a run of pixels: two maps' sums stay in registers, and what they are made of.
+  static constexpr int kInRegisters = (kRegisters - 1) / (2 * kChannels + 2);
+  static constexpr int kWide = kInRegisters >= 4 ? 4 : kInRegisters >= 2 ? 2 : 1;
+  static constexpr int64_t kRun = kWide * kLanes;
+  static constexpr int64_t kMargins = 2 * kReach;  // pixels of a strip's maps beside its own
+  static constexpr int64_t kPixels = at_least(64, 256 / kChannels);  // of a strip's maps
+  static constexpr int64_t kUnit = kLanes / kChannels;  // pixels of a vector of the result
+  static constexpr int64_t kMostColumns = (kPixels - kMargins) / kUnit * kUnit;
+  static constexpr int64_t kPanel = kPixels + kLanes;  // floats of a channel's row
+  static constexpr int64_t kTasks = 16;                // about so many if they have the rows
+  static constexpr int64_t kLeastRows = 16, kMostRows = 64;
+
+  // A row of maps: that of the inner column of taps, that of the outer ones, and for the crop's
+  // first and last column a few pixels without the first column of taps and without the last.
+  static constexpr int64_t kSide = kLanes * kChannels;
+  static constexpr int64_t kOuter = kPixels * kChannels, kNoFirst = 2 * kOuter,
+                           kNoLast = kNoFirst + kSide;
+  static constexpr int64_t kRowFloats = kNoLast + kSide + kMargins * kChannels + kLanes;
+  static constexpr int kRing = 2 * kReach + 1;
+  static constexpr int kEnds = 3;  // rows of maps that a row at the crop's top or bottom sees
+
+  // A strip of columns and what it is worked on with.
+  struct Desk {
+    Desk(int64_t in, float* memory) {
+      const auto take = [&](int64_t count) {
+        float* taken = memory == nullptr ? nullptr : memory + floats;
+        floats += round_up(count, kLanes);
+        return taken;
+      };
+      for (float*& panel : panels) panel = take(in * kPanel);
+      gathered = take(in * kLanes);
+      for (float*& row : inner) row = take(kRowFloats);
+      for (float*& row : outer) row = take(kRowFloats);
+      for (float*& row : no_first) row = take(kRowFloats);
+      for (float*& row : no_last) row = take(kRowFloats);
+      upper = take(kRowFloats);
+      lower = take(kRowFloats);
+      unused = take(kRowFloats);
+      edge_row = take(2 * kOuter);
+    }
+
+    int64_t floats = 0;
+    int64_t begin = 0, end = 0;  // columns
+    float* panels[2];            // rows of the normed input, pixels in the lanes [in, kPanel]:
+    int64_t held[2] = {-1, -1};  // of these, an even and an odd one
+    float* gathered;             // pixels at the crop's ends
+    // Rows of the maps of the inner row of taps, of the outer ones, and, at the crop's top and
+    // bottom, without the first row of taps and without the last.
+    float *inner[kRing], *outer[kRing], *no_first[kEnds], *no_last[kEnds];
+    // Two rows of the result before they are resized along, and what nobody reads.
+    float *upper, *lower, *unused;
+    float* edge_row;
+  };
+
+  // ---- Rows of the input, pixels in the lanes.
+
+  // Row `row` from kReach columns before the strip on, the nearest one for a row outside the crop.
+  const float* panel_of(int64_t row, Desk& desk) const {
+    row = at_least(0, at_most(stage_.rows - 1, row));
+    float* panel = desk.panels[row % 2];
+    if (desk.held[row % 2] == row) return panel;
+    desk.held[row % 2] = row;
+    const float* pixels = stage_.x + row * stage_.columns * stage_.in;
+    for (int64_t i = 0; i < desk.end - desk.begin + kMargins; i += kLanes) {
+      const int64_t first = desk.begin - kReach + i;
+      const bool inside = first >= 0 && first + kLanes <= stage_.columns;
+      for (int64_t p = 0; p < kLanes && !inside; ++p) {
+        const int64_t nearest = at_least(0, at_most(stage_.columns - 1, first + p));
+        copy_floats(pixels + nearest * stage_.in, stage_.in, desk.gathered + p * stage_.in);
+      }
+      norm(inside ? pixels + first * stage_.in : desk.gathered, panel + i);
+    }
+    return panel;
+  }
+
+  // kLanes pixels.
+  void norm(const float* from, float* to) const {
+    if (stage_.in % kLanes == 0) return norm_together<kLanes>(from, to);
+    if (stage_.in == 1) return norm_together<1>(from, to);
+    if (stage_.in == 2) return norm_together<2>(from, to);
+    if constexpr (kLanes > 4) {
+      if (stage_.in == 4) return norm_together<4>(from, to);
+    }
+    if constexpr (kLanes > 8) {
+      if (stage_.in == 8) return norm_together<8>(from, to);
+    }
+    for (int64_t k = 0; k < stage_.in; ++k) {
+      for (int64_t p = 0; p < kLanes; ++p) {
+        to[k * kPanel + p] =
+            (from[p * stage_.in + k] - stage_.mean) * stage_.scale[k] + stage_.shift[k];
+      }
+    }
+  }
+  // Where there are kTogether input channels, or a multiple of kTogether = kLanes.
+  template <int kTogether>
+  void norm_together(const float* from, float* to) const {
+    const int64_t stride = kTogether == kLanes ? stage_.in : kLanes;
+    const Vec mean = broadcast(stage_.mean);
+    for (int64_t k = 0; k < stage_.in; k += kTogether) {
+      const Vec scale = load(stage_.scale + k), shift = load(stage_.shift + k);
+      Vec v[kTogether];
+#pragma GCC unroll 16
+      for (int i = 0; i < kTogether; ++i) {
+        const float* at = from + i * stride + k;
+        __builtin_prefetch(at + stage_.ahead());
+        v[i] = (load(at) - mean) * scale + shift;
+      }
+      separate<kTogether>(v);
+#pragma GCC unroll 16
+      for (int i = 0; i < kTogether; ++i) store(to + (k + i) * kPanel, v[i]);
+    }
+  }
+
+  // ---- Maps.
+
+  // Row `row`, -1 <= row < rows: its outer taps meet the input's rows `row` and `row` + 1.
+  void make_maps(int64_t row, Desk& desk) const {
+    const float* here = panel_of(row, desk);
+    const float* below = panel_of(row + 1, desk);
+    const RowOfTaps inner[] = {{1, here}}, outer[] = {{0, here}, {2, below}};
+    const int64_t slot = (row + kRing) % kRing;
+    make_row(inner, 1, desk, desk.inner[slot]);
+    make_row(outer, 2, desk, desk.outer[slot]);
+    const int64_t from_top = row + 1, from_bottom = row - (stage_.rows - kEnds);
+    if (from_top < kEnds) make_row(outer + 1, 1, desk, desk.no_first[from_top]);
+    if (from_bottom >= 0) make_row(outer, 1, desk, desk.no_last[from_bottom]);
+  }
+
+  void make_row(const RowOfTaps* rows, int count, const Desk& desk, float* to) const {
+    const int64_t columns = desk.end - desk.begin;
+    for (int64_t i = 0; i < columns + kMargins; i += kRun) {
+      Vec inner[kChannels][kWide] = {}, outer[kChannels][kWide] = {};
+      if (rows->number == 1) {
+        for (int c = 0; c < kChannels; ++c) {
+          for (Vec& sum : inner[c]) sum = broadcast(bias_[c]);
+        }
+      }
+      add_products<true, true>(rows, count, i, inner, outer);
+      store_pixels(inner, to + i * kChannels);
+      store_pixels(outer, to + kOuter + i * kChannels);
+    }
+    if (desk.begin == 0) make_side<false, true>(rows, count, 0, to + kNoFirst);
+    if (desk.end == stage_.columns) make_side<true, false>(rows, count, columns - 1, to + kNoLast);
+  }
+  template <bool kFirst, bool kLast>
+  void make_side(const RowOfTaps* rows, int count, int64_t pixel, float* to) const {
+    Vec inner[kChannels][1], outer[kChannels][1] = {};
+    add_products<kFirst, kLast>(rows, count, pixel, inner, outer);
+    store_pixels(outer, to);
+  }
+
+  // Adds the products of N vectors of pixels, from `pixel` on, with these rows of taps: with the
+  // inner column of taps, if both of the outer ones are wanted, and with those.
+  template <bool kFirst, bool kLast, int N>
+  inline __attribute__((always_inline)) void add_products(const RowOfTaps* rows, int count,
+                                                          int64_t pixel, Vec (&inner)[kChannels][N],
+                                                          Vec (&outer)[kChannels][N]) const {
+    const int64_t in = stage_.in;
+    for (int r = 0; r < count; ++r) {
+      const float* weights = taps_ + rows[r].number * 3 * in * kChannels;
+      const float* panel = rows[r].panel + pixel;
+      for (int64_t k = 0; k < in; ++k, panel += kPanel, weights += 3 * kChannels) {
+        Vec here[N], next[N];
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) {
+          here[n] = load(panel + n * kLanes);
+          next[n] = load(panel + n * kLanes + 1);
+        }
+#pragma GCC unroll 8
+        for (int c = 0; c < kChannels; ++c) {
+#pragma GCC unroll 4
+          for (int n = 0; n < N; ++n) {
+            if constexpr (kFirst) outer[c][n] += weights[c] * here[n];
+            if constexpr (kFirst && kLast) inner[c][n] += weights[kChannels + c] * here[n];
+            if constexpr (kLast) outer[c][n] += weights[2 * kChannels + c] * next[n];
+          }
+        }
+      }
+    }
+  }
+
+  template <int N>
+  static inline __attribute__((always_inline)) void store_pixels(const Vec (&sums)[kChannels][N],
+                                                                 float* to) {
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) {
+      Vec v[kChannels];
+#pragma GCC unroll 8
+      for (int c = 0; c < kChannels; ++c) v[c] = sums[c][n];
+      interleave<kChannels>(v);
+#pragma GCC unroll 8
+      for (int c = 0; c < kChannels; ++c) store(to + (n * kChannels + c) * kLanes, v[c]);
+    }
+  }
+
+  // ---- Resizing.
+
+  // Low-resolution row r: two rows of the result.
+  void resize_rows(int64_t r, const Desk& desk) const {
+    Rows inner, outer, first, last;
+    for (int k = 0; k < kRing; ++k) {
+      const int64_t row = at_least(-1, at_most(stage_.rows - 1, r + k - kReach));
+      inner.at[k] = desk.inner[(row + kRing) % kRing];
+      outer.at[k] = desk.outer[(row + kRing) % kRing];
+      first.at[k] = desk.no_first[at_most(kEnds - 1, row + 1)];
+      last.at[k] = desk.no_last[at_least(0, row - (stage_.rows - kEnds))];
+    }
+    const bool top = r == 0, bottom = r == stage_.rows - 1;
+    resize_down(inner, outer, desk, top ? desk.unused : desk.upper,
+                bottom ? desk.unused : desk.lower);
+    if (top) resize_down(inner, first, desk, desk.upper, desk.unused);
+    if (bottom) resize_down(inner, last, desk, desk.unused, desk.lower);
+    resize_along(desk.upper, 2 * r, desk);
+    resize_along(desk.lower, 2 * r + 1, desk);
+  }
+
+  // Rows of maps, from kReach above to kReach below. Arguments are copies: stores leave them alone.
+  struct Rows {
+    const float* at[kRing];
+  };
+  void resize_down(Rows inner, Rows outer, const Desk& desk, float* upper, float* lower) const {
+    const auto part = [=](int64_t begin, int64_t count) {
+      for (int64_t i = begin; i < begin + count; i += kLanes) {
+        const Pair pair = resize([&](int k) { return load(inner.at[k] + i); },
+                                 [&](int k) { return load(outer.at[k] + i); });
+        store(upper + i, pair.first);
+        store(lower + i, pair.second);
+      }
+    };
+    const int64_t floats = (desk.end - desk.begin + kMargins) * kChannels;
+    part(0, floats);
+    part(kOuter, floats);
+    if (desk.begin == 0) part(kNoFirst, kSide);
+    if (desk.end == stage_.columns) part(kNoLast, kSide);
+  }
+
+  static inline __attribute__((always_inline)) Pair along(const float* inner, const float* outer) {
+    return resize([&](int k) { return load(inner + k * kChannels); },
+                  [&](int k) { return load(outer + k * kChannels); });
+  }
+
+  void resize_along(const float* maps, int64_t number, const Desk& desk) const {
+    const Finish finish = finish_;  // which stores leave alone
+    const int64_t floats = (desk.end - desk.begin) * kChannels, count = 2 * floats;
+    const ResultRow row(stage_, edge_, number, desk.begin, count, desk.edge_row);
+    float* to = y_ + 2 * (number * stage_.columns + desk.begin) * kChannels;
+    const auto pixels_of_vector = [=](const float* at, const float* e, float* result) {
+      const Pair pair = along(at, at + kOuter);
+      finish.wholly(result, zip_low<kChannels>(pair.first, pair.second), e);
+      finish.wholly(result + kLanes, zip_high<kChannels>(pair.first, pair.second), e + kLanes);
+    };
+    const float* e = row.e;
+    int64_t i = 0;
+    for (; i + kLanes <= floats; i += kLanes) pixels_of_vector(maps + i, e + 2 * i, to + 2 * i);
+    if (i < floats) {
+      float some_e[2 * kLanes], some[2 * kLanes];
+      copy_floats(e + 2 * i, count - 2 * i, some_e);
+      pixels_of_vector(maps + i, some_e, some);
+      copy_floats(some, count - 2 * i, to + 2 * i);
+    }
+    if (desk.begin == 0) {
+      const Vec sum = along(maps, maps + kNoFirst).first;
+      store_partial(to, finish(sum, row.at_end(true, row.e, 0, kChannels)), kChannels);
+    }
+    if (desk.end == stage_.columns) {
+      const int64_t end = count - kChannels;
+      const Vec sum = along(maps + floats - kChannels, maps + kNoLast).second;
+      store_partial(to + end, finish(sum, row.at_end(false, row.e + end, 0, kChannels)), kChannels);
+    }
+  }
+
+  const UpsampleStage stage_;
+  const CropEdge edge_;
+  const float *taps_, *bias_;  // [row, in, column, kChannels], [kChannels]
+  const Finish finish_;
+  float* const y_;
+  const int64_t strips_, strip_;  // columns in strips of so many
+  const int64_t height_;          // rows of a task
+};
+
+template <int kChannels>
+void upsample(const UpsampleStage& stage, const CropEdge& edge, const float* packed, bool activate,
+              float* y, const Memory& memory, const Parallel& parallel) {
+  const FewChannels<kChannels> all(stage, edge, packed, activate, y);
+  for_blocks(all.tasks(), all.desk_floats(), memory, parallel,
+             [&](int64_t task, float* desk) { all.run(task, desk); });
+}
+
+}  // namespace
+
+size_t packed_few_channels_size(int64_t in, int64_t out) {
+  return static_cast<size_t>((kTaps * in + 1) * out);
+}
+
+void pack_few_channels(const UpsampleWeights& weights, float* packed) {
+  const int64_t in = weights.in_channels, out = weights.out_channels;
+  for (int64_t row = 0; row < 3; ++row) {
+    for (int64_t k = 0; k < in; ++k) {
+      for (int64_t i = 0; i < 3 * out; ++i) {
+        *packed++ = weights.conv_weight[(i % out * in + k) * kTaps + row * 3 + i / out];
+      }
+    }
+  }
+  copy_floats(weights.conv_bias, out, packed);
+}
+
+void upsample_few_channels(const UpsampleStage& stage, const CropEdge& edge, const float* packed,
+                           bool activate, float* y, const Memory& memory,
+                           const Parallel& parallel) {
+  const auto run = [&](auto kernel) { kernel(stage, edge, packed, activate, y, memory, parallel); };
+  if (stage.out == 1) return run(upsample<1>);
+  if (stage.out == 2) return run(upsample<2>);
+  if constexpr (kLanes > 4) {
+    if (stage.out == 4) return run(upsample<4>);
+  }
+  if constexpr (kLanes > 8) run(upsample<8>);
+}
+
+}  // namespace i2f::I2F_TIER
