@@ -100,7 +100,7 @@ class FewChannels {
   static constexpr int kWide = kInRegisters >= 4 ? 4 : kInRegisters >= 2 ? 2 : 1;
   static constexpr int64_t kRun = kWide * kLanes;
   static constexpr int64_t kMargins = 2 * kReach;  // pixels of a strip's maps beside its own
-  static constexpr int64_t kPixels = at_least(64, 256 / kChannels);  // of a strip's maps
+  static constexpr int64_t kPixels = at_least(64, at_most(256, 384 / kChannels));  // of its maps
   static constexpr int64_t kUnit = kLanes / kChannels;  // pixels of a vector of the result
   static constexpr int64_t kMostColumns = (kPixels - kMargins) / kUnit * kUnit;
   static constexpr int64_t kPanel = kPixels + kLanes;  // floats of a channel's row
@@ -108,11 +108,11 @@ class FewChannels {
   static constexpr int64_t kLeastRows = 16, kMostRows = 64;
 
   // A row of maps: that of the inner column of taps, that of the outer ones, and for the crop's
-  // first and last column a few pixels without the first column of taps and without the last.
+  // first and last column a few pixels without the first column of taps and without the last. What
+  // is read beyond its end concerns no pixel.
   static constexpr int64_t kSide = kLanes * kChannels;
-  static constexpr int64_t kOuter = kPixels * kChannels, kNoFirst = 2 * kOuter,
-                           kNoLast = kNoFirst + kSide;
-  static constexpr int64_t kRowFloats = kNoLast + kSide + kMargins * kChannels + kLanes;
+  static constexpr int64_t kMapFloats = kPixels * kChannels;
+  static constexpr int64_t kRowFloats = 2 * (kMapFloats + kSide) + kMargins * kChannels + kLanes;
   static constexpr int kRing = 2 * kReach + 1;
   static constexpr int kEnds = 3;  // rows of maps that a row at the crop's top or bottom sees
 
@@ -133,8 +133,13 @@ class FewChannels {
       upper = take(kRowFloats);
       lower = take(kRowFloats);
       unused = take(kRowFloats);
-      edge_row = take(2 * kOuter);
+      edge_row = take(2 * kMapFloats);
     }
+
+    // Where the other parts of a row of maps begin.
+    int64_t outer_columns() const { return round_up(end - begin + kMargins, kRun) * kChannels; }
+    int64_t no_first_column() const { return 2 * outer_columns(); }
+    int64_t no_last_column() const { return no_first_column() + kSide; }
 
     int64_t floats = 0;
     int64_t begin = 0, end = 0;  // columns
@@ -234,10 +239,11 @@ class FewChannels {
       }
       add_products<true, true>(rows, count, i, inner, outer);
       store_pixels(inner, to + i * kChannels);
-      store_pixels(outer, to + kOuter + i * kChannels);
+      store_pixels(outer, to + desk.outer_columns() + i * kChannels);
     }
-    if (desk.begin == 0) make_side<false, true>(rows, count, 0, to + kNoFirst);
-    if (desk.end == stage_.columns) make_side<true, false>(rows, count, columns - 1, to + kNoLast);
+    if (desk.begin == 0) make_side<false, true>(rows, count, 0, to + desk.no_first_column());
+    if (desk.end == stage_.columns)
+      make_side<true, false>(rows, count, columns - 1, to + desk.no_last_column());
   }
   template <bool kFirst, bool kLast>
   void make_side(const RowOfTaps* rows, int count, int64_t pixel, float* to) const {
@@ -316,19 +322,15 @@ class FewChannels {
     const float* at[kRing];
   };
   void resize_down(Rows inner, Rows outer, const Desk& desk, float* upper, float* lower) const {
-    const auto part = [=](int64_t begin, int64_t count) {
-      for (int64_t i = begin; i < begin + count; i += kLanes) {
-        const Pair pair = resize([&](int k) { return load(inner.at[k] + i); },
-                                 [&](int k) { return load(outer.at[k] + i); });
-        store(upper + i, pair.first);
-        store(lower + i, pair.second);
-      }
-    };
-    const int64_t floats = (desk.end - desk.begin + kMargins) * kChannels;
-    part(0, floats);
-    part(kOuter, floats);
-    if (desk.begin == 0) part(kNoFirst, kSide);
-    if (desk.end == stage_.columns) part(kNoLast, kSide);
+    const int64_t count = desk.end == stage_.columns ? desk.no_last_column() + kSide
+                          : desk.begin == 0          ? desk.no_last_column()
+                                                     : desk.no_first_column();
+    for (int64_t i = 0; i < count; i += kLanes) {
+      const Pair pair = resize([&](int k) { return load(inner.at[k] + i); },
+                               [&](int k) { return load(outer.at[k] + i); });
+      store(upper + i, pair.first);
+      store(lower + i, pair.second);
+    }
   }
 
   static inline __attribute__((always_inline)) Pair along(const float* inner, const float* outer) {
@@ -341,8 +343,9 @@ class FewChannels {
     const int64_t floats = (desk.end - desk.begin) * kChannels, count = 2 * floats;
     const ResultRow row(stage_, edge_, number, desk.begin, count, desk.edge_row);
     float* to = y_ + 2 * (number * stage_.columns + desk.begin) * kChannels;
+    const int64_t outer = desk.outer_columns();
     const auto pixels_of_vector = [=](const float* at, const float* e, float* result) {
-      const Pair pair = along(at, at + kOuter);
+      const Pair pair = along(at, at + outer);
       finish.wholly(result, zip_low<kChannels>(pair.first, pair.second), e);
       finish.wholly(result + kLanes, zip_high<kChannels>(pair.first, pair.second), e + kLanes);
     };
@@ -356,12 +359,12 @@ class FewChannels {
       copy_floats(some, count - 2 * i, to + 2 * i);
     }
     if (desk.begin == 0) {
-      const Vec sum = along(maps, maps + kNoFirst).first;
+      const Vec sum = along(maps, maps + desk.no_first_column()).first;
       store_partial(to, finish(sum, row.at_end(true, row.e, 0, kChannels)), kChannels);
     }
     if (desk.end == stage_.columns) {
       const int64_t end = count - kChannels;
-      const Vec sum = along(maps + floats - kChannels, maps + kNoLast).second;
+      const Vec sum = along(maps + floats - kChannels, maps + desk.no_last_column()).second;
       store_partial(to + end, finish(sum, row.at_end(false, row.e + end, 0, kChannels)), kChannels);
     }
   }

@@ -17,6 +17,8 @@ from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
 
 Array = npt.NDArray[Any]
 DECODER = VIT_B.decoder
+EXP_FLOP = 12.0  # of an exponential: one multiply-add to reduce its argument, five of a polynomial
+SILU_FLOP = EXP_FLOP + 3  # and a scaling, a sum and a division
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class Case:
     inputs: Mapping[str, Array]
     constant: frozenset[str]  # inputs that are weights
     attributes: Mapping[str, Any]
-    flop: float  # operations that the result needs at least, 2 a multiply-add
+    flop: float  # operations that the result needs at least, 2 a multiply-add, exponentials included
     nbytes: float  # bytes that must be read or written at least
 
 
@@ -46,8 +48,8 @@ def hybrid_attention(side: int, share: float, quantizer: str = "bsq") -> Case:
     }
     others = length - len(edge)
     codes = 2**DECODER.code_bits
-    full = 4.0 * len(edge) * length * dim
-    coded = 4.0 * others * codes * dim + 2.0 * length * dim * rows if others else 0.0
+    full = len(edge) * length * (4.0 * dim + EXP_FLOP * DECODER.heads)
+    coded = others * codes * (4.0 * dim + EXP_FLOP * DECODER.heads) + 2.0 * length * dim * rows if others else 0.0
     return Case(
         operator="HybridAttention",
         inputs=inputs,
@@ -83,7 +85,7 @@ def hybrid_experts(side: int, share: float, experts: int = DECODER.experts) -> C
         inputs={"x": _normal(rng, length, dim), "edge": edge, **weights},
         constant=frozenset(weights),
         attributes={},
-        flop=6.0 * (length + len(edge)) * dim * hidden + 2.0 * len(edge) * dim * (1 + experts),
+        flop=(length + len(edge)) * hidden * (6.0 * dim + SILU_FLOP) + 2.0 * len(edge) * dim * (1 + experts),
         nbytes=8.0 * length * dim,
     )
 
@@ -172,6 +174,7 @@ def prompt_embedding(side: int, share: float, dense: bool = False) -> Case:
 def local_upsample(side: int, share: float, stage: int) -> Case:
     """Stage 0..3 of local upsampling of the box around a disc of `share` of the area."""
     rng = np.random.default_rng(4)
+    last = stage == 3
     channels = (*DECODER.pyramid, 1)
     ci, co = channels[stage], channels[stage + 1]
     box = disc_token_box(side, share)
@@ -195,8 +198,9 @@ def local_upsample(side: int, share: float, stage: int) -> Case:
             "edge_corner": _normal(rng, 4, side, side, co),
         },
         constant=frozenset(weights),
-        attributes={"activation": "none" if stage == 3 else "silu"},
-        flop=2.0 * hc * wc * co * (9 * ci + 64),  # nine taps; resizing four sums of them, 16 products each
+        attributes={"activation": "none" if last else "silu"},
+        # nine taps; resizing four sums of them, 16 products each; four activations
+        flop=hc * wc * co * (2.0 * (9 * ci + 64) + (0.0 if last else 4 * SILU_FLOP)),
         nbytes=4.0 * hc * wc * (ci + 8 * co),
     )
 
