@@ -111,6 +111,8 @@ struct CustomOp : OrtCustomOp {
       });
     };
     KernelDestroy = [](void* node) { delete static_cast<Node*>(node); };
+    GetMayInplace = spec.in_place;
+    ReleaseMayInplace = [](int*, int*) {};  // they are static
   }
 
   OperatorSpec spec;

@@ -110,7 +110,8 @@ OperatorSpec NormLinear_spec() {
 }
 
 OperatorSpec LinearAdd_spec() {
-  return {"LinearAdd", 4, false, {kElementType<float>}, create_kernel<LinearAdd>};
+  return {"LinearAdd",       4, false, {kElementType<float>}, create_kernel<LinearAdd>, 0,
+          output_in_input<1>};
 }
 
 }  // namespace i2f

@@ -217,7 +217,19 @@ struct OperatorSpec {
   std::vector<ONNXTensorElementDataType> outputs;
   std::unique_ptr<Kernel> (*create)(const KernelInfo& info);
   size_t optional = 0;  // the last of the named inputs that may be missing
+  // Which output may take the memory of which input that nobody needs any more (output_in_input).
+  size_t (*in_place)(int** inputs, int** outputs) = nullptr;
 };
+
+// OperatorSpec::in_place of an operator whose output 0 may lie where input `kInput` lies. Ignored
+// by onnxruntime before 1.18.
+template <int kInput>
+size_t output_in_input(int** inputs, int** outputs) {
+  static int input = kInput, output = 0;
+  *inputs = &input;
+  *outputs = &output;
+  return 1;
+}
 
 template <class K>
 std::unique_ptr<Kernel> create_kernel(const KernelInfo& info) {

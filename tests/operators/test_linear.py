@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 from operators import twins
-from operators.harness import Array, Library, assert_accurate
+from operators.harness import THREADS, Array, Library, assert_accurate
+
+from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
 
 # Inputs, outputs: around the vector widths, odd, and the release's.
 SIZES = [(1, 1), (3, 5), (16, 8), (17, 15), (31, 33), (33, 64), (64, 31), (65, 97), (256, 96), (32, 256)]
@@ -95,6 +98,42 @@ def test_rows_do_not_see_each_other(library: Library, operator: str) -> None:
 def test_no_rows(library: Library, operator: str) -> None:
     case = {"NormLinear": norm_linear, "LinearAdd": linear_add}[operator](0, 3, 2)
     assert library.run(operator, case)[0].shape == (0, 2)
+
+
+@pytest.mark.parametrize("needed_later", [False, True])
+@pytest.mark.parametrize("sizes", [(32, 256), (33, 20), (1600, 70), (1600, 800), (70, 70)])
+def test_in_place(library: Library, sizes: tuple[int, int], needed_later: bool) -> None:
+    """In a graph, `out` takes the residual's memory if nobody needs the residual later: the result is the same."""
+    case = linear_add(131, *sizes)
+    expected = library.run("LinearAdd", case)[0]
+    later = [onnx.helper.make_node("Sub", ["sum", "residual"], ["difference"])] if needed_later else []
+    nodes = [
+        onnx.helper.make_node("Identity", ["x"], ["own_x"]),
+        onnx.helper.make_node("Neg", ["minus_residual"], ["residual"]),
+        onnx.helper.make_node("LinearAdd", ["own_x", "residual", "weight", "bias"], ["sum"], domain=DOMAIN),
+        onnx.helper.make_node("Neg", ["sum"], ["out"]),  # what is an output of the graph has memory of its own
+        *later,
+    ]
+    fed = {"x": case["x"], "minus_residual": -case["residual"], "weight": case["weight"], "bias": case["bias"]}
+
+    def value(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+    results = ["out", "difference"] if needed_later else ["out"]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "in_place",
+        [value(name, array.shape) for name, array in fed.items()],
+        [value(name, expected.shape) for name in results],
+        value_info=[value("sum", expected.shape)],  # without it, memory is not shared
+    )
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    for threads in THREADS:
+        outputs = library.session(model, threads).run(None, fed)
+        np.testing.assert_array_equal(outputs[0], -expected)
+        if needed_later:
+            np.testing.assert_array_equal(outputs[1], expected - case["residual"])
 
 
 def zeros(*shape: int) -> NDArray[np.float32]:
