@@ -39,15 +39,13 @@ int64_t past_last_other(const uint8_t* row, int64_t begin, int64_t end) {
 }  // namespace
 
 void label_box(const uint8_t* labels, int64_t side, int64_t patch, int64_t* box) {
-  int64_t top = 0;
-  while (top < side && first_other(labels + top * side, 0, side) == side) ++top;
-  if (top == side) {
+  const int64_t size = side * side, first = first_other(labels, 0, size);
+  if (first == size) {
     box[0] = box[1] = 0;
     box[2] = box[3] = side;
     return;
   }
-  int64_t bottom = side;
-  while (first_other(labels + (bottom - 1) * side, 0, side) == side) --bottom;
+  const int64_t top = first / side, bottom = (past_last_other(labels, first, size) - 1) / side + 1;
   int64_t left = side, right = 0;
   for (int64_t y = top; y < bottom; ++y) {
     left = first_other(labels + y * side, 0, left);
