@@ -82,7 +82,7 @@ __attribute__((noinline)) void mix_pair(float* to, const Vec* v, int64_t count, 
 
 // Rows to be fetched: those of the next tile.
 struct Ahead {
-  const float* rows[kRows];
+  const float* rows[2 * kRows];
   int64_t count = 0;
 
   void add(const float* row) { rows[count++] = row; }
@@ -94,9 +94,10 @@ struct Ahead {
   }
 };
 
-// Edge tokens of a range of tokens.
+// Edge tokens [next, end) of a block.
 struct Edges {
-  const int64_t *begin, *end;
+  const int64_t* tokens;
+  int64_t next, end;
 };
 
 // What a task works in.
@@ -151,23 +152,27 @@ struct Experts {
     }
   }
 
-  // The shared expert on tokens [begin, end); to those without a routed one the tokens are added.
-  // `edge` are the edge tokens among them.
+  // The shared expert on tokens [begin, end), and the gates of the edge tokens among them, from
+  // `edge` on. To tokens without a routed expert the tokens are added.
   void shared(const float* x, int64_t begin, int64_t end, Edges edge, const Scratch& scratch,
-              float* out) const {
+              const Choices& choices, float* out) const {
     for_parts(begin, end, kRows, [&](int64_t first, int64_t last) {
       Ahead ahead;
       for (int64_t i = last; i < at_most(end, last + kRows); ++i) ahead.add(x + i * sizes.channels);
       with_rows<kRows>(last - first, [&](auto height) {
         constexpr int M = decltype(height)::kCount;
-        const float *rows[M], *normed[M], *plus[M];
-        for (int m = 0; m < M; ++m) {
-          rows[m] = x + (first + m) * sizes.channels;
-          const bool is_edge = edge.begin != edge.end && *edge.begin == first + m;
-          plus[m] = is_edge ? scratch.zeros : rows[m];
-          if (is_edge) ++edge.begin;
-        }
+        const float *rows[M], *normed[M], *plus[M], *gated[kRows];
+        for (int m = 0; m < M; ++m) rows[m] = x + (first + m) * sizes.channels;
         normalise_rows<M>(rows, scratch.normed, normed);
+        int64_t edges = 0;
+        for (int m = 0; m < M; ++m) {
+          const bool is_edge =
+              edge.next + edges < edge.end && edge.tokens[edge.next + edges] == first + m;
+          plus[m] = is_edge ? scratch.zeros : rows[m];
+          if (is_edge) gated[edges++] = normed[m];
+        }
+        if (edges > 0) gate(gated, edges, edge.next, scratch.hidden, choices);
+        edge.next += edges;
         tile<M>(0, normed, ahead, scratch.hidden,
                 [&](int m, int64_t c, const Vec* v, int64_t count) {
                   store_pair_plus(out + (first + m) * sizes.channels + c, v, count, plus[m] + c);
@@ -176,26 +181,20 @@ struct Experts {
     });
   }
 
-  // Gates of edge tokens [begin, end): which expert, and by how much it is ahead of the shared one.
-  void gate(const float* x, const int64_t* edge, int64_t begin, int64_t end, const Scratch& scratch,
-            const Choices& choices) const {
+  // Gates of edge tokens from the `first` on, normalised: which expert, and by how much it is ahead
+  // of the shared one.
+  __attribute__((noinline)) void gate(const float* const* normed, int64_t count, int64_t first,
+                                      float* gates, const Choices& choices) const {
     const int64_t stride = layout.gate_panels * kLanes;
-    float* gates = scratch.hidden;
-    for_parts(begin, end, kRows, [&](int64_t first, int64_t last) {
-      with_rows<kRows>(last - first, [&](auto height) {
-        constexpr int M = decltype(height)::kCount;
-        const float *rows[M], *normed[M];
-        for (int m = 0; m < M; ++m) rows[m] = x + edge[first + m] * sizes.channels;
-        normalise_rows<M>(rows, scratch.normed, normed);
-        for (int64_t p = 0; p < layout.gate_panels; ++p) {
-          Vec sums[M][1];
-          multiply<M, 1>(normed, packed + p * panel_floats<1>(sizes.channels), sizes.channels,
-                         sums);
-          for (int m = 0; m < M; ++m) store(gates + m * stride + p * kLanes, sigmoid(sums[m][0]));
-        }
-      });
-      for (int64_t i = first; i < last; ++i) choose(gates + (i - first) * stride, i, choices);
+    with_rows<kRows>(count, [&](auto height) {
+      constexpr int M = decltype(height)::kCount;
+      for (int64_t p = 0; p < layout.gate_panels; ++p) {
+        Vec sums[M][1];
+        multiply<M, 1>(normed, packed + p * panel_floats<1>(sizes.channels), sizes.channels, sums);
+        for (int m = 0; m < M; ++m) store(gates + m * stride + p * kLanes, sigmoid(sums[m][0]));
+      }
     });
+    for (int64_t i = 0; i < count; ++i) choose(gates + i * stride, first + i, choices);
   }
 
   void choose(const float* gates, int64_t i, const Choices& choices) const {
@@ -218,6 +217,7 @@ struct Experts {
       Ahead ahead;
       for (int64_t i = last; i < at_most(batch.end, last + kRows); ++i) {
         ahead.add(x + sorted[i].token * sizes.channels);
+        ahead.add(out + sorted[i].token * sizes.channels);
       }
       with_rows<kRows>(last - first, [&](auto height) {
         constexpr int M = decltype(height)::kCount;
@@ -344,8 +344,7 @@ void hybrid_experts(const float* x, int64_t tokens, const int64_t* edge, int64_t
       const int64_t first = begin + (end - begin) * i / tasks;
       const int64_t last = begin + (end - begin) * (i + 1) / tasks;
       const int64_t from = first_from(own, count, first), to = first_from(own, count, last);
-      experts.shared(x, first, last, {own + from, own + to}, scratch(i), out);
-      experts.gate(x, own, from, to, scratch(i), choices);
+      experts.shared(x, first, last, {own, from, to}, scratch(i), choices, out);
     });
     if (count == 0) return;
 
