@@ -22,6 +22,8 @@ constexpr int64_t kStep = 768;  // inputs at a time, and outputs
 static_assert(kStep % kWidth == 0, "a step is whole panels");
 constexpr int64_t kSum = 256;  // inputs summed from zero: one running sum of thousands loses digits
 
+constexpr int64_t kAhead = 2048;  // floats from where a residual is read to where it is fetched
+
 inline int64_t panels(const LinearSizes& sizes) { return ceil_div(sizes.outputs, kWidth); }
 
 // Floats from one of a block's own rows to the next: whole vectors, and no power of two, which
@@ -156,6 +158,9 @@ void linear_add(const float* x, const float* residual, int64_t rows, const Linea
     float* to = out + first * sizes.outputs;
     multiply_block(count, sizes, packed, sums, part,
                    [plus, to](int64_t at, const Vec* v, int64_t outputs) {
+                     for (int64_t i = 0; i < kWidth; i += 16) {
+                       __builtin_prefetch(plus + at + kAhead + i);
+                     }
                      store_pair_plus(to + at, v, outputs, plus + at);
                    });
   };
