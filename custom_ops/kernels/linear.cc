@@ -22,7 +22,13 @@ constexpr int64_t kStep = 768;  // inputs at a time, and outputs
 static_assert(kStep % kWidth == 0, "a step is whole panels");
 constexpr int64_t kSum = 256;  // inputs summed from zero: one running sum of thousands loses digits
 
-constexpr int64_t kAhead = 2048;  // floats from where a residual is read to where it is fetched
+// How far ahead, in floats, maps that are read in order are fetched: between products the hardware
+// loses their track.
+constexpr int64_t kAhead = 2048;
+
+inline void fetch(const float* from, int64_t count) {
+  for (int64_t c = 0; c < count; c += 16) __builtin_prefetch(from + c);
+}
 
 inline int64_t panels(const LinearSizes& sizes) { return ceil_div(sizes.outputs, kWidth); }
 
@@ -126,7 +132,9 @@ void norm_linear(const float* x, int64_t rows, const LinearSizes& sizes, const f
   const int64_t inputs = sizes.inputs, stride = row_stride(inputs);
   const auto body = [&](int64_t first, int64_t count, float* sums, float* normed) {
     for (int64_t i = 0; i < count; ++i) {
-      normalise(x + (first + i) * inputs, inputs, epsilon, normed + i * stride);
+      const float* row = x + (first + i) * inputs;
+      fetch(row + kAhead, inputs);
+      normalise(row, inputs, epsilon, normed + i * stride);
     }
     float* to = out + first * sizes.outputs;
     multiply_block(
@@ -158,9 +166,7 @@ void linear_add(const float* x, const float* residual, int64_t rows, const Linea
     float* to = out + first * sizes.outputs;
     multiply_block(count, sizes, packed, sums, part,
                    [plus, to](int64_t at, const Vec* v, int64_t outputs) {
-                     for (int64_t i = 0; i < kWidth; i += 16) {
-                       __builtin_prefetch(plus + at + kAhead + i);
-                     }
+                     fetch(plus + at + kAhead, kWidth);
                      store_pair_plus(to + at, v, outputs, plus + at);
                    });
   };
