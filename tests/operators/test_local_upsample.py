@@ -92,7 +92,11 @@ def test_released_channels(library: Library) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "u", "grid"), [((2, 16), 8, 17), ((1, 2), 16, 24), ((1, 1), 16, 32), ((2, 1030), 1, 20)]
+    ("channels", "u", "grid"),
+    [
+        *(((2, 16), 8, 17), ((2, 1030), 1, 20)),
+        *(((1, 1), 16, 32), ((1, 2), 16, 24), ((16, 4), 8, 25), ((3, 4), 8, 12), ((16, 8), 8, 17)),
+    ],
 )
 def test_large_maps(library: Library, channels: tuple[int, int], u: int, grid: int) -> None:
     """Maps that are cut into bands and strips: no seam shows."""
