@@ -20,9 +20,14 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path: Path) -> None:
 def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as unfinished:
-        unfinished.write_text("ne")
-        raise KeyboardInterrupt
+
+    def write_a_part() -> None:
+        with replacing(path) as unfinished:
+            unfinished.write_text("ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_a_part()
     assert path.read_text() == "old"
     assert [*tmp_path.iterdir()] == [path]
 

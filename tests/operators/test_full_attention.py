@@ -120,6 +120,11 @@ def run(library: Library, inputs: dict[str, Array], heads: int = 1, **attributes
     )
 
 
+def assert_updated(out: Array, inputs: dict[str, Array], **attributes: Any) -> None:
+    """Asserts accuracy of rows that start from known ones, float32 numbers themselves: one more rounding."""
+    assert_accurate(out, twins.hybrid_attention, *inputs.values(), extra=2.0**-23, grid_width=SIDE, **attributes)
+
+
 def weights(known: Array, inputs: dict[str, Array], heads: int = 1) -> tuple[Array, Array]:
     """Of each row [L, heads], over the known sum of its weights: those that changed tokens had, and the new sum."""
     given = {"heads": heads, "grid_width": SIDE}
@@ -175,9 +180,8 @@ def test_few_tokens_changed(
     inputs = make_inputs(LENGTH, edge, width=heads * head_width, quantizer=quantizer)
     known = known_of(library, inputs["qkv"], heads)
     inputs["qkv"][changed] = make_inputs(count, [], width=heads * head_width, quantizer=quantizer, seed=2)["qkv"]
-    attributes = {"heads": heads, "grid_width": SIDE, "quantizer": quantizer}
     out = run(library, inputs | known, heads, quantizer=quantizer)
-    assert_accurate(out, twins.hybrid_attention, *inputs.values(), **attributes)
+    assert_updated(out, inputs, heads=heads, quantizer=quantizer)
     taken = rows_from_known(library, inputs, known, heads, quantizer=quantizer)
     lost, total = weights(known["known_qkv"], inputs, heads)
     expected = ((8 * lost <= total) & (total <= 1024)).all(1)
@@ -196,7 +200,7 @@ def test_an_edge_token_that_changed_is_computed_anew(library: Library) -> None:
     taken = rows_from_known(library, inputs, known)
     assert np.flatnonzero(~taken).tolist() == [3, 50, 300, 575]
     out = run(library, inputs | known)
-    assert_accurate(out, twins.hybrid_attention, *inputs.values(), heads=1, grid_width=SIDE)
+    assert_updated(out, inputs, heads=1)
 
 
 def test_keys_that_dominated(library: Library) -> None:
@@ -217,7 +221,7 @@ def test_keys_that_dominated(library: Library) -> None:
         assert taken.sum() > 0.1 * LENGTH
         assert taken.sum() < LENGTH - 3 or new == 12  # whose weights are within the limit in every row
         out = run(library, inputs | known)
-        assert_accurate(out, twins.hybrid_attention, *inputs.values(), heads=1, grid_width=SIDE)
+        assert_updated(out, inputs, heads=1)
 
 
 @pytest.mark.parametrize("side", [1, -1])
