@@ -35,12 +35,17 @@ def test_variants_of_an_operator_compute_the_same(case):
         np.testing.assert_allclose(result, results[0], rtol=1e-4, atol=1e-4 * np.abs(results[0]).max())
 
 
-def test_work_of_attention_and_experts():
+def test_work_of_attention_experts_and_upsampling():
     length, edge, dim, hidden, c = 64, 13, 32, 64, 256  # 8 x 8 tokens, 20 % of them edge tokens
+    exp, silu = 12, 15
+    scores = edge * length + (length - edge) * 256  # with tokens, and with codewords
     attention = operators.hybrid_attention(8, 0.2)
-    assert attention.flop == 4 * edge * length * dim + 4 * (length - edge) * 256 * dim + 2 * length * dim * 8
+    assert attention.flop == scores * (4 * dim + exp) + 2 * length * dim * 8
     experts = operators.hybrid_experts(8, 0.2)
-    assert experts.flop == 6 * (length + edge) * c * hidden + 2 * edge * c * 9
+    assert experts.flop == (length + edge) * hidden * (6 * c + silu) + 2 * edge * c * 9
+    products = 9 * 16 + 4 * 16  # of a pixel and output channel: of nine taps, and to resize four sums of them
+    assert operators.local_upsample(8, 1.0, 2).flop == 32 * 32 * 4 * (2 * products + 4 * silu)
+    assert operators.local_upsample(8, 1.0, 3).flop == 64 * 64 * 2 * (9 * 4 + 4 * 16)
 
 
 def test_mixed_places_of_the_prompt_network_are_the_windows_with_two_labels():
