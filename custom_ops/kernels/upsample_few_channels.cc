@@ -77,16 +77,18 @@ class FewChannels {
         y_(y),
         strips_(ceil_div(stage.columns, kMostColumns)),
         strip_(round_up(ceil_div(stage.columns, strips_), kUnit)),
-        height_(at_least(kLeastRows, at_most(kMostRows, stage.rows * strips_ / kTasks))) {}
+        blocks_(at_least(ceil_div(stage.rows, kMostRows),
+                         at_most(ceil_div(kTasks, strips_), stage.rows / kLeastRows))) {}
 
-  int64_t tasks() const { return strips_ * ceil_div(stage_.rows, height_); }
+  int64_t tasks() const { return strips_ * blocks_; }
   int64_t desk_floats() const { return Desk(stage_.in, nullptr).floats; }
 
   void run(int64_t task, float* memory) const {
     Desk desk(stage_.in, memory);
     desk.begin = task % strips_ * strip_;
     desk.end = at_most(stage_.columns, desk.begin + strip_);
-    const int64_t begin = task / strips_ * height_, end = at_most(stage_.rows, begin + height_);
+    const int64_t block = task / strips_;
+    const int64_t begin = stage_.rows * block / blocks_, end = stage_.rows * (block + 1) / blocks_;
     int64_t made = at_least(-1, begin - kReach);  // rows of the maps, from there on
     for (int64_t r = begin; r < end; ++r) {
       for (; made <= at_most(stage_.rows - 1, r + kReach); ++made) make_maps(made, desk);
@@ -104,8 +106,8 @@ class FewChannels {
   static constexpr int64_t kUnit = kLanes / kChannels;  // pixels of a vector of the result
   static constexpr int64_t kMostColumns = (kPixels - kMargins) / kUnit * kUnit;
   static constexpr int64_t kPanel = kPixels + kLanes;  // floats of a channel's row
-  static constexpr int64_t kTasks = 16;                // about so many if they have the rows
-  static constexpr int64_t kLeastRows = 16, kMostRows = 64;
+  // So many tasks if they have the rows: each makes the maps of 2 * kReach rows beside its own.
+  static constexpr int64_t kTasks = 8, kLeastRows = 20, kMostRows = 128;
 
   // A row of maps: that of the inner column of taps, that of the outer ones, and for the crop's
   // first and last column a few pixels without the first column of taps and without the last. What
@@ -375,7 +377,7 @@ class FewChannels {
   const Finish finish_;
   float* const y_;
   const int64_t strips_, strip_;  // columns in strips of so many
-  const int64_t height_;          // rows of a task
+  const int64_t blocks_;          // of rows
 };
 
 template <int kChannels>
