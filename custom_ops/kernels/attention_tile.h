@@ -46,24 +46,7 @@ inline bool any(VecInt mask) {
 // 2^x within a relative error of 2e-7 for -126 <= x <= 0, about 2^-126 below, exactly 1 for 0. Of
 // another x (NaN, positive) it is some number. No flush to 0: a result is used as a factor of what
 // another result may undo.
-//
-// The clamp and the check in `step` read floats as integers, where the compilers' vectors have a
-// minimum and a maximum; of floats they would be a comparison and a blend. The polynomial for the
-// fraction has the constant 1 fixed and is minimax in the relative error (9.2e-8).
-inline Vec exp2_nonpositive(Vec x) {
-  const VecUint bits = (VecUint)x, least = (VecUint)broadcast(-126.0f);
-  x = (Vec)(bits < least ? bits : least);   // negative floats ascend, read as unsigned, downwards
-  const Vec kShift = broadcast(0x1.8p23f);  // adding it rounds to an integer, kept in the low bits
-  const Vec shifted = x + kShift;
-  const Vec f = x - (shifted - kShift);
-  Vec p = broadcast(0x1.5bb994p-10f);
-  p = p * f + broadcast(0x1.3cea84p-7f);
-  p = p * f + broadcast(0x1.c6b754p-5f);
-  p = p * f + broadcast(0x1.ebf9bcp-3f);
-  p = p * f + broadcast(0x1.62e42ap-1f);
-  p = p * f + broadcast(1.0f);
-  return (Vec)((VecUint)p + ((VecUint)shifted << 23));
-}
+inline Vec exp2_nonpositive(Vec x) { return exp2_in_range(at_least_in_bits(x, -126.0f)); }
 
 // ---- Attention.
 
