@@ -77,8 +77,9 @@ class FewChannels {
         y_(y),
         strips_(ceil_div(stage.columns, kMostColumns)),
         strip_(round_up(ceil_div(stage.columns, strips_), kUnit)),
-        blocks_(at_least(ceil_div(stage.rows, kMostRows),
-                         at_most(ceil_div(kTasks, strips_), stage.rows / kLeastRows))) {}
+        blocks_(
+            at_least(ceil_div(stage.rows, kMostRows),
+                     2 * at_most(ceil_div(kTasks, 2 * strips_), stage.rows / (2 * kLeastRows)))) {}
 
   int64_t tasks() const { return strips_ * blocks_; }
   int64_t desk_floats() const { return Desk(stage_.in, nullptr).floats; }
@@ -106,7 +107,8 @@ class FewChannels {
   static constexpr int64_t kUnit = kLanes / kChannels;  // pixels of a vector of the result
   static constexpr int64_t kMostColumns = (kPixels - kMargins) / kUnit * kUnit;
   static constexpr int64_t kPanel = kPixels + kLanes;  // floats of a channel's row
-  // So many tasks if they have the rows: each makes the maps of 2 * kReach rows beside its own.
+  // About so many tasks, an even number, if they have the rows: each makes the maps of 2 * kReach
+  // rows beside its own.
   static constexpr int64_t kTasks = 8, kLeastRows = 20, kMostRows = 128;
 
   // A row of maps: that of the inner column of taps, that of the outer ones, and for the crop's
