@@ -6,8 +6,8 @@
 // taps' map that makes two maps an axis, four in all, of nine products. Where the crop ends one of
 // the outer taps falls into the zero padding: maps without it take the place of the sum's.
 //
-// A task takes a block of rows of a strip of columns from the input to the result, row by row. All
-// that it holds is in the first cache. Pixels are in the lanes until the maps are made.
+// A task takes a block of rows of a strip of columns from the input to the result, row by row, so
+// that the first cache holds most of what it reads. Pixels are in the lanes until the maps are made.
 
 #include "kernels/desks.h"
 #include "kernels/shuffle.h"
@@ -246,8 +246,9 @@ class FewChannels {
       store_pixels(outer, to + desk.outer_columns() + i * kChannels);
     }
     if (desk.begin == 0) make_side<false, true>(rows, count, 0, to + desk.no_first_column());
-    if (desk.end == stage_.columns)
+    if (desk.end == stage_.columns) {
       make_side<true, false>(rows, count, columns - 1, to + desk.no_last_column());
+    }
   }
   template <bool kFirst, bool kLast>
   void make_side(const RowOfTaps* rows, int count, int64_t pixel, float* to) const {
