@@ -7,7 +7,7 @@
 // the outer taps falls into the zero padding: maps without it take the place of the sum's.
 //
 // A task takes a block of rows of a strip of columns from the input to the result, row by row, so
-// that the first cache holds most of what it reads. Pixels are in the lanes until the maps are made.
+// that the first cache holds most of what it reads. Pixels are in the lanes until maps are made.
 
 #include "kernels/desks.h"
 #include "kernels/shuffle.h"
