@@ -1,5 +1,5 @@
-// What both kernels of local upsampling share: that of many channels (local_upsample.cc) and that
-// of few (upsample_few_channels.cc).
+// What both kernels of local upsampling share: that of many channels (upsample_many_channels.cc)
+// and that of few (upsample_few_channels.cc).
 #pragma once
 
 #include "kernels/gemm.h"
@@ -54,8 +54,8 @@ struct Finish {
   }
 };
 
-// A row of the result from low-resolution column `begin` on, as `count` floats: where it lies, and
-// its edge features without what the crop's upper or lower border takes away from them.
+// A row of the result from low-resolution column `begin` on, `count` floats: its edge features
+// without what the crop's upper or lower border takes away from them.
 struct ResultRow {
   ResultRow(const UpsampleStage& stage, const CropEdge& crop, int64_t row, int64_t begin,
             int64_t count, float* memory)
