@@ -16,7 +16,7 @@ from inter2former_deploy.runtime import Segmenter
 
 PICTURES = {  # clicks in pixels: x, y, positive
     "cat": (data.chelsea, ((170, 115, True), (200, 115, True), (310, 135, False), (160, 155, False))),
-    "coffee": (data.coffee, ((170, 150, True), (200, 330, True), (450, 200, True), (60, 370, False), (90, 30, False))),
+    "coffee": (data.coffee, ((300, 150, True), (330, 70, True), (440, 170, False), (300, 8, False), (365, 12, False))),
     "rocket": (data.rocket, ((322, 240, True), (322, 130, True), (200, 200, False), (322, 330, True))),
 }
 HEIGHT = 300  # pixels of a picture in the README
