@@ -66,13 +66,18 @@ def train(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
     stage: Stages = None,
     targets: Targets = 2,
+    optimizer: Annotated[str, typer.Option(help="adamw, or muon: Muon for the matrices of linear layers.")] = "adamw",
     learning_rate: LearningRate = 1e-3,
     warmup: Warmup = 300,
     decay_share: Annotated[float, typer.Option(help="Last share of the steps in which it falls.")] = 1.0,
     ema: Ema = 0.999,
+    round_decay: Annotated[
+        float, typer.Option(help="Rounds of clicks before a step: k are as likely as this to the power of k.")
+    ] = 0.6,
     seed: Annotated[int, typer.Option(help="Of weights, pictures and clicks.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Encoder, edge network and upsampling in bfloat16.")] = True,
     auxiliary: Annotated[float, typer.Option(help="Weight of losses on short ways to encoder and neck.")] = 1.0,
+    jaccard: Annotated[float, typer.Option(help="Weight of a Jaccard loss of the logits, beside the paper's.")] = 0.0,
     ramp_share: RampShare = 0.4,
     initial: Annotated[
         Path | None, typer.Option("--init", help="Checkpoint to start from, instead of nothing.", show_default=False)
@@ -84,7 +89,10 @@ def train(
     distillation: Annotated[float, typer.Option(help="Weight of the teacher's term.")] = 1.0,
     device: Annotated[str, typer.Option(help="Of torch: cpu, cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch; its own choice if not given.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare pictures.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that share the pictures of every step, each with its --threads.")
+    ] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that prepare pictures, for each of them.")] = 1,
     save_every: Annotated[float, typer.Option(help="Seconds between saved states.")] = 180.0,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of progress.")] = 20,
     minutes: Annotated[
@@ -118,6 +126,7 @@ def train(
         teacher=teacher,
         initial=initial,
         device=device,
+        processes=processes,
         workers=workers,
         save_every=save_every,
         log_every=log_every,

@@ -87,6 +87,8 @@ class HybridAttention(nn.Module, ABC):
     def training_forward(self, qkv: Tensor, edges: list[Tensor], grid_width: int) -> tuple[Tensor, Tensor]:
         """The same attention of a batch as full attention over quantised keys, which has gradients.
 
+        The release computes it for edge tokens, too, and then replaces it, so that nothing of that passes on.
+
         Args:
             qkv: [B, L, 3*D].
             edges: Edge tokens of every sample, int64 [E], ascending.
@@ -100,9 +102,10 @@ class HybridAttention(nn.Module, ABC):
         out = []
         for i, edge in enumerate(edges):
             full = self._full_tokens(qkv[i], edge)
-            by_code = operators.attention(query[i], codeword[i], value[i], self.heads)
+            other = operators.all_but(full, len(qkv[i]))
+            by_code = operators.attention(query[i][other], codeword[i], value[i], self.heads)
             by_key = operators.attention_to_all(query[i], key[i], value[i], full, self.heads, grid_width)
-            out.append(by_code.index_copy(0, full, by_key))
+            out.append(torch.zeros_like(query[i]).index_copy(0, other, by_code).index_copy(0, full, by_key))
         return torch.stack(out), loss
 
     def _full_tokens(self, qkv: Tensor, edge: Tensor) -> Tensor:

@@ -61,3 +61,20 @@ def normalized_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     loss = -0.5 * weight * torch.log((likelihood + EPSILON).clamp(max=1))
     norm = weight.detach().flatten(1).sum(1) + EPSILON
     return loss.flatten(1).sum(1) / norm
+
+
+def jaccard_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """One minus the IoU of probabilities and target, which other losses only approach (not of the paper).
+
+    Args:
+        logits: [B, 1, H, W].
+        target: [B, 1, H, W], 0 background, `IGNORED` neither, foreground else.
+
+    Returns:
+        Loss of every sample, [B], 0 to 1.
+    """
+    valid = target != IGNORED
+    p = torch.where(valid, torch.sigmoid(logits), 0).flatten(1)
+    t = (valid & (target > 0)).to(p).flatten(1)
+    both = (p * t).sum(1)
+    return 1 - (both + 1) / (p.sum(1) + t.sum(1) - both + 1)  # one pixel more in both: without any, the loss is 0

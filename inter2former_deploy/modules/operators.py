@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from inter2former_deploy.contract import DOMAIN
 from inter2former_deploy.modules.rotary import rotary_angles, rotary_frequencies, rotate
@@ -193,10 +194,8 @@ def hybrid_attention(
     Returns:
         [L, D].
     """
-    length = qkv.shape[0]
     query, key, value = qkv.chunk(3, dim=1)  # [L, D]
-    is_other = torch.ones(length, dtype=torch.bool, device=qkv.device).index_fill(0, edge, False)
-    other = is_other.nonzero()[:, 0]
+    other = all_but(edge, len(qkv))
     out = torch.zeros_like(query)
     if len(edge):
         out = out.index_copy(0, edge, attention_to_all(query, key, value, edge, heads, grid_width))
@@ -204,6 +203,12 @@ def hybrid_attention(
         code = assign_codes(key, code_weight, code_bias, quantizer)
         out = out.index_copy(0, other, codebook_attention(query[other], code, value, codewords, heads))
     return out
+
+
+def all_but(tokens: Tensor, length: int) -> Tensor:
+    """The tokens 0 to `length` - 1 that are not among some int64 [E]; int64 [length - E], ascending."""
+    other = torch.ones(length, dtype=torch.bool, device=tokens.device).index_fill(0, tokens, False)
+    return other.nonzero()[:, 0]
 
 
 def _values_and_logsums(qkv: Tensor, heads: int, grid_width: int) -> tuple[Tensor, Tensor]:
@@ -294,7 +299,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tenso
         return x.reshape(1, len(x), heads, x.shape[1] // heads).transpose(1, 2)  # [1, heads, T, D/heads]
 
     mask = None if bias is None else bias.expand(1, 1, len(query), -1)
-    out = F.scaled_dot_product_attention(split(query), split(key), split(value), attn_mask=mask)
+    out = scaled_dot_product_attention(split(query), split(key), split(value), attn_mask=mask)
     return out[0].transpose(0, 1).flatten(1)
 
 
@@ -345,7 +350,7 @@ def _attend_in_windows(qkv: Tensor, padding: Tensor, layout: WindowLayout, heads
     x = x.permute(5, 0, 1, 2, 6, 3, 4, 7).reshape(3, batch, -1, heads, layout.side**2, head_dim)
     turned, value = torch.split(x, [2, 1])
     query, key = rotate(turned, angles).flatten(1, 2).unbind()  # [B*windows, heads, side*side, head_dim]
-    out = F.scaled_dot_product_attention(query, key, value.flatten(0, 2))
+    out = scaled_dot_product_attention(query, key, value.flatten(0, 2))
     out = out.transpose(1, 2).reshape(batch, layout.rows, layout.columns, layout.side, layout.side, channels // 3)
     return layout.merge(out)
 

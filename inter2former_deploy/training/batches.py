@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +44,8 @@ class Batches(torch.utils.data.Dataset[Batch]):
         datasets: real pictures to draw from; none for synthetic scenes alone.
         synthetic: share of synthetic pictures when there are real ones.
         teacher: folder with a teacher's features of whole pictures, `<name>.npy` float [C', h', w'], for distillation.
+        processes: that share the pictures of a step.
+        process: whose part of them these batches hold.
     """
 
     def __init__(
@@ -52,9 +55,18 @@ class Batches(torch.utils.data.Dataset[Batch]):
         *,
         synthetic: float = 0.0,
         teacher: Path | None = None,
+        processes: int = 1,
+        process: int = 0,
     ) -> None:
         self.config, self.datasets, self.synthetic, self.teacher = config, datasets, synthetic, teacher
+        self.processes, self.process = processes, process
         self.ends = np.cumsum([len(d) for d in datasets])
+
+    def of_process(self, process: int) -> Batches:
+        """The part of another process."""
+        part = copy(self)
+        part.process = process
+        return part
 
     @property
     def teacher_channels(self) -> int:
@@ -75,9 +87,14 @@ class Batches(torch.utils.data.Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         stage = self.config.stage(step)
-        rng = np.random.default_rng([self.config.seed, step])
         pictures = [
-            self._picture(rng, step * 64 + i, stage.size, self.config.difficulty(step)) for i in range(stage.batch)
+            self._picture(
+                np.random.default_rng([self.config.seed, step, i]),
+                step * 64 + i,
+                stage.size,
+                self.config.difficulty(step),
+            )
+            for i in range(self.process, stage.batch, self.processes)
         ]
         images, masks, segments, features = zip(*pictures, strict=True)
         found = [f for f in features if f is not None]

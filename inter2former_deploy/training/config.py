@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from inter2former_deploy.config import PATCH
+
+Optimizer = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,8 @@ class TrainConfig:
     steps: int = 20_000  # optimiser steps
     stages: tuple[Stage, ...] = (Stage(share=1.0, size=256, batch=6),)  # small pictures first: cheaper steps
     targets: int = 2  # objects trained on in each picture; they share its encoding
-    learning_rate: float = 1e-3  # highest, of AdamW
+    optimizer: Optimizer = "adamw"  # of all weights, or of those that Muon is not for (`optimizers.py`)
+    learning_rate: float = 1e-3  # highest
     warmup: int = 300  # steps to reach it
     decay_share: float = 1.0  # last share of the steps in which it falls to `final_rate` of itself along half a cosine
     final_rate: float = 0.01
@@ -55,11 +59,10 @@ class TrainConfig:
     clip_norm: float = 1.0  # largest gradient norm
     ema: float = 0.999  # decay of the averaged weights, which are the result
     seed: int = 0  # of weights, pictures and clicks
-    round_decay: float = (
-        0.6  # k rounds of clicks before a step have probability proportional to this to the k (the release's training)
-    )
+    round_decay: float = 0.6  # k rounds of clicks before a step are as likely as this to the k; as in the release
     max_rounds: int = 20
     auxiliary: float = 1.0  # weight of the losses on short ways (`auxiliary.py`)
+    jaccard: float = 0.0  # weight of the Jaccard loss of the full-resolution logits, beside the paper's
     ramp_share: float = 0.4  # first share of the steps in which synthetic scenes go from easy to as hard as they get
     distillation: float = 1.0  # weight of the teacher's term, if there is a teacher
     bf16: bool = True  # autocast of encoder, edge network and upsampling
@@ -69,6 +72,7 @@ class TrainConfig:
             f"{name} must be {bound}, got {getattr(self, name)}"
             for name, bound, ok in (
                 ("steps", "positive", self.steps > 0),
+                ("optimizer", f"one of {', '.join(get_args(Optimizer))}", self.optimizer in get_args(Optimizer)),
                 ("stages", "one or more", bool(self.stages)),
                 ("targets", "positive", self.targets > 0),
                 ("ramp_share", "0 to 1", 0 <= self.ramp_share <= 1),

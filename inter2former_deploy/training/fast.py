@@ -12,7 +12,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from inter2former_deploy.modules import operators
 
@@ -56,16 +55,31 @@ def prepare(model: nn.Module) -> None:
             module.__class__ = OneGroupNorm
 
 
+def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """`F.scaled_dot_product_attention` written out, whose fused backward is slow on CPUs, [..., T, D]."""
+    logits = (query * query.shape[-1] ** -0.5) @ key.mT
+    return torch.softmax(logits if attn_mask is None else logits + attn_mask, -1) @ value
+
+
+def bf16_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """The same in bfloat16, of and to numbers of any type."""
+    mask = None if attn_mask is None else attn_mask.bfloat16()
+    return attention(query.bfloat16(), key.bfloat16(), value.bfloat16(), mask).to(query.dtype)
+
+
 @contextmanager
-def fast_forms() -> Iterator[None]:
-    """Within, resizes are matrix products and attention is written out: its fused backward is slow in bf16 on CPUs."""
-    reference = operators.upsample
-    operators.upsample = upsample
-    reduce = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # type: ignore[no-untyped-call]
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+def fast_forms(*, bf16: bool) -> Iterator[None]:
+    """Within, resizes are matrix products, and attention is written out.
+
+    Args:
+        bf16: Attention in bfloat16, also where all around it is not.
+    """
+    names = "upsample", "scaled_dot_product_attention"
+    reference = [getattr(operators, name) for name in names]
+    for name, form in zip(names, (upsample, bf16_attention if bf16 else attention), strict=True):
+        setattr(operators, name, form)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+        yield
     finally:
-        operators.upsample = reference
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(reduce)
+        for name, form in zip(names, reference, strict=True):
+            setattr(operators, name, form)

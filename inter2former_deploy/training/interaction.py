@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,25 +23,25 @@ def draw_rounds(rng: np.random.Generator, config: TrainConfig) -> int:
 
 
 def simulate(
-    masks: NDArray[np.uint8], predict: Predict, rng: np.random.Generator, config: TrainConfig
+    masks: NDArray[np.uint8], predict: Predict, rngs: Sequence[np.random.Generator], config: TrainConfig
 ) -> NDArray[np.uint8]:
     """Reference labels after a random number of clicks on each sample.
 
     Args:
         masks: uint8 `[N, S, S]`, 1 object, 0 background, 255 ignored.
         predict: the model as it stands.
-        rng: of the clicks.
+        rngs: of the clicks on each sample.
         config: of the run.
 
     Returns:
         uint8 `[N, S, S]`.
     """
     labels = np.stack([unknown_labels(mask.shape[0]) for mask in masks])
-    rounds = [draw_rounds(rng, config) for _ in masks]
+    rounds = [draw_rounds(rng, config) for rng in rngs]
     clicked: list[list[Click]] = [[] for _ in masks]
 
     def click(i: int, foreground: NDArray[np.bool_], factor: float) -> None:
-        new = next_click(foreground, masks[i], clicked[i], factor=factor, rng=rng)
+        new = next_click(foreground, masks[i], clicked[i], factor=factor, rng=rngs[i])
         if new is not None:
             clicked[i].append(new)
             add_clicks(labels[i], [new])

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,19 +21,20 @@ from inter2former_deploy.checkpoint import load_checkpoint, save_checkpoint
 from inter2former_deploy.clicks import iou
 from inter2former_deploy.config import ModelConfig
 from inter2former_deploy.data import Dataset
-from inter2former_deploy.modules.losses import training_loss
+from inter2former_deploy.modules.losses import jaccard_loss, training_loss
 from inter2former_deploy.modules.model import Inter2Former
 
+from . import processes as parallel
 from .auxiliary import Auxiliary
 from .batches import Batch, Batches
 from .config import TrainConfig
 from .experts import ExpertLoad
 from .fast import fast_forms, prepare
 from .interaction import simulate
+from .optimizers import Optimizers
 from .state import LOG_FILE, PLOT_FILE, Average, Log, load_state, plot_log, save_state
 
 WEIGHTS_FILE = "weights.safetensors"
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Trainer:
@@ -69,12 +69,7 @@ class Trainer:
         self.projection = nn.Linear(model_config.decoder.dim, teacher_channels) if teacher_channels else nn.Identity()
         self.projection.to(self.device)
         self.auxiliary = Auxiliary(model_config.decoder.dim).to(self.device)
-        trained = [p for m in (self.model, self.projection, self.auxiliary) for p in m.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        self.optimizers = Optimizers(self.model, [self.projection, self.auxiliary], config)
         self.average = Average(self.model, config.ema)
         self.step = 0
         self.experts = ExpertLoad(self.model, training=True)
@@ -87,9 +82,12 @@ class Trainer:
         decayed = c.final_rate + (1 - c.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
         return c.learning_rate * min(decayed, (step + 1) / max(1, c.warmup))
 
-    @fast_forms()
     def train_step(self, batch: Batch) -> dict[str, Any]:
         """One step on a batch; returns its losses, IoU, gradient norm and expert load."""
+        with fast_forms(bf16=self.config.bf16):
+            return self._train_step(batch)
+
+    def _train_step(self, batch: Batch) -> dict[str, Any]:
         images, segments = batch.images.to(self.device), batch.segments.to(self.device)
         with self.autocast():
             embedding = self.model.backbone(images).float()
@@ -106,13 +104,12 @@ class Trainer:
             loss = loss + decoded
             entry |= decoder_entry
 
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizers.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        parallel.average_gradients(self.optimizers.parameters)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         if torch.isfinite(norm):  # a step into nowhere is left out, and shows in the log
-            self.optimizer.step()
+            self.optimizers.step(self.learning_rate(self.step))
         self.step += 1
         self.average.update(self.model, self.step)
         return entry | {"gradient": norm.item()}
@@ -120,29 +117,31 @@ class Trainer:
     def _decoder_loss(self, batch: Batch, images: Tensor, embedding: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """The losses after simulated clicks, and what to log of them."""
         c = self.config
-        # Every choice of a step comes from seed and step, so that a resumed run repeats it.
-        rng = np.random.default_rng([c.seed, self.step, 1])
         targets = batch.masks.shape[1]
         masks = batch.masks.flatten(0, 1)  # [B*T, S, S]
+        # Every choice comes from seed, step and sample: a resumed run repeats it, and so do several processes together.
+        samples = (parallel.count() * np.arange(len(images))[:, None] + parallel.rank()) * targets + np.arange(targets)
+        rngs = [np.random.default_rng([c.seed, self.step, 1, sample]) for sample in samples.flat]
         maps = self.model.edge_detector.canny_maps(images)  # comparisons of neighbours: never in bf16
         maps = maps.contiguous(memory_format=torch.channels_last)
         with self.autocast():
             edges = self.model.edge_detector.features(maps)
         owner = torch.arange(len(images), device=self.device).repeat_interleave(targets)
-        labels = torch.from_numpy(simulate(masks.numpy(), self._predictor(embedding, edges, owner), rng, c)).to(
-            self.device
-        )
+        labels = torch.from_numpy(simulate(masks.numpy(), self._predictor(embedding, edges, owner), rngs, c))
+        labels = labels.to(self.device)
 
         self.model.train()
         tokens, quantization = self.model.neck.training_forward(embedding[owner], labels)
         with self.autocast():
             logits, low_res = self.model.decode_head.training_forward(tokens, [e[owner] for e in edges])
         terms = training_loss(logits.float(), low_res.float(), masks[:, None].to(self.device), quantization)
+        jaccard = jaccard_loss(logits.float(), masks[:, None].to(self.device)).mean()
         straight = self.auxiliary.mask_loss(tokens, masks.to(self.device))
         predicted = (logits[:, 0] > 0).cpu().numpy()
-        return terms.total + c.auxiliary * straight, {
+        return terms.total + c.jaccard * jaccard + c.auxiliary * straight, {
             "full": terms.full_res.item(),
             "low": terms.low_res.item(),
+            "jaccard": jaccard.item(),
             "quantization": terms.quantization.item(),
             "straight": straight.item(),
             "iou": float(np.mean([iou(p, m) for p, m in zip(predicted, masks.numpy(), strict=True)])),
@@ -186,7 +185,7 @@ class Trainer:
             "projection": self.projection.state_dict(),
             "average": self.average.weights,
             "auxiliary": self.auxiliary.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -202,7 +201,7 @@ class Trainer:
         self.projection.load_state_dict(state["projection"])
         self.average.weights = {k: v.to(self.device) for k, v in state["average"].items()}
         self.auxiliary.load_state_dict(state["auxiliary"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizers.load_state_dict(state["optimizers"])
 
 
 def train(
@@ -215,6 +214,7 @@ def train(
     teacher: Path | None = None,
     initial: Path | None = None,
     device: str = "cpu",
+    processes: int = 1,
     workers: int = 1,
     save_every: float = 180.0,
     log_every: int = 20,
@@ -232,7 +232,8 @@ def train(
         teacher: folder of a teacher's features (`Batches`), for distillation.
         initial: checkpoint to start from, of this or a similar configuration (`Trainer`).
         device: of torch.
-        workers: processes that prepare pictures.
+        processes: that share the pictures of every step, on a CPU; each takes the threads of torch.
+        workers: processes that prepare pictures, for each of them.
         save_every: seconds between saved states: what a kill can cost.
         log_every: steps between lines of the log.
         minutes: ends the call after this time, with its state saved, to be resumed.
@@ -240,51 +241,90 @@ def train(
 
     Returns:
         The weights' file (float16 safetensors of the averaged weights) when all steps are done, else `None`.
+
+    Raises:
+        ValueError: the processes cannot share the pictures of a step alike, or the device; or the state in the folder
+            is of another model configuration.
     """
+    uneven = [f"{s.size} pixels in {s.batch}" for s in config.stages if s.batch % processes]
+    if uneven:
+        raise ValueError(f"{processes} processes cannot share alike the pictures of a step of {', '.join(uneven)}")
+    if processes > 1 and device != "cpu":
+        raise ValueError(f"several processes share the cores of a CPU, not a device {device!r}")
     out.mkdir(parents=True, exist_ok=True)
-    batches = Batches(config, datasets, synthetic=synthetic, teacher=teacher)
+    batches = Batches(config, datasets, synthetic=synthetic, teacher=teacher, processes=processes)
+    run = _Run(model_config, out, batches, initial, device, workers, save_every, log_every, minutes, report)
+    if processes > 1:
+        parallel.run_together(processes, run.go_on)
+    else:
+        run.go_on()
     state = load_state(out)
-    trainer = Trainer(
-        model_config,
-        config,
-        device=device,
-        teacher_channels=batches.teacher_channels,
-        initial=load_checkpoint(initial).state_dict if initial and state is None else None,
-    )
-    if state is not None:
-        trainer.load(state)
-        report(f"resumed at step {trainer.step}")
-    log = Log(out / LOG_FILE, from_step=trainer.step)
-    start = saved = time.monotonic()
-    first, entries = trainer.step, []
-    loader = torch.utils.data.DataLoader(
-        batches,
-        sampler=range(first, config.steps),
-        batch_size=None,
-        num_workers=workers,
-        worker_init_fn=_start_worker,
-    )
-    with _interrupts() as interrupted:
-        for batch in loader:
-            entries.append(trainer.train_step(batch))
-            now = time.monotonic()
-            last = trainer.step == config.steps
-            stop = interrupted() or now - start > 60 * minutes
-            if trainer.step % log_every == 0 or last:
-                mean = _mean(entries)
-                log.write(step=trainer.step, rate=trainer.learning_rate(trainer.step), seconds=now - start, **mean)
-                left = (now - start) / (trainer.step - first) * (config.steps - trainer.step)
-                report(f"step {trainer.step}/{config.steps}  {_summary(mean)}  {left / 60:.0f} min left")
-                entries = []
-            if now - saved > save_every or last or stop:
-                save_state(out, trainer.state())
-                export_weights(trainer, out / WEIGHTS_FILE)
-                saved = now
-            if stop:
-                report(f"stopped at step {trainer.step}; the same command goes on")
-                break
-    plot_log(out / LOG_FILE, out / PLOT_FILE)
-    return out / WEIGHTS_FILE if trainer.step >= config.steps else None
+    return out / WEIGHTS_FILE if state and state["step"] >= config.steps else None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What `train` was asked for."""
+
+    model_config: ModelConfig
+    out: Path
+    batches: Batches
+    initial: Path | None
+    device: str
+    workers: int
+    save_every: float
+    log_every: int
+    minutes: float
+    report: Callable[[str], None]
+
+    def go_on(self) -> None:
+        """Trains until all steps are done, time is up or an interrupt comes; of several processes, each calls it."""
+        config, first_process = self.batches.config, parallel.rank() == 0
+        state = load_state(self.out)
+        trainer = Trainer(
+            self.model_config,
+            config,
+            device=self.device,
+            teacher_channels=self.batches.teacher_channels,
+            initial=load_checkpoint(self.initial).state_dict if self.initial and state is None else None,
+        )
+        if state is not None:
+            trainer.load(state)
+        if state is not None and first_process:
+            self.report(f"resumed at step {trainer.step}")
+        log = Log(self.out / LOG_FILE, from_step=trainer.step) if first_process else None
+        start = saved = time.monotonic()
+        first, entries = trainer.step, []
+        loader = torch.utils.data.DataLoader(
+            self.batches.of_process(parallel.rank()),
+            sampler=range(first, config.steps),
+            batch_size=None,
+            num_workers=self.workers,
+            worker_init_fn=_start_worker,
+        )
+        interrupts: list[int] = []
+        with parallel.handling_interrupts(interrupts.append):
+            for batch in loader:
+                entries.append(trainer.train_step(batch))
+                now = time.monotonic()
+                last = trainer.step == config.steps
+                stop = parallel.any_of_them(bool(interrupts) or now - start > 60 * self.minutes)
+                if log and (trainer.step % self.log_every == 0 or last):
+                    mean = _mean(entries)
+                    log.write(step=trainer.step, rate=trainer.learning_rate(trainer.step), seconds=now - start, **mean)
+                    left = (now - start) / (trainer.step - first) * (config.steps - trainer.step)
+                    self.report(f"step {trainer.step}/{config.steps}  {_summary(mean)}  {left / 60:.0f} min left")
+                    entries = []
+                if first_process and (now - saved > self.save_every or last or stop):
+                    save_state(self.out, trainer.state())
+                    export_weights(trainer, self.out / WEIGHTS_FILE)
+                    saved = now
+                if stop:
+                    break
+        if first_process and trainer.step < config.steps:
+            self.report(f"stopped at step {trainer.step}; the same command goes on")
+        if first_process:
+            plot_log(self.out / LOG_FILE, self.out / PLOT_FILE)
 
 
 def export_weights(trainer: Trainer, path: Path) -> None:
@@ -347,7 +387,9 @@ def _cosines(channels: int, patch: int) -> Tensor:
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(1)  # the cores are the step's
-    for interrupt in _INTERRUPTS:  # they reach the whole process group; the step must not miss its pictures for them
+    for (
+        interrupt
+    ) in parallel.INTERRUPTS:  # they reach the whole process group; the step must not miss its pictures for them
         signal.signal(interrupt, signal.SIG_IGN)
 
 
@@ -359,19 +401,3 @@ def _mean(entries: list[dict[str, Any]]) -> dict[str, Any]:
 def _summary(mean: dict[str, Any]) -> str:
     load = [f"experts {min(mean['load']):.1%}-{max(mean['load']):.1%}"] if "load" in mean else []
     return "  ".join([f"{name} {value:.3f}" for name, value in mean.items() if name != "load"] + load)
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Within, Ctrl-C and SIGTERM only raise a flag: the step ends and the state is saved."""
-    raised: list[int] = []
-    try:
-        old = [signal.signal(s, lambda number, _: raised.append(number)) for s in _INTERRUPTS]
-    except ValueError:  # not in the main thread: whoever is there takes care
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(raised)
-    finally:
-        for s, handler in zip(_INTERRUPTS, old, strict=True):
-            signal.signal(s, handler)

@@ -15,7 +15,7 @@ from inter2former_deploy.files import replacing
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
 PLOT_FILE = "log.png"
-LOSSES = ("full", "low", "quantization", "straight", "border", "likeness", "distillation")  # of the log
+LOSSES = ("full", "low", "jaccard", "quantization", "straight", "border", "likeness", "distillation")  # of the log
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:

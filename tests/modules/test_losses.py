@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from inter2former_deploy.modules.losses import IGNORED, normalized_focal_loss, training_loss
+from inter2former_deploy.modules.losses import IGNORED, jaccard_loss, normalized_focal_loss, training_loss
 
 
 def test_golden(golden: Any, assert_close: Any) -> None:
@@ -29,6 +29,17 @@ def test_a_sample_without_valid_pixels_has_no_loss() -> None:
     assert logits.grad is not None
     assert (logits.grad[0] == 0).all()
     assert (logits.grad[1] != 0).all()
+
+
+def test_jaccard_loss_is_what_the_iou_lacks() -> None:
+    target = torch.zeros(3, 1, 20, 20, dtype=torch.uint8)
+    target[:, :, 5:15, 5:15] = 1
+    target[1, :, :, 10:] = IGNORED
+    logits = torch.full((3, 1, 20, 20), -100.0)
+    logits[:, :, 5:15, :10] = 100.0  # 50 pixels of the object, and 50 beside it
+    logits[2] = 0.0  # half of every pixel
+    expected = [1 - 51 / 151, 1 - 51 / 101, 1 - 51 / 251]
+    torch.testing.assert_close(jaccard_loss(logits, target), torch.tensor(expected))
 
 
 @pytest.mark.parametrize("logit", [-200.0, -20.0, 20.0, 200.0])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing import ProcessRaisedException
 from typer.testing import CliRunner
 
 from inter2former_deploy.checkpoint import load_model, save_checkpoint
@@ -62,7 +63,7 @@ def test_fast_forms_compute_what_the_reference_does():
         return torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum(), (x, weight, bias))
 
     reference = operators.upsample(x, weight, bias, 1e-5)
-    with fast_forms():
+    with fast_forms(bf16=False):
         fast = operators.upsample(x, weight, bias, 1e-5)
     torch.testing.assert_close(fast, reference, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(fast), gradients(reference), rtol=1e-4, atol=1e-4)
@@ -72,6 +73,24 @@ def test_fast_forms_compute_what_the_reference_does():
     reference = norm(x)
     norm.__class__ = OneGroupNorm
     torch.testing.assert_close(norm(x), reference, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-5), (True, 3e-2)])  # bfloat16 has 8 bits
+def test_fast_attention_is_that_of_the_reference(bf16, tolerance):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(20, 16, requires_grad=True) for _ in range(3))
+
+    def results():
+        out = operators.attention(query, key, value, 2, bias=torch.linspace(-1, 1, 20))
+        return out, *torch.autograd.grad((out * torch.linspace(-1, 1, 320).view(20, 16)).sum(), (query, key, value))
+
+    reference = results()
+    with fast_forms(bf16=bf16):
+        fast = results()
+    assert all(x.dtype == torch.float32 for x in fast)
+    assert (fast[0] == reference[0]).all() == 0  # the other form was used
+    torch.testing.assert_close(fast, reference, rtol=tolerance, atol=tolerance)
+    assert torch.equal(results()[0], reference[0])  # and is no more
 
 
 def test_rounds_follow_their_distribution():
@@ -92,7 +111,7 @@ def test_a_simulated_user_starts_on_the_object_and_then_corrects():
         return np.ones(labels.shape, bool)
 
     config = replace(SHORT, round_decay=50.0, max_rounds=2)  # practically always two rounds
-    labels = simulate(masks, everything, np.random.default_rng(0), config)
+    labels = simulate(masks, everything, [np.random.default_rng(i) for i in range(2)], config)
     first, samples = seen[0]
     assert samples == [0, 1]
     assert (first == 4).any((1, 2)).all()  # the first click lies on the object
@@ -138,13 +157,16 @@ def test_a_kill_while_saving_leaves_the_old_state(tmp_path, monkeypatch):
     assert (tmp_path / STATE_FILE).is_file()
 
 
-@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_of_all_processes_of_a_run_ends_it_between_steps(tmp_path, interrupt):
+@pytest.mark.parametrize(
+    ("interrupt", "processes"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 2), (signal.SIGTERM, 2)]
+)
+def test_an_interrupt_of_all_processes_of_a_run_ends_it_between_steps(tmp_path, interrupt, processes):
     code = (
         "import sys, json; from pathlib import Path; from inter2former_deploy.config import ModelConfig;"
         "from inter2former_deploy.training import Stage, TrainConfig, train;"
-        "config = TrainConfig(steps=10**6, targets=1, stages=(Stage(share=1, size=64, batch=1),));"
-        "train(ModelConfig.from_dict(json.loads(sys.argv[1])), config, Path(sys.argv[2]), workers=1, log_every=1)"
+        "config = TrainConfig(steps=10**6, targets=1, stages=(Stage(share=1, size=64, batch=2),));"
+        "model = ModelConfig.from_dict(json.loads(sys.argv[1]));"
+        f"train(model, config, Path(sys.argv[2]), processes={processes}, workers=1, log_every=1)"
     )
     command = (sys.executable, "-u", "-c", code, json.dumps(TINY.to_dict()), str(tmp_path / "run"))
     run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True)
@@ -156,9 +178,43 @@ def test_an_interrupt_of_all_processes_of_a_run_ends_it_between_steps(tmp_path, 
     assert load_state(tmp_path / "run")["step"] >= 1
 
 
-@pytest.mark.parametrize(("attention", "bf16"), [("hybrid", True), ("vq", False)])
-def test_a_batch_is_learned_by_heart(attention, bf16):
-    config = replace(SHORT, learning_rate=5e-3, steps=1000, bf16=bf16, max_rounds=1)
+def test_processes_that_share_the_pictures_make_the_steps_of_one(tmp_path):
+    states = {}
+    # Without rounds: the masks of a model that knows nothing hang on rounding, and so would the clicks on them.
+    config = replace(SHORT, max_rounds=0)
+    for processes in (1, 2):
+        train(TINY, config, tmp_path / str(processes), processes=processes, workers=0, minutes=0.0, report=str)
+        states[processes] = load_state(tmp_path / str(processes))
+    assert states[2]["step"] == 1
+    # After one step a first moment is a tenth of the clipped gradient. The Canny maps of flat parts hang on rounding,
+    # which moves it by a fiftieth; one of the two pictures alone would move it by half.
+    gradients = [
+        torch.cat([s["exp_avg"].flatten() for s in state["optimizers"][0]["state"].values()])
+        for state in states.values()
+    ]
+    assert (gradients[0] - gradients[1]).norm() < 0.1 * gradients[0].norm()
+
+    assert train(TINY, config, tmp_path / "2", processes=2, workers=0, report=str) == tmp_path / "2/weights.safetensors"
+    assert load_state(tmp_path / "2")["step"] == config.steps
+
+
+def test_processes_need_pictures_alike_and_a_cpu(tmp_path):
+    with pytest.raises(ValueError, match="3 processes cannot share alike the pictures of a step of 64 pixels in 2"):
+        train(TINY, SHORT, tmp_path, processes=3)
+    with pytest.raises(ValueError, match="not a device 'cuda'"):
+        train(TINY, SHORT, tmp_path, processes=2, device="cuda")
+
+
+def test_a_failing_process_ends_the_run_with_its_reason(tmp_path):
+    with pytest.raises(ProcessRaisedException, match="teacher: no features"):
+        train(TINY, SHORT, tmp_path / "run", processes=2, workers=0, teacher=tmp_path / "teacher", report=str)
+
+
+@pytest.mark.parametrize(
+    ("attention", "bf16", "optimizer"), [("hybrid", True, "adamw"), ("vq", False, "adamw"), ("hybrid", True, "muon")]
+)
+def test_a_batch_is_learned_by_heart(attention, bf16, optimizer):
+    config = replace(SHORT, learning_rate=5e-3, steps=1000, bf16=bf16, max_rounds=1, optimizer=optimizer, jaccard=1.0)
     trainer = Trainer(TINY.with_decoder(attention=attention), config)
     batch = Batches(config)[0]
     results = [trainer.train_step(batch) for _ in range(30)]
@@ -168,6 +224,28 @@ def test_a_batch_is_learned_by_heart(attention, bf16):
         np.testing.assert_allclose(sum(result["load"]), 1, atol=1e-6)
     averaged, last = trainer.average.weights, trainer.model.state_dict()
     assert any(not torch.equal(averaged[k], last[k]) for k in last)  # the average lags behind
+
+
+def test_muon_moves_the_matrices_of_linear_layers_along_all_directions_alike():
+    trainer = Trainer(TINY, replace(SHORT, optimizer="muon", weight_decay=0.0))
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    trainer.train_step(Batches(trainer.config)[0])
+    after = trainer.model.state_dict()
+
+    def farthest(name):
+        """Largest singular value of a step over their mean."""
+        values = torch.linalg.svdvals((after[name] - before[name]).flatten(1))
+        return values.max() / values.mean()
+
+    assert all(farthest(f"backbone.blocks.{i}.mlp.{name}.weight") < 2 for i in (0, 1) for name in ("fc1", "fc2"))
+    assert farthest("backbone.patch_embed.proj.weight") > 2.5  # AdamW's, a convolution
+    assert farthest("neck.blocks.0.o_proj.weight") > 2.5  # and so is this, of 16 x 16
+
+
+def test_a_state_of_other_optimizers_is_refused(tmp_path):
+    train(TINY, SHORT, tmp_path, workers=0, minutes=0.0, report=str)
+    with pytest.raises(ValueError, match="another optimizer; choose another output folder"):
+        train(TINY, replace(SHORT, optimizer="muon"), tmp_path, workers=0, report=str)
 
 
 @pytest.fixture
@@ -290,6 +368,8 @@ def test_a_run_on_a_folder_of_pictures(tmp_path):
 def test_impossible_numbers_are_refused():
     with pytest.raises(ValueError, match=r"targets must be positive, got 0; ema"):
         TrainConfig(targets=0, ema=1.0)
+    with pytest.raises(ValueError, match="optimizer must be one of adamw, muon, got sgd"):
+        TrainConfig(optimizer="sgd")
     for text in ("1:100:6", "0:256:6", "1:256", "a:b:c"):
         with pytest.raises(ValueError, match=r"expected a stage SHARE:SIZE:BATCH"):
             Stage.parse(text)

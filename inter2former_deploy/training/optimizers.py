@@ -1,0 +1,78 @@
+"""What turns gradients into steps: AdamW, and for the matrices of linear layers Muon, if asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config import TrainConfig
+
+_SMALLEST_SIDE = 32  # of a matrix that Muon moves: gates and code projections are vectors side by side
+
+
+class Optimizers:
+    """The optimisers of a run, which share the learning rate.
+
+    Muon (Jordan et al. 2024, `torch.optim.Muon`) moves all directions of a matrix alike, scaled to steps as large as
+    AdamW's, so that one learning rate does for both.
+
+    Args:
+        model: what is trained.
+        heads: modules trained beside it that are not part of the result; Muon is not for them.
+        config: of the run.
+    """
+
+    def __init__(self, model: nn.Module, heads: Sequence[nn.Module], config: TrainConfig) -> None:
+        self.parameters = [p for module in (model, *heads) for p in module.parameters() if p.requires_grad]
+        matrices = _matrices(model) if config.optimizer == "muon" else []
+        taken = {id(p) for p in matrices}
+        others = [p for p in self.parameters if id(p) not in taken]
+        groups = [
+            {"params": [p for p in others if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate)]
+        if matrices:
+            self._all.append(
+                torch.optim.Muon(
+                    matrices,
+                    lr=config.learning_rate,
+                    weight_decay=config.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+
+    def zero_grad(self) -> None:
+        """Forgets all gradients."""
+        for optimizer in self._all:
+            optimizer.zero_grad(set_to_none=True)
+
+    def step(self, learning_rate: float) -> None:
+        """Moves the parameters."""
+        for optimizer in self._all:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The states of the optimisers."""
+        return [optimizer.state_dict() for optimizer in self._all]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Goes on from `state_dict`.
+
+        Raises:
+            ValueError: it is of other optimisers.
+        """
+        if len(states) != len(self._all):
+            raise ValueError("the saved state is of another optimizer; choose another output folder")
+        for optimizer, state in zip(self._all, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def _matrices(model: nn.Module) -> list[nn.Parameter]:
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return [m.weight for m in linear if min(m.weight.shape) >= _SMALLEST_SIDE]
