@@ -121,7 +121,7 @@ class Trainer:
         masks = batch.masks.flatten(0, 1)  # [B*T, S, S]
         # Every choice comes from seed, step and sample: a resumed run repeats it, and so do several processes together.
         samples = (parallel.count() * np.arange(len(images))[:, None] + parallel.rank()) * targets + np.arange(targets)
-        rngs = [np.random.default_rng([c.seed, self.step, 1, sample]) for sample in samples.flat]
+        rngs = [np.random.default_rng([c.seed, self.step, 1, sample]) for sample in samples.ravel().tolist()]
         maps = self.model.edge_detector.canny_maps(images)  # comparisons of neighbours: never in bf16
         maps = maps.contiguous(memory_format=torch.channels_last)
         with self.autocast():

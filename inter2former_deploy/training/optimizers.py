@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .config import TrainConfig
 
@@ -73,6 +73,6 @@ class Optimizers:
             optimizer.load_state_dict(state)
 
 
-def _matrices(model: nn.Module) -> list[nn.Parameter]:
+def _matrices(model: nn.Module) -> list[Tensor]:
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     return [m.weight for m in linear if min(m.weight.shape) >= _SMALLEST_SIDE]

@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import distributed, nn
+from torch.multiprocessing.spawn import spawn
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
@@ -28,9 +29,8 @@ def run_together(processes: int, work: Callable[..., Any], *args: Any) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         meeting = (Path(folder) / "meeting").as_uri()
-        started = multiprocessing.spawn(  # type: ignore[no-untyped-call]
-            _join, (processes, meeting, torch.get_num_threads(), work, args), nprocs=processes, join=False
-        )
+        there = processes, meeting, torch.get_num_threads(), work, args
+        started = spawn(_join, there, nprocs=processes, join=False)  # type: ignore[no-untyped-call]
 
         def pass_on(_: int) -> None:
             for process in started.processes:
@@ -82,8 +82,8 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in moved]
     flat = torch.cat([g.flatten() for g in gradients]) / count()
     distributed.all_reduce(flat)
-    for p, mean in zip(moved, flat.split([g.numel() for g in gradients]), strict=True):
-        p.grad = cast(Tensor, mean).view_as(p)
+    for p, mean in zip(moved, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+        p.grad = mean.view_as(p)
 
 
 def _together() -> bool:
