@@ -17,7 +17,7 @@ from inter2former_deploy.errors import BundleError, OperatorLibraryError
 FAILED, BAD_INPUT, UNEXPECTED = 1, 2, 3
 EXIT_CODES = (
     "Exit codes: 0 all well; 1 a comparison failed or a problem was found; 2 wrong usage or bad input; "
-    "3 an unexpected error."
+    "3 an unexpected error; 4 training stopped before its last step, and can go on."
 )
 EXPECTED_ERRORS = (ValueError, OSError, BundleError, OperatorLibraryError)  # of bad input; all others are defects
 

@@ -15,6 +15,8 @@ from inter2former_deploy.config import load_config
 if TYPE_CHECKING:
     from inter2former_deploy.training import TrainConfig
 
+STOPPED = 4  # exit code: before the last step
+
 # Options that i2f ablate has, too.
 Stages = Annotated[
     list[str] | None,
@@ -133,8 +135,9 @@ def train(
         minutes=math.inf if minutes is None else minutes,
         report=typer.echo,
     )
-    if weights:
-        typer.echo(f"weights: {weights}  ({weights.stat().st_size / 1e6:.1f} MB)")
+    if not weights:
+        raise typer.Exit(STOPPED)
+    typer.echo(f"weights: {weights}  ({weights.stat().st_size / 1e6:.1f} MB)")
 
 
 def _checked(done: int, total: int) -> None:

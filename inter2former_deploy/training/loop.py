@@ -232,7 +232,8 @@ def train(
         teacher: folder of a teacher's features (`Batches`), for distillation.
         initial: checkpoint to start from, of this or a similar configuration (`Trainer`).
         device: of torch.
-        processes: that share the pictures of every step, on a CPU; each takes the threads of torch.
+        processes: that share the pictures of every step, on a CPU; each takes as many threads as torch is set to. The
+            log tells of the first one's pictures.
         workers: processes that prepare pictures, for each of them.
         save_every: seconds between saved states: what a kill can cost.
         log_every: steps between lines of the log.
@@ -253,7 +254,8 @@ def train(
         raise ValueError(f"several processes share the cores of a CPU, not a device {device!r}")
     out.mkdir(parents=True, exist_ok=True)
     batches = Batches(config, datasets, synthetic=synthetic, teacher=teacher, processes=processes)
-    run = _Run(model_config, out, batches, initial, device, workers, save_every, log_every, minutes, report)
+    channels = batches.teacher_channels
+    run = _Run(model_config, out, batches, channels, initial, device, workers, save_every, log_every, minutes, report)
     if processes > 1:
         parallel.run_together(processes, run.go_on)
     else:
@@ -269,6 +271,7 @@ class _Run:
     model_config: ModelConfig
     out: Path
     batches: Batches
+    teacher_channels: int
     initial: Path | None
     device: str
     workers: int
@@ -285,7 +288,7 @@ class _Run:
             self.model_config,
             config,
             device=self.device,
-            teacher_channels=self.batches.teacher_channels,
+            teacher_channels=self.teacher_channels,
             initial=load_checkpoint(self.initial).state_dict if self.initial and state is None else None,
         )
         if state is not None:
@@ -309,12 +312,13 @@ class _Run:
                 now = time.monotonic()
                 last = trainer.step == config.steps
                 stop = parallel.any_of_them(bool(interrupts) or now - start > 60 * self.minutes)
-                if log and (trainer.step % self.log_every == 0 or last):
-                    mean = _mean(entries)
-                    log.write(step=trainer.step, rate=trainer.learning_rate(trainer.step), seconds=now - start, **mean)
-                    left = (now - start) / (trainer.step - first) * (config.steps - trainer.step)
-                    self.report(f"step {trainer.step}/{config.steps}  {_summary(mean)}  {left / 60:.0f} min left")
-                    entries = []
+                if trainer.step % self.log_every == 0 or last:
+                    mean, entries = _mean(entries), []
+                    rate, left = trainer.learning_rate(trainer.step), config.steps - trainer.step
+                    minutes = (now - start) / (trainer.step - first) * left / 60
+                    if log:
+                        log.write(step=trainer.step, rate=rate, seconds=now - start, **mean)
+                        self.report(f"step {trainer.step}/{config.steps}  {_summary(mean)}  {minutes:.0f} min left")
                 if first_process and (now - saved > self.save_every or last or stop):
                     save_state(self.out, trainer.state())
                     export_weights(trainer, self.out / WEIGHTS_FILE)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
@@ -25,7 +25,7 @@ def run_together(processes: int, work: Callable[..., Any], *args: Any) -> None:
         args: Of `work`.
 
     Raises:
-        torch.multiprocessing.ProcessException: one of them failed; the message holds its traceback.
+        RuntimeError: one of them failed; the message is its error, the cause holds its traceback.
     """
     with tempfile.TemporaryDirectory() as folder:
         meeting = (Path(folder) / "meeting").as_uri()
@@ -37,8 +37,11 @@ def run_together(processes: int, work: Callable[..., Any], *args: Any) -> None:
                 process.terminate()
 
         with handling_interrupts(pass_on):
-            while not started.join():
-                pass
+            try:
+                while not started.join():
+                    pass
+            except ProcessRaisedException as error:
+                raise RuntimeError(str(error).rstrip().splitlines()[-1]) from error
 
 
 def _join(
