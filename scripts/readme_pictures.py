@@ -15,9 +15,15 @@ from inter2former_deploy.overlay import draw_overlay
 from inter2former_deploy.runtime import Segmenter
 
 PICTURES = {  # clicks in pixels: x, y, positive
-    "cat": (data.chelsea, ((170, 115, True), (200, 115, True), (310, 135, False), (160, 155, False))),
-    "coffee": (data.coffee, ((300, 150, True), (330, 70, True), (440, 170, False), (300, 8, False), (365, 12, False))),
-    "rocket": (data.rocket, ((322, 240, True), (322, 130, True), (200, 200, False), (322, 330, True))),
+    "cat": (data.chelsea, ((176, 118, True), (165, 140, True), (200, 128, True))),
+    "coffee": (
+        data.coffee,
+        ((295, 112, True), (144, 132, False), (193, 116, True), (377, 140, True), (411, 73, False)),
+    ),
+    "rocket": (
+        data.rocket,
+        ((324, 363, True), (356, 410, False), (324, 237, True), (323, 149, True), (307, 361, False)),
+    ),
 }
 HEIGHT = 300  # pixels of a picture in the README
 
