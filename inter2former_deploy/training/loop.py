@@ -247,9 +247,12 @@ def train(
         ValueError: the processes cannot share the pictures of a step alike, or the device; or the state in the folder
             is of another model configuration.
     """
-    uneven = [f"{s.size} pixels in {s.batch}" for s in config.stages if s.batch % processes]
+    uneven = [str(stage.batch) for stage in config.stages if stage.batch % processes]
     if uneven:
-        raise ValueError(f"{processes} processes cannot share alike the pictures of a step of {', '.join(uneven)}")
+        raise ValueError(
+            f"{processes} processes cannot share {', '.join(dict.fromkeys(uneven))} pictures a step alike: "
+            f"give every stage a multiple of {processes} pictures"
+        )
     if processes > 1 and device != "cpu":
         raise ValueError(f"several processes share the cores of a CPU, not a device {device!r}")
     out.mkdir(parents=True, exist_ok=True)

@@ -198,7 +198,7 @@ def test_processes_that_share_the_pictures_make_the_steps_of_one(tmp_path):
 
 
 def test_processes_need_pictures_alike_and_a_cpu(tmp_path):
-    with pytest.raises(ValueError, match="3 processes cannot share alike the pictures of a step of 64 pixels in 2"):
+    with pytest.raises(ValueError, match="3 processes cannot share 2 pictures a step alike: give every stage"):
         train(TINY, SHORT, tmp_path, processes=3)
     with pytest.raises(ValueError, match="not a device 'cuda'"):
         train(TINY, SHORT, tmp_path, processes=2, device="cuda")
