@@ -92,7 +92,7 @@ def train(
     device: Annotated[str, typer.Option(help="Of torch: cpu, cuda.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch; its own choice if not given.")] = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Processes that share the pictures of every step, each with its --threads.")
+        int, typer.Option(min=1, help="Processes that share the pictures of every step, and the threads.")
     ] = 1,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare pictures, for each of them.")] = 1,
     save_every: Annotated[float, typer.Option(help="Seconds between saved states.")] = 180.0,

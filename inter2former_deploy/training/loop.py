@@ -232,8 +232,8 @@ def train(
         teacher: folder of a teacher's features (`Batches`), for distillation.
         initial: checkpoint to start from, of this or a similar configuration (`Trainer`).
         device: of torch.
-        processes: that share the pictures of every step, on a CPU; each takes as many threads as torch is set to. The
-            log tells of the first one's pictures.
+        processes: that share the pictures of every step and the threads of torch, on a CPU. The log tells of the first
+            one's pictures.
         workers: processes that prepare pictures, for each of them.
         save_every: seconds between saved states: what a kill can cost.
         log_every: steps between lines of the log.

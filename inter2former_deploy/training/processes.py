@@ -20,8 +20,8 @@ def run_together(processes: int, work: Callable[..., Any], *args: Any) -> None:
     """Calls `work(*args)` in each of some processes, in which the other functions of this file reach all of them.
 
     Args:
-        processes: Their number. Each takes as many threads of torch as this one has.
-        work: A function of a module; with its arguments it is sent to the processes.
+        processes: Their number. They share the threads of torch that this one has.
+        work: Sent to the processes with its arguments, so that all must be picklable.
         args: Of `work`.
 
     Raises:
@@ -29,7 +29,8 @@ def run_together(processes: int, work: Callable[..., Any], *args: Any) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         meeting = (Path(folder) / "meeting").as_uri()
-        there = processes, meeting, torch.get_num_threads(), work, args
+        threads = max(1, torch.get_num_threads() // processes)
+        there = processes, meeting, threads, work, args
         started = spawn(_join, there, nprocs=processes, join=False)  # type: ignore[no-untyped-call]
 
         def pass_on(_: int) -> None:
