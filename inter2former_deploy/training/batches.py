@@ -44,8 +44,6 @@ class Batches(torch.utils.data.Dataset[Batch]):
         datasets: real pictures to draw from; none for synthetic scenes alone.
         synthetic: share of synthetic pictures when there are real ones.
         teacher: folder with a teacher's features of whole pictures, `<name>.npy` float [C', h', w'], for distillation.
-        processes: that share the pictures of a step.
-        process: whose part of them these batches hold.
     """
 
     def __init__(
@@ -55,17 +53,15 @@ class Batches(torch.utils.data.Dataset[Batch]):
         *,
         synthetic: float = 0.0,
         teacher: Path | None = None,
-        processes: int = 1,
-        process: int = 0,
     ) -> None:
         self.config, self.datasets, self.synthetic, self.teacher = config, datasets, synthetic, teacher
-        self.processes, self.process = processes, process
+        self._first, self._every = 0, 1  # which pictures of a step
         self.ends = np.cumsum([len(d) for d in datasets])
 
-    def of_process(self, process: int) -> Batches:
-        """The part of another process."""
+    def part(self, process: int, processes: int) -> Batches:
+        """What one of several processes takes of every batch; each gets as many pictures."""
         part = copy(self)
-        part.process = process
+        part._first, part._every = process, processes
         return part
 
     @property
@@ -94,7 +90,7 @@ class Batches(torch.utils.data.Dataset[Batch]):
                 stage.size,
                 self.config.difficulty(step),
             )
-            for i in range(self.process, stage.batch, self.processes)
+            for i in range(self._first, stage.batch, self._every)
         ]
         images, masks, segments, features = zip(*pictures, strict=True)
         found = [f for f in features if f is not None]

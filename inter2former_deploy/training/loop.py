@@ -256,7 +256,7 @@ def train(
     if processes > 1 and device != "cpu":
         raise ValueError(f"several processes share the cores of a CPU, not a device {device!r}")
     out.mkdir(parents=True, exist_ok=True)
-    batches = Batches(config, datasets, synthetic=synthetic, teacher=teacher, processes=processes)
+    batches = Batches(config, datasets, synthetic=synthetic, teacher=teacher)
     channels = batches.teacher_channels
     run = _Run(model_config, out, batches, channels, initial, device, workers, save_every, log_every, minutes, report)
     if processes > 1:
@@ -296,13 +296,13 @@ class _Run:
         )
         if state is not None:
             trainer.load(state)
-        if state is not None and first_process:
-            self.report(f"resumed at step {trainer.step}")
+            if first_process:
+                self.report(f"resumed at step {trainer.step}")
         log = Log(self.out / LOG_FILE, from_step=trainer.step) if first_process else None
         start = saved = time.monotonic()
         first, entries = trainer.step, []
         loader = torch.utils.data.DataLoader(
-            self.batches.of_process(parallel.rank()),
+            self.batches.part(parallel.rank(), parallel.count()),
             sampler=range(first, config.steps),
             batch_size=None,
             num_workers=self.workers,
@@ -316,21 +316,21 @@ class _Run:
                 last = trainer.step == config.steps
                 stop = parallel.any_of_them(bool(interrupts) or now - start > 60 * self.minutes)
                 if trainer.step % self.log_every == 0 or last:
-                    mean, entries = _mean(entries), []
-                    rate, left = trainer.learning_rate(trainer.step), config.steps - trainer.step
-                    minutes = (now - start) / (trainer.step - first) * left / 60
                     if log:
+                        mean, rate = _mean(entries), trainer.learning_rate(trainer.step)
                         log.write(step=trainer.step, rate=rate, seconds=now - start, **mean)
-                        self.report(f"step {trainer.step}/{config.steps}  {_summary(mean)}  {minutes:.0f} min left")
+                        left = (now - start) / (trainer.step - first) * (config.steps - trainer.step)
+                        self.report(f"step {trainer.step}/{config.steps}  {_summary(mean)}  {left / 60:.0f} min left")
+                    entries = []
                 if first_process and (now - saved > self.save_every or last or stop):
                     save_state(self.out, trainer.state())
                     export_weights(trainer, self.out / WEIGHTS_FILE)
                     saved = now
                 if stop:
                     break
-        if first_process and trainer.step < config.steps:
-            self.report(f"stopped at step {trainer.step}; the same command goes on")
         if first_process:
+            if trainer.step < config.steps:
+                self.report(f"stopped at step {trainer.step}; the same command goes on")
             plot_log(self.out / LOG_FILE, self.out / PLOT_FILE)
 
 
@@ -394,9 +394,7 @@ def _cosines(channels: int, patch: int) -> Tensor:
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(1)  # the cores are the step's
-    for (
-        interrupt
-    ) in parallel.INTERRUPTS:  # they reach the whole process group; the step must not miss its pictures for them
+    for interrupt in parallel.INTERRUPTS:  # they reach the whole group; the step must not miss its pictures for them
         signal.signal(interrupt, signal.SIG_IGN)
 
 

@@ -16,13 +16,12 @@ from torch.multiprocessing.spawn import ProcessRaisedException, spawn
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run_together(processes: int, work: Callable[..., Any], *args: Any) -> None:
-    """Calls `work(*args)` in each of some processes, in which the other functions of this file reach all of them.
+def run_together(processes: int, work: Callable[[], Any]) -> None:
+    """Calls `work()` in each of some processes, in which the other functions of this file reach all of them.
 
     Args:
         processes: Their number. They share the threads of torch that this one has.
-        work: Sent to the processes with its arguments, so that all must be picklable.
-        args: Of `work`.
+        work: Sent to the processes, so that it must be picklable.
 
     Raises:
         RuntimeError: one of them failed; the message is its error, the cause holds its traceback.
@@ -30,8 +29,8 @@ def run_together(processes: int, work: Callable[..., Any], *args: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         meeting = (Path(folder) / "meeting").as_uri()
         threads = max(1, torch.get_num_threads() // processes)
-        there = processes, meeting, threads, work, args
-        started = spawn(_join, there, nprocs=processes, join=False)  # type: ignore[no-untyped-call]
+        arguments = processes, meeting, threads, work
+        started = spawn(_join, arguments, nprocs=processes, join=False)  # type: ignore[no-untyped-call]
 
         def pass_on(_: int) -> None:
             for process in started.processes:
@@ -45,13 +44,12 @@ def run_together(processes: int, work: Callable[..., Any], *args: Any) -> None:
                 raise RuntimeError(str(error).rstrip().splitlines()[-1]) from error
 
 
-def _join(
-    rank: int, processes: int, meeting: str, threads: int, work: Callable[..., Any], args: tuple[Any, ...]
-) -> None:
+def _join(rank: int, processes: int, meeting: str, threads: int, work: Callable[[], Any]) -> None:
     torch.set_num_threads(threads)
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
     try:
-        work(*args)
+        work()
+        distributed.barrier()  # gloo now and then aborts a process that leaves while another still works
     finally:
         distributed.destroy_process_group()
 
