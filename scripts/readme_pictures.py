@@ -15,10 +15,10 @@ from inter2former_deploy.overlay import draw_overlay
 from inter2former_deploy.runtime import Segmenter
 
 PICTURES = {  # clicks in pixels: x, y, positive
-    "cat": (data.chelsea, ((176, 118, True), (165, 140, True), (200, 128, True))),
+    "cat": (data.chelsea, ((176, 118, True), (165, 140, True), (200, 128, True), (319, 128, False))),
     "coffee": (
         data.coffee,
-        ((295, 112, True), (144, 132, False), (193, 116, True), (377, 140, True), (411, 73, False)),
+        ((295, 112, True), (380, 12, False), (193, 116, True), (377, 140, True), (370, 40, True)),
     ),
     "rocket": (
         data.rocket,
