@@ -70,7 +70,7 @@ class HybridAttention(nn.Module, ABC):
         Returns:
             [L, D].
         """
-        full = self._full_tokens(qkv, edge)
+        full = self.full_tokens(qkv, edge)
         return operators.hybrid_attention(
             qkv, full, *self.pack(), self.heads, grid_width, self.quantizer, *(known or ())
         )
@@ -101,14 +101,15 @@ class HybridAttention(nn.Module, ABC):
         codeword, loss = self.quantize(key)
         out = []
         for i, edge in enumerate(edges):
-            full = self._full_tokens(qkv[i], edge)
+            full = self.full_tokens(qkv[i], edge)
             other = operators.all_but(full, len(qkv[i]))
             by_code = operators.attention(query[i][other], codeword[i], value[i], self.heads)
             by_key = operators.attention_to_all(query[i], key[i], value[i], full, self.heads, grid_width)
             out.append(torch.zeros_like(query[i]).index_copy(0, other, by_code).index_copy(0, full, by_key))
         return torch.stack(out), loss
 
-    def _full_tokens(self, qkv: Tensor, edge: Tensor) -> Tensor:
+    def full_tokens(self, qkv: Tensor, edge: Tensor) -> Tensor:
+        """The tokens that get full attention, int64, ascending; arguments as in `forward`."""
         if self.variant == "hybrid":
             return edge
         count = len(qkv) if self.variant == "full" else 0

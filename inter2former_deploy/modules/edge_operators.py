@@ -35,10 +35,26 @@ def canny_maps(image: Tensor, mean: Tensor, std: Tensor, blur_row: Tensor, blur_
     Returns:
         [5, H, W], as `maps_of_picture` gives them.
     """
+    picture, filters = _picture_and_filters(image, mean, std, blur_row, blur_column)
+    return maps_of_picture(picture, *filters, difference_filters().to(image))[0]
+
+
+def picture_gradient(
+    image: Tensor, mean: Tensor, std: Tensor, blur_row: Tensor, blur_column: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the blurred channels along columns and rows, [3, H, W] each; arguments as of `canny_maps`."""
+    picture, filters = _picture_and_filters(image, mean, std, blur_row, blur_column)
+    gx, gy = _gradient(picture, *filters)
+    return gx[0], gy[0]
+
+
+def _picture_and_filters(
+    image: Tensor, mean: Tensor, std: Tensor, blur_row: Tensor, blur_column: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Channels in 0-1 [1, 3, H, W], and the filters that `maps_of_picture` takes, but for the differences."""
     picture = (((image.flip(2) - mean) / std * std + mean) / 255).clamp(0, 1).permute(2, 0, 1)[None].contiguous()
     sobel = image.new_tensor(SOBEL)
-    weights = (blur_row.view(1, 1, 1, 5), blur_column.view(1, 1, 5, 1), sobel[None, None], sobel.T[None, None])
-    return maps_of_picture(picture, *weights, difference_filters().to(image))[0]
+    return picture, (blur_row.view(1, 1, 1, 5), blur_column.view(1, 1, 5, 1), sobel[None, None], sobel.T[None, None])
 
 
 def difference_filters() -> Tensor:
@@ -66,26 +82,32 @@ def maps_of_picture(
         [B, 5, H, W]: gradient magnitude; direction in degrees, a multiple of 45 in 0..360; magnitude where it is
         a maximum across the edge, else 0; the same where it is also at least 2; magnitude where it is at least 2.
     """
-
-    def convolve(x: Tensor, weight: Tensor) -> Tensor:
-        return F.conv2d(x, weight, padding=(weight.shape[2] // 2, weight.shape[3] // 2))
-
-    # Channel by channel: with the same memory layout and shapes the convolutions round as in the release. All three at
-    # once, `thin` differs at 14 of the 9216 pixels of the golden image.
-    blurred = [convolve(convolve(channel, blur_row), blur_column) for channel in torch.split(picture, 1, dim=1)]
-    gx = torch.cat([convolve(channel, sobel_x) for channel in blurred], dim=1)  # [B, 3, H, W]
-    gy = torch.cat([convolve(channel, sobel_y) for channel in blurred], dim=1)
-
+    gx, gy = _gradient(picture, blur_row, blur_column, sobel_x, sobel_y)
     magnitude = (gx.square() + gy.square()).sqrt().sum(1, keepdim=True)
     direction = gradient_direction(gx.sum(1, keepdim=True), gy.sum(1, keepdim=True))
     # Neighbours k and k + 4 lie on one axis, and 0 and 360 degrees on the same one.
-    falls = convolve(magnitude, differences)  # [B, 8, H, W]
+    falls = _convolve(magnitude, differences)  # [B, 8, H, W]
     is_maximum = torch.minimum(falls[:, :4], falls[:, 4:]) > 0
     on_axis = direction.remainder(180) == 45 * torch.arange(4, device=picture.device).view(4, 1, 1)
     thin = torch.where((is_maximum & on_axis).any(1, keepdim=True), magnitude, 0)
     thresh = torch.where(thin >= THRESHOLD, thin, 0)
     early = torch.where(magnitude >= THRESHOLD, magnitude, 0)
     return torch.cat((magnitude, direction, thin, thresh, early), dim=1)
+
+
+def _gradient(
+    picture: Tensor, blur_row: Tensor, blur_column: Tensor, sobel_x: Tensor, sobel_y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of each blurred channel along columns and rows, [B, 3, H, W] each; arguments as of `maps_of_picture`."""
+    # Channel by channel: with the same memory layout and shapes the convolutions round as in the release. All three at
+    # once, `thin` differs at 14 of the 9216 pixels of the golden image.
+    blurred = [_convolve(_convolve(channel, blur_row), blur_column) for channel in torch.split(picture, 1, dim=1)]
+    gx, gy = (torch.cat([_convolve(channel, sobel) for channel in blurred], dim=1) for sobel in (sobel_x, sobel_y))
+    return gx, gy
+
+
+def _convolve(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(x, weight, padding=(weight.shape[2] // 2, weight.shape[3] // 2))
 
 
 def gradient_direction(gx: Tensor, gy: Tensor) -> Tensor:
