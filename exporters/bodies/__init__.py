@@ -237,6 +237,7 @@ def function_protos(
 
 def _proto(function: Any) -> onnx.FunctionProto:
     proto: onnx.FunctionProto = function.to_function_proto()
+    _settle_literals(proto)
     for node in proto.node:
         if node.op_type == "Constant":
             _as_tensor(node.attribute[0])
@@ -244,8 +245,20 @@ def _proto(function: Any) -> onnx.FunctionProto:
     return proto
 
 
+def _settle_literals(proto: onnx.FunctionProto) -> None:
+    """Drops what onnxscript casts a literal with: bodies write literals in the type of what they meet."""
+    constants = {node.output[0] for node in proto.node if node.op_type == "Constant"}
+    literals = {}
+    for node in list(proto.node):
+        if node.op_type == "CastLike" and node.input[0] in constants:
+            literals[node.output[0]] = node.input[0]
+            proto.node.remove(node)
+        else:
+            node.input[:] = [literals.get(name, name) for name in node.input]
+
+
 def _as_tensor(value: onnx.AttributeProto) -> None:
-    """The value of a Constant as a tensor: for lists of integers onnxruntime before 1.25 infers no shape in functions."""
+    """Make the value of a Constant a tensor: onnxruntime before 1.25 infers no shape for lists within functions."""
     if value.ref_attr_name or value.name not in ("value_int", "value_ints", "value_float", "value_floats"):
         return
     array = helper.get_attribute_value(value)

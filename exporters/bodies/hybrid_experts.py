@@ -112,7 +112,7 @@ def routed_experts(experts: int) -> onnx.FunctionProto:
 
 @script(helpers, default_opset=op)
 def Mixed(x, shared, edge, order, routed, mix):
-    """x plus the shared expert's results [L, C], mixed for edge tokens with the routed ones [E, C] in another order."""
+    """Add the shared expert's results [L, C] to x, for edge tokens mixed with the routed ones [E, C] in their order."""
     order = op.Reshape(order, op.Shape(edge))  # fails where a token has no expert
     place = op.Gather(edge, order)
     weights_shared, weights_routed = op.Split(op.Gather(mix, order), axis=1, num_outputs=2)
