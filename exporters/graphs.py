@@ -26,14 +26,13 @@ from inter2former_deploy.contract import (
     BLANK_INPUTS,
     DECODER_INPUTS,
     DECODER_OUTPUTS,
-    DOMAIN,
     ENCODER_INPUT,
     ENCODER_OUTPUTS,
     MEAN_BGR,
     STAGES,
     STD_BGR,
 )
-from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, HELPER_VERSION, check_opset, function_protos
+from inter2former_deploy.exporters.bodies import add_bodies, check_opset
 from inter2former_deploy.exporters.translations import translation_table
 from inter2former_deploy.modules.attention import KnownAttention
 from inter2former_deploy.modules.model import Inter2Former
@@ -210,10 +209,7 @@ def export_graph(
     for value in (*graph.graph.inputs, *graph.graph.outputs, *graph.graph.initializers.values()):
         value.metadata_props.clear()
     proto = onnx_ir.to_proto(graph)
-    used = {(node.domain, node.op_type) for node in proto.graph.node}
-    if any(domain == DOMAIN for domain, _ in used):
-        proto.functions.extend(function_protos(opset))
-        proto.opset_import.append(onnx.helper.make_opsetid(HELPER_DOMAIN, HELPER_VERSION))
+    add_bodies(proto)
     onnx.checker.check_model(proto, full_check=True)
     return proto
 

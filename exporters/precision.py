@@ -18,8 +18,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from inter2former_deploy.contract import BLANK_INPUTS, DOMAIN, DOMAIN_VERSION
-from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, HELPER_VERSION, function_protos
+from inter2former_deploy.contract import BLANK_INPUTS, DOMAIN, operator_name
+from inter2former_deploy.exporters.bodies import add_bodies
 from inter2former_deploy.manifest import Precision
 
 MIN_WEIGHTS = 1 << 12  # of a layer that is rewritten
@@ -62,18 +62,15 @@ def reduce_precision(graph: onnx.ModelProto, precision: Precision) -> onnx.Model
     for layer in layers:
         _rewrite(model.graph, layer, precision)
     _drop_unused(model.graph)
-    model.graph.opset_imports[DOMAIN] = DOMAIN_VERSION
-    model.graph.opset_imports[HELPER_DOMAIN] = HELPER_VERSION
     proto: onnx.ModelProto = ir.to_proto(model)
-    del proto.functions[:]
-    proto.functions.extend(function_protos(model.graph.opset_imports[""]))
+    add_bodies(proto)
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
 
 def count_layers(graph: onnx.ModelProto) -> int:
     """How many layers of a graph are in reduced precision."""
-    return sum(node.op_type in ("Int8Linear", "Bf16Linear") for node in graph.graph.node)
+    return sum(node.op_type.startswith(("Int8Linear", "Bf16Linear")) for node in graph.graph.node)
 
 
 def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -86,7 +83,7 @@ def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDAr
 def _layers(graph: ir.Graph) -> Iterator[_Layer]:
     """Linear layers with constant weights, as PyTorch's exporter, its optimisers and our own operators write them."""
     for node in graph:
-        if node.domain == DOMAIN and node.op_type in ("NormLinear", "LinearAdd"):
+        if node.domain == DOMAIN and node.op_type in ("NormLinear", "NormLinearGelu", "LinearAdd"):
             layer = _own_layer(node)
         elif node.domain == "" and node.op_type in ("MatMul", "Gemm"):
             layer = _standard_layer(node)
@@ -97,7 +94,7 @@ def _layers(graph: ir.Graph) -> Iterator[_Layer]:
 
 
 def _own_layer(node: ir.Node) -> _Layer | None:
-    norm = node.op_type == "NormLinear"
+    norm = node.op_type != "LinearAdd"
     weight, bias = (_constant(value) for value in node.inputs[-2:])
     if weight is None or bias is None:
         return None
@@ -105,7 +102,7 @@ def _own_layer(node: ir.Node) -> _Layer | None:
         node=node,
         weight=weight,
         bias=bias,
-        gelu=norm and node.attributes.get_string("activation", "none") == "gelu",
+        gelu=node.op_type == "NormLinearGelu",
         residual=not norm,
         epsilon=node.attributes.get_float("epsilon", 1e-5) if norm else None,
     )
@@ -184,14 +181,14 @@ def _rewrite(graph: ir.Graph, layer: _Layer, precision: Precision) -> None:
     if len(lead) != 1:
         rows = add("Reshape", rows, constant("rows", np.array([-1, inputs])))
     bias = constant("bias", np.ascontiguousarray(layer.bias))
-    activation = "gelu" if layer.gelu else "none"
+    activation = {"activation": "gelu" if layer.gelu else "none"}
     if precision == "int8":
         codes, scale = quantize_weight(layer.weight)
         parameters = constant("int8", codes), constant("scale", scale), bias
-        y = add("Int8Linear", rows, *parameters, domain=DOMAIN, activation=activation)
+        y = add(operator_name("Int8Linear", activation), rows, *parameters, domain=DOMAIN)
     else:
         weight = np.ascontiguousarray(layer.weight.astype(ml_dtypes.bfloat16))
-        y = add("Bf16Linear", rows, constant("bf16", weight), bias, domain=DOMAIN, activation=activation)
+        y = add(operator_name("Bf16Linear", activation), rows, constant("bf16", weight), bias, domain=DOMAIN)
     if len(lead) != 1:
         y = add("Reshape", y, constant("shape", np.array([*lead, len(layer.weight)])))
     if layer.residual:

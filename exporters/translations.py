@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from onnx.defs import OpSchema
 from onnxscript import opset18 as op
 from onnxscript import values
 
-from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
+from inter2former_deploy.contract import CHOICES, DOMAIN, DOMAIN_VERSION, operator_name
 from inter2former_deploy.modules import edge_operators as _edges  # noqa: F401 - both define torch.ops.inter2former
 from inter2former_deploy.modules import operators as _others  # noqa: F401
 
@@ -35,10 +35,7 @@ _OPERATORS = (
     "window_attention",
 )
 _TENSOR_TYPES = ("tensor(float)", "tensor(uint8)", "tensor(int64)")
-_TENSORS = {
-    "Tensor": OpSchema.FormalParameterOption.Single,
-    "Optional[Tensor]": OpSchema.FormalParameterOption.Optional,
-}
+_TENSORS = ("Tensor", "Optional[Tensor]")
 _ATTRIBUTES: dict[str, tuple[Callable[[Any], Any], OpSchema.AttrType]] = {
     "int": (int, OpSchema.AttrType.INT),
     "bool": (int, OpSchema.AttrType.INT),
@@ -57,28 +54,35 @@ def translation_table() -> dict[Translation, Translation]:
 
 
 def _bare_node(name: str) -> tuple[Translation, Translation]:
-    """A custom operator, and what makes it a node of our domain: tensors are inputs, all else is an attribute."""
+    """A custom operator, and what makes it a node of our domain.
+
+    Tensors are inputs, all else is an attribute, but for what the operator's name says (`contract.CHOICES`).
+    """
     operator = getattr(getattr(torch.ops, DOMAIN), name).default
     arguments = {argument.name: str(argument.type) for argument in operator._schema.arguments}
-    tensors = {argument: _TENSORS[kind] for argument, kind in arguments.items() if kind in _TENSORS}
+    tensors = [argument for argument, kind in arguments.items() if kind in _TENSORS]
     attributes = {argument: _ATTRIBUTES[kind] for argument, kind in arguments.items() if kind not in _TENSORS}
-    schema = OpSchema(
-        "".join(word.capitalize() for word in name.split("_")),
-        DOMAIN,
-        DOMAIN_VERSION,
-        inputs=[
-            OpSchema.FormalParameter(tensor, f"T_{tensor}", param_option=option) for tensor, option in tensors.items()
-        ],
-        outputs=[OpSchema.FormalParameter(f"out_{i}", "T_out") for i in range(len(operator._schema.returns))],
-        type_constraints=[(f"T_{tensor}", list(_TENSOR_TYPES), "") for tensor in (*tensors, "out")],
-        attributes=[OpSchema.Attribute(attribute, kind) for attribute, (_, kind) in attributes.items()],
-    )
-    node = values.Op(values.Opset(DOMAIN, DOMAIN_VERSION), schema.name, schema)
+    formula = "".join(word.capitalize() for word in name.split("_"))
+    chosen, _ = CHOICES.get(formula, ("", {}))
+
+    def node(operator_type: str, inputs: Sequence[str]) -> values.Op:
+        schema = OpSchema(
+            operator_type,
+            DOMAIN,
+            DOMAIN_VERSION,
+            inputs=[OpSchema.FormalParameter(tensor, f"T_{tensor}") for tensor in inputs],
+            outputs=[OpSchema.FormalParameter(f"out_{i}", "T_out") for i in range(len(operator._schema.returns))],
+            type_constraints=[(f"T_{tensor}", list(_TENSOR_TYPES), "") for tensor in (*inputs, "out")],
+            attributes=[OpSchema.Attribute(x, kind) for x, (_, kind) in attributes.items() if x != chosen],
+        )
+        return values.Op(values.Opset(DOMAIN, DOMAIN_VERSION), operator_type, schema)
 
     def translate(*args: Any, **kwargs: Any) -> Any:
         given: Mapping[str, Any] = dict(zip(arguments, args, strict=False)) | kwargs
         settings = {attribute: convert(given[attribute]) for attribute, (convert, _) in attributes.items()}
-        return node(*(given[tensor] for tensor in tensors if given.get(tensor) is not None), **settings)
+        inputs = [tensor for tensor in tensors if given.get(tensor) is not None]
+        operator_type = operator_name(formula, settings, known="known_qkv" in inputs)
+        return node(operator_type, inputs)(*(given[tensor] for tensor in inputs), **settings)
 
     # The exporter looks at names and types of the parameters.
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD

@@ -188,7 +188,7 @@ def known_answers() -> list[OperatorCase]:
     low_res = full(-5, 3, 4)
     low_res[1, 2] = 0
     return [
-        OperatorCase("EdgeTokens", {"labels": labels}, (np.array([2]),), {"rule": "exact", "patch": 16}),
+        OperatorCase("EdgeTokensExact", {"labels": labels}, (np.array([2]),), {}),
         OperatorCase(
             "PromptEmbedding",
             {
@@ -199,7 +199,7 @@ def known_answers() -> list[OperatorCase]:
                 "b0": full(0.5, 1),
             },
             (prompt,),
-            {"patch": 2, "dense": 0},
+            {"dense": 0},
         ),
         OperatorCase(  # all keys are equal, so both branches give the mean of the values
             "HybridAttention",
@@ -211,7 +211,7 @@ def known_answers() -> list[OperatorCase]:
                 "codewords": zeros(2, 4),
             },
             (full(2, 2, 4),),
-            {"heads": 1, "grid_width": 2, "quantizer": "bsq"},
+            {"heads": 1, "grid_width": 2},
         ),
         OperatorCase(  # the same, for both tokens; two exponentials of 0 add up to 2
             "FullAttention",
@@ -273,7 +273,7 @@ def known_answers() -> list[OperatorCase]:
                 "bias": np.array([0, 1], np.float32),
             },
             (np.array([[127, -129]], np.float32),),
-            {"activation": "none"},
+            {},
         ),
         OperatorCase(  # 1 + 2**-9 rounds to 1
             "Bf16Linear",
@@ -283,7 +283,7 @@ def known_answers() -> list[OperatorCase]:
                 "bias": np.array([0, 1], np.float32),
             },
             (np.array([[1, 5]], np.float32),),
-            {"activation": "none"},
+            {},
             bfloat16=("weight",),
         ),
         OperatorCase(  # all keys are equal: the mean of the values 1 and 3 and of two padding slots' 4
@@ -348,7 +348,7 @@ def known_answers() -> list[OperatorCase]:
         ),
         OperatorCase("TokenBox", {"low_res": low_res}, (np.array([2, 1, 3, 2]),), {"threshold": -2.0}),
         OperatorCase(  # one pixel normalises to its bias, 2; the centre tap keeps it; edge 1 and bias 0.5 are added
-            "LocalUpsample",
+            "LocalUpsampleLinear",
             {
                 "x": full(9, 1, 1, 1),
                 "box": np.array([0, 0, 1, 1]),
@@ -361,7 +361,7 @@ def known_answers() -> list[OperatorCase]:
                 "edge_corner": zeros(4, 1, 1, 1),
             },
             (full(3.5, 2, 2, 1),),
-            {"activation": "none", "epsilon": 1e-5},
+            {"epsilon": 1e-5},
         ),
     ]
 

@@ -10,23 +10,20 @@
 namespace i2f {
 namespace {
 
+constexpr int64_t kPatch = 16;  // pixels a token, as everywhere in the model
+
+template <EdgeRule kRule>
 class EdgeTokens final : public Kernel {
  public:
-  explicit EdgeTokens(const KernelInfo& info)
-      : rule_(info.attribute("rule", {"released", "exact"}, 0) == 0 ? EdgeRule::kReleased
-                                                                    : EdgeRule::kExact),
-        patch_(info.attribute("patch", int64_t{16})) {
-    expect(patch_ >= 1 && patch_ <= kMaxEdgePatch,
-           "attribute patch of 1 to " + std::to_string(kMaxEdgePatch), std::to_string(patch_));
-  }
+  explicit EdgeTokens(const KernelInfo&) {}
 
   void compute(KernelContext& context) const override {
-    const LabelMap labels = label_map(context, 0, patch_);
-    const int64_t grid = labels.side / patch_;
+    const LabelMap labels = label_map(context, 0, kPatch);
+    const int64_t grid = labels.side / kPatch;
     auto* flags = context.scratch<uint8_t>(checked_product(grid, grid));
     int64_t box[4];
-    kernels().label_box(labels.data, labels.side, patch_, box);
-    expect_label(kernels().edge_tokens(labels.data, labels.side, patch_, rule_, box,
+    kernels().label_box(labels.data, labels.side, kPatch, box);
+    expect_label(kernels().edge_tokens(labels.data, labels.side, kPatch, kRule, box,
                                        context.parallel(), flags));
     const int64_t count = std::count(flags, flags + grid * grid, 1);
     int64_t* edge = context.output<int64_t>(0, {count});
@@ -34,16 +31,24 @@ class EdgeTokens final : public Kernel {
       if (flags[token] != 0) *edge++ = token;
     }
   }
-
- private:
-  EdgeRule rule_;
-  int64_t patch_;
 };
 
 }  // namespace
 
 OperatorSpec EdgeTokens_spec() {
-  return {"EdgeTokens", 1, false, {kElementType<int64_t>}, create_kernel<EdgeTokens>};
+  return {"EdgeTokens",
+          1,
+          false,
+          {kElementType<int64_t>},
+          create_kernel<EdgeTokens<EdgeRule::kReleased>>};
+}
+
+OperatorSpec EdgeTokensExact_spec() {
+  return {"EdgeTokensExact",
+          1,
+          false,
+          {kElementType<int64_t>},
+          create_kernel<EdgeTokens<EdgeRule::kExact>>};
 }
 
 }  // namespace i2f

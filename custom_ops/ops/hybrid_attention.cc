@@ -10,7 +10,7 @@
 namespace i2f {
 namespace {
 
-constexpr size_t kCodeWeight = 2, kCodeBias = 3, kKnown = 5;  // inputs
+constexpr size_t kCodeWeight = 2, kCodeBias = 3, kFirstKnown = 5;  // inputs
 
 // What both operators' attributes and their first input say.
 class Heads {
@@ -44,17 +44,19 @@ class Heads {
   int64_t heads_, grid_width_;
 };
 
+// `kArgmax`: a code is the highest score, not the scores' signs. `kKnown`: another attention is
+// known.
+template <bool kArgmax, bool kKnown>
 class HybridAttention final : public Kernel {
  public:
-  explicit HybridAttention(const KernelInfo& info)
-      : heads_(info), argmax_(info.attribute("quantizer", {"bsq", "vq"}, 0) == 1) {
+  explicit HybridAttention(const KernelInfo& info) : heads_(info) {
     if (info.known(kCodeWeight, kCodeBias + 1)) packed_ = pack(info);
   }
 
   void compute(KernelContext& context) const override {
     HybridAttentionShape shape{};
     const float* qkv = heads_.qkv(context, shape);
-    shape.argmax = argmax_;
+    shape.argmax = kArgmax;
     const auto edge = edge_tokens(context, 1, shape.tokens);
     shape.edges = edge.dim(0);
 
@@ -73,26 +75,25 @@ class HybridAttention final : public Kernel {
   }
 
  private:
-  // The optional inputs: all of them, or none.
+  // The last three inputs, where the operator has them.
   static KnownAttention known(const KernelContext& context, const HybridAttentionShape& shape) {
-    bool any = false;
-    for (size_t i = kKnown; i < kKnown + 3; ++i) any = any || context.known(i, i + 1);
-    if (!any) return {};
+    if (!kKnown) return {};
     const Dim tokens{"L", shape.tokens};
     const int64_t width = shape.width();
-    return {context.get<float>(kKnown, "known_qkv", {tokens, {"3*D", 3 * width}}).data,
-            context.get<float>(kKnown + 1, "known_out", {tokens, {"D", width}}).data,
-            context.get<float>(kKnown + 2, "known_logsum", {tokens, {"heads", shape.heads}}).data};
+    return {
+        context.get<float>(kFirstKnown, "known_qkv", {tokens, {"3*D", 3 * width}}).data,
+        context.get<float>(kFirstKnown + 1, "known_out", {tokens, {"D", width}}).data,
+        context.get<float>(kFirstKnown + 2, "known_logsum", {tokens, {"heads", shape.heads}}).data};
   }
 
   static void check_codes(const HybridAttentionShape& shape) {
     const std::string got =
         "B = " + std::to_string(shape.scores) + ", K = " + std::to_string(shape.codes);
     if (shape.argmax) {
-      expect(shape.scores >= 1 && shape.codes == shape.scores, "K = B >= 1 for quantizer vq", got);
+      expect(shape.scores >= 1 && shape.codes == shape.scores, "K = B >= 1", got);
     } else {
       expect(shape.scores >= 1 && shape.scores <= 30 && shape.codes == int64_t{1} << shape.scores,
-             "K = 2**B, 1 <= B <= 30, for quantizer bsq", got);
+             "K = 2**B, 1 <= B <= 30", got);
     }
   }
 
@@ -117,7 +118,6 @@ class HybridAttention final : public Kernel {
   }
 
   Heads heads_;
-  bool argmax_;
   Buffer<float> packed_;  // when the code weight and bias are constant
 };
 
@@ -137,10 +137,27 @@ class FullAttention final : public Kernel {
   Heads heads_;
 };
 
+template <bool kArgmax, bool kKnown>
+OperatorSpec hybrid_attention(const char* name) {
+  return {name,
+          kKnown ? size_t{8} : size_t{5},
+          false,
+          {kElementType<float>},
+          create_kernel<HybridAttention<kArgmax, kKnown>>};
+}
+
 }  // namespace
 
-OperatorSpec HybridAttention_spec() {
-  return {"HybridAttention", 8, false, {kElementType<float>}, create_kernel<HybridAttention>, 3};
+OperatorSpec HybridAttention_spec() { return hybrid_attention<false, false>("HybridAttention"); }
+
+OperatorSpec HybridAttentionVq_spec() { return hybrid_attention<true, false>("HybridAttentionVq"); }
+
+OperatorSpec HybridAttentionKnown_spec() {
+  return hybrid_attention<false, true>("HybridAttentionKnown");
+}
+
+OperatorSpec HybridAttentionVqKnown_spec() {
+  return hybrid_attention<true, true>("HybridAttentionVqKnown");
 }
 
 OperatorSpec FullAttention_spec() {

@@ -11,24 +11,32 @@
 namespace i2f {
 
 // Every operator, one line each.
-#define I2F_OPERATORS(X) \
-  X(OperatorInfo)        \
-  X(Bf16Linear)          \
-  X(CannyMaps)           \
-  X(EdgeBlock)           \
-  X(EdgeDownsample)      \
-  X(EdgeProjection)      \
-  X(EdgeStem)            \
-  X(EdgeTokens)          \
-  X(FullAttention)       \
-  X(HybridAttention)     \
-  X(HybridExperts)       \
-  X(Int8Linear)          \
-  X(LinearAdd)           \
-  X(LocalUpsample)       \
-  X(NormLinear)          \
-  X(PromptEmbedding)     \
-  X(TokenBox)            \
+#define I2F_OPERATORS(X)    \
+  X(OperatorInfo)           \
+  X(Bf16Linear)             \
+  X(Bf16LinearGelu)         \
+  X(CannyMaps)              \
+  X(EdgeBlock)              \
+  X(EdgeDownsample)         \
+  X(EdgeProjection)         \
+  X(EdgeStem)               \
+  X(EdgeTokens)             \
+  X(EdgeTokensExact)        \
+  X(FullAttention)          \
+  X(HybridAttention)        \
+  X(HybridAttentionKnown)   \
+  X(HybridAttentionVq)      \
+  X(HybridAttentionVqKnown) \
+  X(HybridExperts)          \
+  X(Int8Linear)             \
+  X(Int8LinearGelu)         \
+  X(LinearAdd)              \
+  X(LocalUpsample)          \
+  X(LocalUpsampleLinear)    \
+  X(NormLinear)             \
+  X(NormLinearGelu)         \
+  X(PromptEmbedding)        \
+  X(TokenBox)               \
   X(WindowAttention)
 
 #define I2F_DECLARE(name) OperatorSpec name##_spec();
@@ -38,6 +46,9 @@ I2F_OPERATORS(I2F_DECLARE)
 namespace {
 
 constexpr const char* kDomain = "inter2former";
+// What nodes of version 1 of the domain said by attributes; version 2 has an operator for each
+// case.
+constexpr auto kFormerAttributes = {"activation", "patch", "quantizer", "rule"};
 constexpr uint32_t kOldestApi = 17;  // KernelContext_ParallelFor came with 1.17
 
 OrtStatus* failure(const OrtApi& api, const char* name, const char* message) noexcept {
@@ -85,8 +96,7 @@ struct CustomOp : OrtCustomOp {
     };
     GetInputCharacteristic = [](const OrtCustomOp* op, size_t index) {
       if (index >= self(op).inputs) return INPUT_OUTPUT_VARIADIC;
-      return index + self(op).optional < self(op).inputs ? INPUT_OUTPUT_REQUIRED
-                                                         : INPUT_OUTPUT_OPTIONAL;
+      return INPUT_OUTPUT_REQUIRED;
     };
     GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
     GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
@@ -100,7 +110,9 @@ struct CustomOp : OrtCustomOp {
                         void** node) -> OrtStatus* {
       const OperatorSpec& spec = self(op);
       return guarded(*api, spec.name, [&] {
-        *node = new Node{*api, spec.name, spec.create(KernelInfo(*api, info))};
+        const KernelInfo known(*api, info);
+        known.refuse_attributes(kFormerAttributes);
+        *node = new Node{*api, spec.name, spec.create(known)};
       });
     };
     KernelComputeV2 = [](void* opaque, OrtKernelContext* context) -> OrtStatus* {

@@ -68,24 +68,22 @@ class Linear : public Kernel {
   Buffer<float> kept_;
 };
 
+template <bool kGelu>
 class NormLinear final : public Linear {
  public:
   explicit NormLinear(const KernelInfo& info)
-      : Linear(info, 3, true),
-        epsilon_(info.attribute("epsilon", 1e-5f)),
-        gelu_(info.attribute("activation", {"none", "gelu"}, 0) == 1) {}
+      : Linear(info, 3, true), epsilon_(info.attribute("epsilon", 1e-5f)) {}
 
   void compute(KernelContext& context) const override {
     const Packed linear = packed(context);
     const auto x = context.get<float>(0, "x", {"L", {"C", linear.sizes.inputs}});
-    kernels().norm_linear(x.data, x.dim(0), linear.sizes, linear.data, epsilon_, gelu_,
+    kernels().norm_linear(x.data, x.dim(0), linear.sizes, linear.data, epsilon_, kGelu,
                           context.output<float>(0, {x.dim(0), linear.sizes.outputs}),
                           context.memory(), context.parallel());
   }
 
  private:
   float epsilon_;
-  bool gelu_;
 };
 
 class LinearAdd final : public Linear {
@@ -106,11 +104,15 @@ class LinearAdd final : public Linear {
 }  // namespace
 
 OperatorSpec NormLinear_spec() {
-  return {"NormLinear", 5, false, {kElementType<float>}, create_kernel<NormLinear>};
+  return {"NormLinear", 5, false, {kElementType<float>}, create_kernel<NormLinear<false>>};
+}
+
+OperatorSpec NormLinearGelu_spec() {
+  return {"NormLinearGelu", 5, false, {kElementType<float>}, create_kernel<NormLinear<true>>};
 }
 
 OperatorSpec LinearAdd_spec() {
-  return {"LinearAdd",       4, false, {kElementType<float>}, create_kernel<LinearAdd>, 0,
+  return {"LinearAdd",       4, false, {kElementType<float>}, create_kernel<LinearAdd>,
           output_in_input<1>};
 }
 

@@ -39,11 +39,10 @@ struct PackedStage {
   Buffer<float> data;
 };
 
+template <bool kSilu>
 class LocalUpsample final : public Kernel {
  public:
-  explicit LocalUpsample(const KernelInfo& info)
-      : activate_(info.attribute("activation", {"silu", "none"}, 0) == 0),
-        epsilon_(info.attribute("epsilon", 1e-5f)) {
+  explicit LocalUpsample(const KernelInfo& info) : epsilon_(info.attribute("epsilon", 1e-5f)) {
     if (info.known(2, 6)) packed_ = std::make_unique<PackedStage>(info);
   }
 
@@ -98,12 +97,11 @@ class LocalUpsample final : public Kernel {
                         {corner_at(0, top, left), corner_at(1, top, right - 1),
                          corner_at(2, bottom - 1, left), corner_at(3, bottom - 1, right - 1)}};
     kernels().local_upsample(x.data, rows, columns, stage.in, stage.out, crop, stage.data.data(),
-                             epsilon_, activate_,
+                             epsilon_, kSilu,
                              context.output<float>(0, {2 * rows, 2 * columns, stage.out}),
                              context.memory(), context.parallel());
   }
 
-  bool activate_;
   float epsilon_;
   std::unique_ptr<PackedStage> packed_;  // when the parameters are constants
 };
@@ -111,7 +109,12 @@ class LocalUpsample final : public Kernel {
 }  // namespace
 
 OperatorSpec LocalUpsample_spec() {
-  return {"LocalUpsample", 9, false, {kElementType<float>}, create_kernel<LocalUpsample>};
+  return {"LocalUpsample", 9, false, {kElementType<float>}, create_kernel<LocalUpsample<true>>};
+}
+
+OperatorSpec LocalUpsampleLinear_spec() {
+  return {
+      "LocalUpsampleLinear", 9, false, {kElementType<float>}, create_kernel<LocalUpsample<false>>};
 }
 
 }  // namespace i2f

@@ -56,11 +56,10 @@ struct Packed {
   Buffer<char> data;
 };
 
-template <class P>
+template <class P, bool kGelu>
 class NarrowLinear final : public Kernel {
  public:
-  explicit NarrowLinear(const KernelInfo& info)
-      : gelu_(info.attribute("activation", {"none", "gelu"}, 0) == 1) {
+  explicit NarrowLinear(const KernelInfo& info) {
     if (info.known(1, P::kInputs)) packed_ = std::make_unique<Packed<P>>(info);
   }
 
@@ -72,25 +71,27 @@ class NarrowLinear final : public Kernel {
  private:
   void run(KernelContext& context, const Packed<P>& packed) const {
     const auto x = context.get<float>(0, "x", {"T", {"K", packed.sizes.inputs}});
-    P::kernel()(x.data, x.dim(0), packed.sizes, packed.data.data(), gelu_,
+    P::kernel()(x.data, x.dim(0), packed.sizes, packed.data.data(), kGelu,
                 context.output<float>(0, {x.dim(0), packed.sizes.outputs}), context.memory(),
                 context.parallel());
   }
 
-  bool gelu_;
   std::unique_ptr<Packed<P>> packed_;  // when the parameters are constants
 };
 
+template <class P, bool kGelu>
+OperatorSpec narrow_linear(const char* name) {
+  return {name, P::kInputs, false, {kElementType<float>}, create_kernel<NarrowLinear<P, kGelu>>};
+}
+
 }  // namespace
 
-OperatorSpec Int8Linear_spec() {
-  return {
-      "Int8Linear", Int8::kInputs, false, {kElementType<float>}, create_kernel<NarrowLinear<Int8>>};
-}
+OperatorSpec Int8Linear_spec() { return narrow_linear<Int8, false>("Int8Linear"); }
 
-OperatorSpec Bf16Linear_spec() {
-  return {
-      "Bf16Linear", Bf16::kInputs, false, {kElementType<float>}, create_kernel<NarrowLinear<Bf16>>};
-}
+OperatorSpec Int8LinearGelu_spec() { return narrow_linear<Int8, true>("Int8LinearGelu"); }
+
+OperatorSpec Bf16Linear_spec() { return narrow_linear<Bf16, false>("Bf16Linear"); }
+
+OperatorSpec Bf16LinearGelu_spec() { return narrow_linear<Bf16, true>("Bf16LinearGelu"); }
 
 }  // namespace i2f

@@ -151,17 +151,6 @@ float KernelInfo::attribute(const char* name, float fallback) const {
   return result;
 }
 
-std::string KernelInfo::attribute(const char* name, const char* fallback) const {
-  size_t size = 0;  // with the final zero
-  if (!succeeded(api_, api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size))) {
-    if (has_attribute(api_, info_, name)) wrong_attribute(name, "a string");
-    return fallback;
-  }
-  std::vector<char> buffer(size + 1, '\0');
-  check(api_, api_.KernelInfoGetAttribute_string(info_, name, buffer.data(), &size));
-  return buffer.data();
-}
-
 std::vector<int64_t> KernelInfo::attribute(const char* name,
                                            const std::vector<int64_t>& fallback) const {
   size_t count = 0;  // stays 0 for a single integer, too
@@ -175,17 +164,11 @@ std::vector<int64_t> KernelInfo::attribute(const char* name,
   return result;
 }
 
-size_t KernelInfo::attribute(const char* name, std::initializer_list<const char*> choices,
-                             size_t fallback) const {
-  const std::string chosen = attribute(name, choices.begin()[fallback]);
-  const auto found = std::find(choices.begin(), choices.end(), chosen);
-  if (found == choices.end()) {
-    std::string known;
-    for (const char* choice : choices) known += (known.empty() ? "" : " or ") + std::string(choice);
-    throw OperatorError("expected attribute " + std::string(name) + " to be " + known + ", got " +
-                        chosen);
+void KernelInfo::refuse_attributes(std::initializer_list<const char*> names) const {
+  for (const char* name : names) {
+    expect(!has_attribute(api_, info_, name), "no attribute " + std::string(name),
+           "one: the graph is of another version, export it again");
   }
-  return static_cast<size_t>(found - choices.begin());
 }
 
 size_t KernelInfo::input_count() const {

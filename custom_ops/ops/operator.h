@@ -130,11 +130,10 @@ class KernelInfo final : public Inputs {
   // A missing attribute has its fallback; one of another type is an OperatorError.
   int64_t attribute(const char* name, int64_t fallback) const;
   float attribute(const char* name, float fallback) const;
-  std::string attribute(const char* name, const char* fallback) const;
   std::vector<int64_t> attribute(const char* name, const std::vector<int64_t>& fallback) const;
-  // One of `choices`, by its index.
-  size_t attribute(const char* name, std::initializer_list<const char*> choices,
-                   size_t fallback) const;
+
+  // Throws OperatorError if the node has one of these attributes.
+  void refuse_attributes(std::initializer_list<const char*> names) const;
 
   size_t input_count() const;
 
@@ -216,7 +215,6 @@ struct OperatorSpec {
   bool variadic;  // whether more may follow
   std::vector<ONNXTensorElementDataType> outputs;
   std::unique_ptr<Kernel> (*create)(const KernelInfo& info);
-  size_t optional = 0;  // the last of the named inputs that may be missing
   // Which output may take the memory of which input that nobody needs any more (output_in_input).
   size_t (*in_place)(int** inputs, int** outputs) = nullptr;
 };

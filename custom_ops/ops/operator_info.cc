@@ -7,7 +7,7 @@
 namespace i2f {
 namespace {
 
-constexpr int64_t kDomainVersion = 1;
+constexpr int64_t kDomainVersion = 2;
 
 class OperatorInfo final : public Kernel {
  public:

@@ -13,17 +13,13 @@ namespace {
 class PromptEmbedding final : public Kernel {
  public:
   explicit PromptEmbedding(const KernelInfo& info)
-      : dense_(info.attribute("dense", int64_t{0})),
-        patch_(info.attribute("patch", int64_t{16})),
-        inputs_(info.input_count()) {
+      : dense_(info.attribute("dense", int64_t{0})), inputs_(info.input_count()) {
     expect(dense_ == 0 || dense_ == 1, "attribute dense to be 0 or 1", std::to_string(dense_));
     const size_t weights = inputs_ - kFirstWeight;
     expect(inputs_ > kFirstWeight && weights % 2 == 0 && weights / 2 <= kMaxPromptLevels,
            "1 to " + std::to_string(kMaxPromptLevels) + " pairs of weight and bias",
            std::to_string(inputs_) + " inputs");
-    expect(patch_ == int64_t{1} << levels(),
-           "attribute patch = 2**" + std::to_string(levels()) + " for as many convolutions",
-           std::to_string(patch_));
+    patch_ = int64_t{1} << levels();
     if (info.known(kTable, inputs_)) constant_ = pack(info);
   }
 
@@ -76,7 +72,8 @@ class PromptEmbedding final : public Kernel {
     return packed;
   }
 
-  int64_t dense_, patch_;
+  int64_t dense_;
+  int64_t patch_ = 1;  // pixels a token: each convolution halves the map
   size_t inputs_;
   std::optional<Packed> constant_;  // packed once, when the weights are constant
 };

@@ -1,18 +1,23 @@
 """The operators of our domain in standard ONNX operators, as model-local functions.
 
 A graph that carries these functions runs wherever ONNX runs; where our library is registered, its kernels run instead
-and the bodies are ignored. Every body follows custom_ops/OPERATORS.md, takes all sizes from its tensors, uses only
-operators of opset 18, and creates no tensor of E x L or larger than a few feature maps.
+and the bodies are ignored. Every body follows custom_ops/OPERATORS.md, uses only operators of opset 18, and creates no
+tensor of E x L or larger than a few feature maps. For runtimes that know less than onnxruntime, bodies have no
+subgraphs (loops, branches), no sequences and no strings, and use all of their inputs. So some are made for a graph:
+for its number of experts, and for its number of tokens. All else they take from their tensors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
+import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
-from inter2former_deploy.contract import DOMAIN
-from inter2former_deploy.exporters.bodies.canny_maps import Blurred, CannyMaps, Direction
+from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
+from inter2former_deploy.exporters.bodies.canny_maps import Blurred, CannyMaps, Direction, FromZeroToOne
 from inter2former_deploy.exporters.bodies.edge_network import (
     ActivatedNorm,
     EdgeBlock,
@@ -23,79 +28,125 @@ from inter2former_deploy.exporters.bodies.edge_network import (
     Pixels,
     Planes,
 )
-from inter2former_deploy.exporters.bodies.edge_tokens import EdgeTokens
+from inter2former_deploy.exporters.bodies.edge_tokens import CropToBox, EdgeTokens, EdgeTokensExact, TokensOfBox
 from inter2former_deploy.exporters.bodies.hybrid_attention import (
-    AttendInBlocks,
-    FromBlocks,
+    Attend,
+    CodesOfBits,
+    CodesOfScores,
     FullAttention,
+    Hybrid,
     HybridAttention,
-    InBlocks,
+    HybridAttentionKnown,
+    HybridAttentionVq,
+    HybridAttentionVqKnown,
+    OfKnownSize,
     Rotate,
+    ToCodes,
+    WeighedSums,
+    in_blocks,
 )
-from inter2former_deploy.exporters.bodies.hybrid_experts import Expert, HybridExperts
-from inter2former_deploy.exporters.bodies.linear import LinearAdd, NormLinear
-from inter2former_deploy.exporters.bodies.local_upsample import LocalUpsample, MeanOfRows, UpsampleRows
-from inter2former_deploy.exporters.bodies.narrow_linear import Bf16Linear, Gelu, Int8Linear
+from inter2former_deploy.exporters.bodies.hybrid_experts import (
+    Choose,
+    Expert,
+    HybridExperts,
+    Mixed,
+    RoutedExpert,
+    SharedExpert,
+    routed_experts,
+)
+from inter2former_deploy.exporters.bodies.linear import LinearAdd, NormLinear, NormLinearGelu
+from inter2former_deploy.exporters.bodies.local_upsample import (
+    LocalUpsample,
+    LocalUpsampleLinear,
+    MeanOfRows,
+    UpsampleCrop,
+    UpsampleRows,
+)
+from inter2former_deploy.exporters.bodies.narrow_linear import (
+    Bf16Linear,
+    Bf16LinearGelu,
+    ByBf16,
+    ByInt8,
+    Gelu,
+    Int8Linear,
+    Int8LinearGelu,
+)
 from inter2former_deploy.exporters.bodies.prompt_embedding import PromptEmbedding, PromptNetwork
 from inter2former_deploy.exporters.bodies.shared import (
     HELPER_DOMAIN,
     HELPER_VERSION,
-    IsText,
     LabelBox,
     Logistic,
     Silu,
     TightBox,
 )
 from inter2former_deploy.exporters.bodies.token_box import TokenBox
-from inter2former_deploy.exporters.bodies.window_attention import (
-    AlongAxis,
-    AttendInWindows,
-    OverWindows,
-    WindowAttention,
-)
+from inter2former_deploy.exporters.bodies.window_attention import PartOf, Starts, Turns, WindowAttention, Windows
 
-__all__ = ["HELPER_DOMAIN", "HELPER_VERSION", "MAX_OPSET", "MIN_OPSET", "check_opset", "function_protos"]
+__all__ = ["HELPER_DOMAIN", "HELPER_VERSION", "MAX_OPSET", "MIN_OPSET", "add_bodies", "check_opset", "function_protos"]
 
 MIN_OPSET = 18  # torch.onnx.export(dynamo=True) starts here, and so do the operators of the bodies
 MAX_OPSET = 24  # the newest that was run
 
 _OPERATORS = (
     EdgeTokens,
+    EdgeTokensExact,
     PromptEmbedding,
     HybridAttention,
+    HybridAttentionKnown,
+    HybridAttentionVq,
+    HybridAttentionVqKnown,
     FullAttention,
     HybridExperts,
     NormLinear,
+    NormLinearGelu,
     LinearAdd,
     TokenBox,
     LocalUpsample,
+    LocalUpsampleLinear,
     CannyMaps,
     EdgeStem,
     EdgeBlock,
     EdgeDownsample,
     EdgeProjection,
     Int8Linear,
+    Int8LinearGelu,
     Bf16Linear,
+    Bf16LinearGelu,
     WindowAttention,
 )
 _HELPERS = (
-    IsText,
     Logistic,
     Silu,
     TightBox,
     LabelBox,
+    CropToBox,
+    TokensOfBox,
     PromptNetwork,
     Rotate,
-    InBlocks,
-    FromBlocks,
-    AttendInBlocks,
+    Attend,
+    WeighedSums,
+    CodesOfBits,
+    CodesOfScores,
+    ToCodes,
+    Hybrid,
+    OfKnownSize,
     Expert,
+    Choose,
+    SharedExpert,
+    RoutedExpert,
+    Mixed,
     UpsampleRows,
     MeanOfRows,
+    UpsampleCrop,
     Gelu,
-    AlongAxis,
-    OverWindows,
-    AttendInWindows,
+    ByInt8,
+    ByBf16,
+    Starts,
+    PartOf,
+    Turns,
+    Windows,
+    FromZeroToOne,
     Blurred,
     Direction,
     Planes,
@@ -103,6 +154,7 @@ _HELPERS = (
     MeanOfPlanes,
     ActivatedNorm,
 )
+_ATTENTION = ("FullAttention", *(f"HybridAttention{kind}" for kind in ("", "Known", "Vq", "VqKnown")))
 
 
 def check_opset(opset: int) -> None:
@@ -115,26 +167,115 @@ def check_opset(opset: int) -> None:
         raise ValueError(f"opset must be {MIN_OPSET} to {MAX_OPSET}, got {opset}")
 
 
-def function_protos(opset: int) -> list[onnx.FunctionProto]:
-    """The bodies of all operators of `DOMAIN`, and the helper functions of `HELPER_DOMAIN` that they call.
+def add_bodies(model: onnx.ModelProto) -> None:
+    """Gives a model the bodies of those operators of our domain that its nodes are, made for its sizes.
+
+    Functions that it has are replaced.
+
+    Args:
+        model: Shapes of qkv and expert_bias (custom_ops/OPERATORS.md) must be known in it, those of one operator equal.
+
+    Raises:
+        ValueError: A shape that is needed is not known or not the same everywhere, or the opset is out of range.
+    """
+    versions = {entry.domain: entry for entry in model.opset_import}
+    used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
+    del model.functions[:]
+    if not used:
+        return
+    bodies = function_protos(
+        versions[""].version,
+        used,
+        tokens=_dimension(model.graph, _ATTENTION, 0),
+        experts=_dimension(model.graph, ("HybridExperts",), 6),
+    )
+    model.functions.extend(bodies)
+    for domain, version in ((DOMAIN, DOMAIN_VERSION), (HELPER_DOMAIN, HELPER_VERSION)):
+        if domain not in versions:
+            model.opset_import.append(helper.make_opsetid(domain, version))
+
+
+def function_protos(
+    opset: int, operators: Collection[str], *, tokens: int = 0, experts: int = 0
+) -> list[onnx.FunctionProto]:
+    """The bodies of operators of `DOMAIN`, after the functions of `HELPER_DOMAIN` that they call.
 
     Args:
         opset: version of the standard operators; the same as the model's.
+        operators: names of operators.
+        tokens: L, of FullAttention and HybridAttention, or more.
+        experts: R, of HybridExperts.
 
     Raises:
         ValueError: `opset` is outside `MIN_OPSET`..`MAX_OPSET`.
     """
     check_opset(opset)
-    return [_proto(function, opset) for function in (*_OPERATORS, *_HELPERS)]
+    bodies = {(f.opset.domain, f.name): f for f in (*_OPERATORS, *_HELPERS)}
+    made = {
+        "AttendInBlocks": lambda: in_blocks("AttendInBlocks", Attend.name, tokens),
+        "WeighedSumsInBlocks": lambda: in_blocks("WeighedSumsInBlocks", WeighedSums.name, tokens),
+        "RoutedExperts": lambda: routed_experts(experts),
+    }
+    found: dict[tuple[str, str], onnx.FunctionProto] = {}  # callees first
+
+    def visit(domain: str, name: str) -> None:
+        if (domain, name) in found:
+            return
+        proto = made[name]() if domain == HELPER_DOMAIN and name in made else _proto(bodies[domain, name])
+        for entry in proto.opset_import:
+            if entry.domain == "":
+                entry.version = opset
+        for node in proto.node:
+            if node.domain in (DOMAIN, HELPER_DOMAIN):
+                visit(node.domain, node.op_type)
+        found[domain, name] = proto
+
+    for name in sorted(operators):
+        visit(DOMAIN, name)
+    return list(found.values())
 
 
-def _proto(function: Any, opset: int) -> onnx.FunctionProto:
+def _proto(function: Any) -> onnx.FunctionProto:
     proto: onnx.FunctionProto = function.to_function_proto()
-    if all(entry.domain != HELPER_DOMAIN for entry in proto.opset_import):  # onnxscript overlooks calls inside loops
-        proto.opset_import.append(onnx.helper.make_opsetid(HELPER_DOMAIN, HELPER_VERSION))
-    for entry in proto.opset_import:
-        if entry.domain == "":
-            entry.version = opset
+    _settle_literals(proto)
+    for node in proto.node:
+        if node.op_type == "Constant":
+            _as_tensor(node.attribute[0])
     proto.doc_string = (function.function.__doc__ or "").split("\n")[0]
-    assert proto.domain in (DOMAIN, HELPER_DOMAIN)
     return proto
+
+
+def _settle_literals(proto: onnx.FunctionProto) -> None:
+    """Drops what onnxscript casts a literal with: bodies write literals in the type of what they meet."""
+    constants = {node.output[0] for node in proto.node if node.op_type == "Constant"}
+    literals = {}
+    for node in list(proto.node):
+        if node.op_type == "CastLike" and node.input[0] in constants:
+            literals[node.output[0]] = node.input[0]
+            proto.node.remove(node)
+        else:
+            node.input[:] = [literals.get(name, name) for name in node.input]
+
+
+def _as_tensor(value: onnx.AttributeProto) -> None:
+    """Make the value of a Constant a tensor: onnxruntime before 1.25 infers no shape for lists within functions."""
+    if value.ref_attr_name or value.name not in ("value_int", "value_ints", "value_float", "value_floats"):
+        return
+    array = helper.get_attribute_value(value)
+    element = onnx.TensorProto.INT64 if "int" in value.name else onnx.TensorProto.FLOAT
+    tensor = numpy_helper.from_array(np.asarray(array, helper.tensor_dtype_to_np_dtype(element)))
+    value.CopyFrom(helper.make_attribute("value", tensor))
+
+
+def _dimension(graph: onnx.GraphProto, operators: Iterable[str], index: int) -> int:
+    """The first dimension of input `index` of all nodes of some operators; 0 if there are none."""
+    names = {node.input[index] for node in graph.node if node.domain == DOMAIN and node.op_type in operators}
+    if not names:
+        return 0
+    shapes = {x.name: list(x.dims) for x in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shapes[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    sizes = {shapes[name][0] if shapes.get(name) else 0 for name in names}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(f"input {index} of {' and '.join(operators)} has no known shape, or not one: {sorted(names)}")
+    return sizes.pop()

@@ -19,6 +19,12 @@ AXES = numpy_helper.from_array(45 * np.arange(4, dtype=np.float32).reshape(1, 4,
 
 
 @script(helpers, default_opset=op)
+def FromZeroToOne(channel, mean, std):
+    """A channel of 0-255, normalised and back again as in the release, from 0 to 1."""
+    return op.Clip(((channel - mean) / std * std + mean) / 255.0, 0.0, 1.0)
+
+
+@script(helpers, default_opset=op)
 def Blurred(channel, blur_row, blur_column):
     """A channel [1, 1, H, W], blurred along the rows, then along the columns."""
     row = op.Reshape(blur_row, op.Constant(value_ints=[1, 1, 1, 5]))
@@ -39,17 +45,14 @@ def Direction(gx, gy):
 @script(operators, default_opset=op)
 def CannyMaps(image, mean, std, blur_row, blur_column):
     """Gradient magnitude, direction, and where the magnitude is largest (custom_ops/OPERATORS.md)."""
-    axis = op.Constant(value_ints=[2])
-    bgr = op.Slice(
-        image, op.Constant(value_ints=[-1]), op.Constant(value_ints=[-4]), axis, op.Constant(value_ints=[-1])
-    )
-    picture = op.Clip(((bgr - mean) / std * std + mean) / 255.0, 0.0, 1.0)
-    planes = op.Unsqueeze(op.Transpose(picture, perm=[2, 0, 1]), op.Constant(value_ints=[0]))
+    planes = op.Unsqueeze(op.Transpose(image, perm=[2, 0, 1]), op.Constant(value_ints=[0]))
     # Channel by channel, so that the convolutions round as in the release.
-    blue, green, red = op.Split(planes, num_outputs=3, axis=1)
-    blue = Blurred(blue, blur_row, blur_column)
-    green = Blurred(green, blur_row, blur_column)
-    red = Blurred(red, blur_row, blur_column)
+    red, green, blue = op.Split(planes, num_outputs=3, axis=1)
+    blue_mean, green_mean, red_mean = op.Split(mean, num_outputs=3)
+    blue_std, green_std, red_std = op.Split(std, num_outputs=3)
+    blue = Blurred(FromZeroToOne(blue, blue_mean, blue_std), blur_row, blur_column)
+    green = Blurred(FromZeroToOne(green, green_mean, green_std), blur_row, blur_column)
+    red = Blurred(FromZeroToOne(red, red_mean, red_std), blur_row, blur_column)
     sobel_x = op.Constant(value=SOBEL_X)
     sobel_y = op.Constant(value=SOBEL_Y)
     blue_x = op.Conv(blue, sobel_x, pads=[1, 1, 1, 1])

@@ -1,24 +1,28 @@
-# ruff: noqa: F821, N802, UP037 - functions are named like operators, dimensions are strings
+# ruff: noqa: N802 - functions are named like the operators they become
 # mypy: ignore-errors
 """HybridAttention, FullAttention: full attention in blocks of queries, codebook attention in time linear in the tokens.
 
-What HybridAttention is told to be known of another attention it does not use. Memory is linear in the tokens, too.
-The Attention operator of opset 23 keeps the scores of all its queries, 1 GB for 16384 of them and as many keys; and
-inside the blocks it was hardly faster than the three operators here, which opset 18 has.
+What HybridAttention is told to be known of another attention it only takes sizes from. Memory is linear in the tokens,
+too: full attention goes block by block of queries. The blocks stand one behind the other in the graph, as many as the
+model resolution can need, those behind the last query being empty: a loop would have to hand keys and values on from
+turn to turn, or to read them from outside, which some runtimes do not do. The Attention operator of opset 23 keeps the
+scores of all its queries, 1 GB for 16384 of them and as many keys; and inside the blocks it was hardly faster than the
+three operators here, which opset 18 has.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import onnxscript
-from onnx import numpy_helper
-from onnxscript import graph, script
+import onnx
+from onnx import helper, numpy_helper
 from onnxscript import opset18 as op
+from onnxscript import script
 
-from inter2former_deploy.exporters.bodies.shared import FLOAT, IsText, helpers, operators
+from inter2former_deploy.exporters.bodies.shared import FLOAT, HELPER_DOMAIN, HELPER_VERSION, helpers, operators
 
 NEVER = numpy_helper.from_array(np.float32(-np.inf))
-BLOCK = 128  # queries at a time: 8 MB of scores at 16384 keys
+SCORES = 1 << 21  # of a block, 8 MB of them
+FEWEST = 128  # queries of a block
 
 
 @script(helpers, default_opset=op)
@@ -43,44 +47,54 @@ def Rotate(x, heads, grid_width):
 
 
 @script(helpers, default_opset=op)
-def InBlocks(queries):
-    """Queries [E, heads, Dh] in blocks of nearly equal size, zeros behind the last: [blocks, heads, block, Dh].
-
-    A block of zeros when there are none.
-    """
-    one = op.Constant(value_ints=[1])
-    zero = op.Constant(value_ints=[0])
-    count = op.Shape(queries, start=0, end=1)
-    blocks = op.Max((count + (BLOCK - 1)) / BLOCK, one)
-    block = op.Max((count + blocks - one) / blocks, one)
-    padding = op.Concat(zero, zero, zero, blocks * block - count, zero, zero, axis=0)
-    stacked = op.Reshape(op.Pad(queries, padding), op.Concat(blocks, block, op.Shape(queries, start=1), axis=0))
-    return op.Transpose(stacked, perm=[0, 2, 1, 3])
+def Attend(queries, keys, values):
+    """Softmax attention: queries [heads, n, Dh], keys [heads, Dh, L], values [heads, L, Dh] -> [heads, n, Dh]."""
+    return op.MatMul(op.Softmax(op.MatMul(queries, keys)), values)
 
 
 @script(helpers, default_opset=op)
-def FromBlocks(blocks, count):
-    """The first `count` rows [E, heads * n] of [blocks, heads, block, n]."""
-    rows = op.Transpose(blocks, perm=[0, 2, 1, 3])
-    width = op.ReduceProd(op.Shape(rows, start=2))
-    flat = op.Reshape(rows, op.Concat(op.Constant(value_ints=[-1]), width, axis=0))
-    return op.Slice(flat, op.Constant(value_ints=[0]), count)
-
-
-@script(helpers, default_opset=op)
-def AttendInBlocks(queries, keys, values):
+def WeighedSums(queries, keys, values):
     """Weighted sums of the values, with the logarithm of what they lack to be sums of exponentials behind them.
 
-    queries [blocks, heads, block, Dh], keys [heads, Dh, L], values [heads, L, n] -> [blocks, heads, block, n + 1].
+    queries [heads, n, Dh], keys [heads, Dh, L], values [heads, L, m] -> [heads, n, m + 1].
     """
+    scores = op.MatMul(queries, keys)
+    top = op.ReduceMax(scores, op.Constant(value_ints=[-1]))  # [heads, n, 1]
+    return op.Concat(op.MatMul(op.Exp(scores - top), values), top, axis=2)
 
-    @graph()
-    def attend(rows: onnxscript.FLOAT["heads", "block", "width"]) -> onnxscript.FLOAT["heads", "block", "width"]:
-        scores = op.MatMul(rows, keys)
-        top = op.ReduceMax(scores, op.Constant(value_ints=[-1]))  # [heads, block, 1]
-        return op.Concat(op.MatMul(op.Exp(scores - top), values), top, axis=2)
 
-    return op.Scan(queries, body=attend, num_scan_inputs=1)
+def in_blocks(name: str, attend: str, tokens: int) -> onnx.FunctionProto:
+    """The function `name`: what the function `attend` gives for queries [heads, n, Dh], `n` up to `tokens`.
+
+    It calls `attend` for one block of queries after the other. Of more queries it loses the last; its callers reshape
+    what it gives, and so fail.
+    """
+    size = max(FEWEST, SCORES // max(tokens, 1))
+    starts = range(0, max(tokens, 1), size)
+    nodes = [helper.make_node("Constant", [], ["axis"], value=numpy_helper.from_array(np.array([1])))]
+    for at in (*starts, starts[-1] + size):
+        nodes.append(helper.make_node("Constant", [], [f"at_{at}"], value=numpy_helper.from_array(np.array([at]))))
+    for at in starts:
+        nodes += (
+            helper.make_node("Slice", ["queries", f"at_{at}", f"at_{at + size}", "axis"], [f"queries_{at}"]),
+            helper.make_node(attend, [f"queries_{at}", "keys", "values"], [f"out_{at}"], domain=HELPER_DOMAIN),
+        )
+    nodes.append(helper.make_node("Concat", [f"out_{at}" for at in starts], ["out"], axis=1))
+    opsets = [helper.make_opsetid("", op.version), helper.make_opsetid(HELPER_DOMAIN, HELPER_VERSION)]
+    return helper.make_function(HELPER_DOMAIN, name, ["queries", "keys", "values"], ["out"], nodes, opsets)
+
+
+# Stand-ins for scripts: `in_blocks` makes the functions.
+@script(helpers, default_opset=op)
+def AttendInBlocks(queries, keys, values):
+    """Attend in blocks of queries."""
+    return Attend(queries, keys, values)
+
+
+@script(helpers, default_opset=op)
+def WeighedSumsInBlocks(queries, keys, values):
+    """WeighedSums in blocks of queries."""
+    return WeighedSums(queries, keys, values)
 
 
 @script(operators, default_opset=op)
@@ -93,41 +107,40 @@ def FullAttention(qkv, heads: int, grid_width: int):
     tokens, width = op.Split(op.Shape(q), num_outputs=2)
     head_width = width / head_count
     scale = op.Reciprocal(op.Sqrt(op.Cast(head_width, to=FLOAT)))
+    queries = op.Transpose(Rotate(q, head_count, side) * scale, perm=[1, 0, 2])  # [heads, L, Dh]
     keys = op.Transpose(Rotate(k, head_count, side), perm=[1, 2, 0])  # [heads, Dh, L]
     values = op.Reshape(v, op.Concat(tokens, head_count, head_width, axis=0))
     ones = op.Expand(op.Constant(value_float=1.0), op.Concat(tokens, head_count, one, axis=0))
     # The product with ones adds the weights up as exactly as that with the values does.
     values = op.Transpose(op.Concat(values, ones, axis=2), perm=[1, 0, 2])  # [heads, L, Dh + 1]
-    blocks = AttendInBlocks(InBlocks(Rotate(q, head_count, side) * scale), keys, values)
-    sums, weight, top = op.Split(blocks, op.Concat(head_width, one, one, axis=0), axis=3)
-    return FromBlocks(sums / weight, tokens), FromBlocks(top + op.Log(weight), tokens)
+    attended = WeighedSumsInBlocks(queries, keys, values)  # [heads, L, Dh + 2]
+    sums, weight, top = op.Split(attended, op.Concat(head_width, one, one, axis=0), axis=2)
+    out = op.Reshape(op.Transpose(sums / weight, perm=[1, 0, 2]), op.Shape(q))
+    logsum = op.Reshape(op.Transpose(top + op.Log(weight), perm=[1, 0, 2]), op.Concat(tokens, head_count, axis=0))
+    return out, logsum
 
 
-@script(operators, default_opset=op)
-def HybridAttention(
-    qkv, edge, code_weight, code_bias, codewords, known_qkv, known_out, known_logsum,
-    heads: int, grid_width: int, quantizer: str = "bsq",
-):  # fmt: skip
-    """Full attention for edge tokens, codebook attention for the others (custom_ops/OPERATORS.md)."""
+@script(helpers, default_opset=op)
+def CodesOfBits(key, code_weight, code_bias):
+    """Codes of keys [L, D] by the signs of their scores, as floats [L]: exact below 2^24."""
+    bits = op.Cast(op.GreaterOrEqual(op.Gemm(key, code_weight, code_bias, transB=1), 0.0), to=FLOAT)  # [L, B]
+    exponent = op.Range(op.Squeeze(op.Shape(code_bias)) - 1, -1, -1)
+    return op.MatMul(bits, op.Cast(op.Pow(2, exponent), to=FLOAT))
+
+
+@script(helpers, default_opset=op)
+def CodesOfScores(key, code_weight, code_bias):
+    """Codes of keys [L, D] by their highest score, as floats [L]."""
+    projected = op.Gemm(key, code_weight, code_bias, transB=1)  # [L, B]
+    scores = op.Where(op.IsNaN(projected), op.Constant(value=NEVER), projected)
+    return op.Cast(op.ArgMax(scores, axis=1, keepdims=0), to=FLOAT)
+
+
+@script(helpers, default_opset=op)
+def ToCodes(q, v, code, codewords, split_heads, scale):
+    """Codebook attention of all queries [L, D] over the values [L, D], whose keys have codes [L] -> [L, D]."""
     one = op.Constant(value_ints=[1])
     zero = op.Constant(value_ints=[0])
-    head_count = op.Reshape(op.Constant(value_int=heads), one)
-    q, k, v = op.Split(qkv, axis=1, num_outputs=3)  # [L, D] each
-    width = op.Shape(q, start=1)
-    head_width = width / head_count
-    scale = op.Reciprocal(op.Sqrt(op.Cast(head_width, to=FLOAT)))
-    split_heads = op.Concat(op.Constant(value_ints=[-1]), head_count, head_width, axis=0)
-
-    # Codes of the keys, as floats: exact below 2^24.
-    projected = op.Gemm(k, code_weight, code_bias, transB=1)  # [L, B]
-    if IsText(op.Constant(value_string=quantizer), op.Constant(value_string="bsq")):
-        bits = op.Cast(op.GreaterOrEqual(projected, 0.0), to=FLOAT)
-        exponent = op.Range(op.Squeeze(op.Shape(code_bias)) - 1, -1, -1)
-        code = op.MatMul(bits, op.Cast(op.Pow(2, exponent), to=FLOAT))  # [L]
-    else:
-        scores = op.Where(op.IsNaN(projected), op.Constant(value=NEVER), projected)
-        code = op.Cast(op.ArgMax(scores, axis=1, keepdims=0), to=FLOAT)
-
     # Number of keys and mean value of every code: one-hot x MatMul.
     codes = op.Cast(op.Range(0, op.Squeeze(op.Shape(codewords, start=0, end=1)), 1), to=FLOAT)
     member = op.Cast(op.Equal(op.Unsqueeze(codes, one), op.Unsqueeze(code, zero)), to=FLOAT)  # [K, L]
@@ -141,17 +154,70 @@ def HybridAttention(
     queries = op.Transpose(op.Reshape(q, split_heads), perm=[1, 0, 2])  # [heads, L, Dh]
     weights = op.Softmax(op.MatMul(queries, words) + op.Reshape(op.Log(count), op.Constant(value_ints=[1, 1, -1])))
     means = op.Transpose(op.Reshape(mean, split_heads), perm=[1, 0, 2])  # [heads, K, Dh]
-    by_codes = op.Reshape(op.Transpose(op.MatMul(weights, means), perm=[1, 0, 2]), op.Shape(q))  # [L, D]
+    return op.Reshape(op.Transpose(op.MatMul(weights, means), perm=[1, 0, 2]), op.Shape(q))
 
-    # Full attention of the edge tokens.
-    side = op.Constant(value_int=grid_width)
-    keys = op.Transpose(Rotate(k, head_count, side), perm=[1, 2, 0])  # [heads, Dh, L]
+
+@script(helpers, default_opset=op)
+def Hybrid(q, k, v, edge, code, codewords, heads, side):
+    """Attention of tokens [L, D] whose keys have codes [L] as floats; heads and side (of the grid) int64 [1]."""
+    one = op.Constant(value_ints=[1])
+    width = op.Shape(q, start=1)
+    head_width = width / heads
+    scale = op.Reciprocal(op.Sqrt(op.Cast(head_width, to=FLOAT)))
+    split_heads = op.Concat(op.Constant(value_ints=[-1]), heads, head_width, axis=0)
+    by_codes = ToCodes(q, v, code, codewords, split_heads, scale)  # [L, D]
+    keys = op.Transpose(Rotate(k, heads, side), perm=[1, 2, 0])  # [heads, Dh, L]
     values = op.Transpose(op.Reshape(v, split_heads), perm=[1, 0, 2])  # [heads, L, Dh]
-    edge_queries = op.Gather(Rotate(q, head_count, side), edge) * scale  # [E, heads, Dh]
+    edge_queries = op.Gather(Rotate(q, heads, side), edge) * scale  # [E, heads, Dh]
+    full = AttendInBlocks(op.Transpose(edge_queries, perm=[1, 0, 2]), keys, values)  # [heads, E, Dh]
+    full = op.Reshape(op.Transpose(full, perm=[1, 0, 2]), op.Concat(op.Shape(edge), width, axis=0))
+    return op.ScatterND(by_codes, op.Unsqueeze(edge, one), full)
 
-    @graph()
-    def attend(rows: onnxscript.FLOAT["heads", "block", "width"]) -> onnxscript.FLOAT["heads", "block", "width"]:
-        return op.MatMul(op.Softmax(op.MatMul(rows, keys)), values)
 
-    full = op.Scan(InBlocks(edge_queries), body=attend, num_scan_inputs=1)  # [blocks, heads, block, Dh]
-    return op.ScatterND(by_codes, op.Unsqueeze(edge, one), FromBlocks(full, op.Shape(edge)))
+@script(operators, default_opset=op)
+def HybridAttention(qkv, edge, code_weight, code_bias, codewords, heads: int, grid_width: int):
+    """Full attention for edge tokens, attention to codes of bits for the others (custom_ops/OPERATORS.md)."""
+    one = op.Constant(value_ints=[1])
+    q, k, v = op.Split(qkv, axis=1, num_outputs=3)  # [L, D] each
+    code = CodesOfBits(k, code_weight, code_bias)
+    head_count = op.Reshape(op.Constant(value_int=heads), one)
+    return Hybrid(q, k, v, edge, code, codewords, head_count, op.Constant(value_int=grid_width))
+
+
+@script(operators, default_opset=op)
+def HybridAttentionVq(qkv, edge, code_weight, code_bias, codewords, heads: int, grid_width: int):
+    """Full attention for edge tokens, attention to codes of scores for the others (custom_ops/OPERATORS.md)."""
+    one = op.Constant(value_ints=[1])
+    q, k, v = op.Split(qkv, axis=1, num_outputs=3)  # [L, D] each
+    code = CodesOfScores(k, code_weight, code_bias)
+    head_count = op.Reshape(op.Constant(value_int=heads), one)
+    return Hybrid(q, k, v, edge, code, codewords, head_count, op.Constant(value_int=grid_width))
+
+
+@script(helpers, default_opset=op)
+def OfKnownSize(qkv, known_qkv, known_out, known_logsum, heads):
+    """A qkv [L, 3*D], which must have the sizes of what is known of another one."""
+    tokens = op.Shape(known_out, start=0, end=1)
+    channels = op.Shape(known_out, start=1) * 3
+    logsums = op.Shape(known_logsum, start=0, end=1) * op.Shape(known_logsum, start=1) / heads
+    same = op.Reshape(qkv, op.Concat(tokens, channels, axis=0))
+    same = op.Reshape(same, op.Shape(known_qkv))
+    return op.Reshape(same, op.Concat(logsums, op.Constant(value_ints=[-1]), axis=0))
+
+
+@script(operators, default_opset=op)
+def HybridAttentionKnown(
+    qkv, edge, code_weight, code_bias, codewords, known_qkv, known_out, known_logsum, heads: int, grid_width: int
+):
+    """HybridAttention (custom_ops/OPERATORS.md)."""
+    same = OfKnownSize(qkv, known_qkv, known_out, known_logsum, op.Constant(value_int=heads))
+    return HybridAttention(same, edge, code_weight, code_bias, codewords, heads=heads, grid_width=grid_width)
+
+
+@script(operators, default_opset=op)
+def HybridAttentionVqKnown(
+    qkv, edge, code_weight, code_bias, codewords, known_qkv, known_out, known_logsum, heads: int, grid_width: int
+):
+    """HybridAttentionVq (custom_ops/OPERATORS.md)."""
+    same = OfKnownSize(qkv, known_qkv, known_out, known_logsum, op.Constant(value_int=heads))
+    return HybridAttentionVq(same, edge, code_weight, code_bias, codewords, heads=heads, grid_width=grid_width)

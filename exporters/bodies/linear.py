@@ -1,6 +1,6 @@
 # ruff: noqa: N802 - functions are named like the operators they become
 # mypy: ignore-errors
-"""NormLinear and LinearAdd: a linear layer after a LayerNorm, and one before a residual addition."""
+"""NormLinear, NormLinearGelu, LinearAdd: a linear layer after a LayerNorm, and one before a residual addition."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from onnxscript import opset18 as op
 from onnxscript import script
 
 from inter2former_deploy.exporters.bodies.narrow_linear import Gelu
-from inter2former_deploy.exporters.bodies.shared import IsText, operators
+from inter2former_deploy.exporters.bodies.shared import operators
 
 
 @script(operators, default_opset=op)
-def NormLinear(x, norm_weight, norm_bias, weight, bias, activation: str = "none", epsilon: float = 1e-5):
-    """Linear layer of normalised tokens, and its activation (custom_ops/OPERATORS.md)."""
+def NormLinear(x, norm_weight, norm_bias, weight, bias, epsilon: float = 1e-5):
+    """Linear layer of normalised tokens (custom_ops/OPERATORS.md)."""
     normed = op.LayerNormalization(x, norm_weight, norm_bias, axis=-1, epsilon=epsilon)
-    linear = op.Gemm(normed, weight, bias, transB=1)
-    if IsText(op.Constant(value_string=activation), op.Constant(value_string="gelu")):
-        y = Gelu(linear)
-    else:
-        y = op.Identity(linear)
-    return y
+    return op.Gemm(normed, weight, bias, transB=1)
+
+
+@script(operators, default_opset=op)
+def NormLinearGelu(x, norm_weight, norm_bias, weight, bias, epsilon: float = 1e-5):
+    """Linear layer of normalised tokens, and a GELU (custom_ops/OPERATORS.md)."""
+    normed = op.LayerNormalization(x, norm_weight, norm_bias, axis=-1, epsilon=epsilon)
+    return Gelu(op.Gemm(normed, weight, bias, transB=1))
 
 
 @script(operators, default_opset=op)

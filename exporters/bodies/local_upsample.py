@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from onnxscript import opset18 as op
 from onnxscript import script
 
-from inter2former_deploy.exporters.bodies.shared import FLOAT, IsText, Silu, helpers, operators
+from inter2former_deploy.exporters.bodies.shared import FLOAT, Silu, helpers, operators
 
 ROWS = 16  # input rows a block
 HALO = 2  # input rows more at either side
@@ -71,12 +71,11 @@ def MeanOfRows(x):
     return op.ReduceMean(op.ReduceMean(rows, op.Constant(value_ints=[1]), keepdims=0), keepdims=0)
 
 
-@script(operators, default_opset=op)
-def LocalUpsample(
-    x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge, edge_border, edge_corner,
-    activation: str = "silu", epsilon: float = 1e-5,
-):  # fmt: skip
-    """GroupNorm, bicubic x2, edge features, 3 x 3 convolution and activation on a crop (custom_ops/OPERATORS.md)."""
+@script(helpers, default_opset=op)
+def UpsampleCrop(
+    x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge, edge_border, edge_corner, epsilon: float
+):
+    """GroupNorm, bicubic x2, edge features and 3 x 3 convolution on a crop (custom_ops/OPERATORS.md)."""
     height = op.Shape(x, start=0, end=1)
     width = op.Shape(x, start=1, end=2)
     channels = op.Shape(conv_bias)
@@ -126,9 +125,26 @@ def LocalUpsample(
 
     first = op.Concat(top * scale, left * scale, axis=0)
     features = op.Slice(edge, first, op.Concat(bottom * scale, right * scale, axis=0))
-    out = out + features + op.Expand(conv_bias, op.Concat(width * 2, channels, axis=0))
-    if IsText(op.Constant(value_string=activation), op.Constant(value_string="silu")):
-        y = Silu(out)
-    else:
-        y = op.Identity(out)
-    return y
+    return out + features + op.Expand(conv_bias, op.Concat(width * 2, channels, axis=0))
+
+
+@script(operators, default_opset=op)
+def LocalUpsample(
+    x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge, edge_border, edge_corner, epsilon: float = 1e-5
+):
+    """A stage of local upsampling that ends in a SiLU (custom_ops/OPERATORS.md)."""
+    return Silu(
+        UpsampleCrop(
+            x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge, edge_border, edge_corner, epsilon=epsilon
+        )
+    )
+
+
+@script(operators, default_opset=op)
+def LocalUpsampleLinear(
+    x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge, edge_border, edge_corner, epsilon: float = 1e-5
+):
+    """A stage of local upsampling without an activation (custom_ops/OPERATORS.md)."""
+    return UpsampleCrop(
+        x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge, edge_border, edge_corner, epsilon=epsilon
+    )

@@ -9,7 +9,7 @@ from onnx import TensorProto, numpy_helper
 from onnxscript import opset18 as op
 from onnxscript import script
 
-from inter2former_deploy.exporters.bodies.shared import FLOAT, IsText, helpers, operators
+from inter2former_deploy.exporters.bodies.shared import FLOAT, helpers, operators
 
 INT8, BFLOAT16 = TensorProto.INT8, TensorProto.BFLOAT16
 NAN = numpy_helper.from_array(np.float32(np.nan))
@@ -23,9 +23,9 @@ def Gelu(y):
     return (y * (op.Erf(y / op.Constant(value=SQRT_TWO)) + 1.0)) * 0.5
 
 
-@script(operators, default_opset=op)
-def Int8Linear(x, weight, scale, bias, activation: str = "none"):
-    """A linear layer of int8 weights and rows quantised one by one (custom_ops/OPERATORS.md)."""
+@script(helpers, default_opset=op)
+def ByInt8(x, weight, scale, bias):
+    """Int8Linear (custom_ops/OPERATORS.md)."""
     last = op.Constant(value_ints=[1])
     magnitude = op.Abs(x)
     peak = op.ReduceMax(magnitude, last)  # [T, 1]; onnxruntime's loses a NaN, a sum does not
@@ -35,21 +35,35 @@ def Int8Linear(x, weight, scale, bias, activation: str = "none"):
     codes = op.Cast(op.Round(op.Where(broken, 0.0, x) * inverse), to=INT8)
     sums = op.Cast(op.MatMulInteger(codes, op.Transpose(weight, perm=[1, 0])), to=FLOAT)
     row_scale = op.Where(broken, op.Constant(value=NAN), peak / 127.0)
-    y = sums * scale * row_scale + bias
-    if IsText(op.Constant(value_string=activation), op.Constant(value_string="gelu")):  # noqa: SIM108
-        out = Gelu(y)
-    else:
-        out = op.Identity(y)
-    return out
+    return sums * scale * row_scale + bias
+
+
+@script(helpers, default_opset=op)
+def ByBf16(x, weight, bias):
+    """Bf16Linear (custom_ops/OPERATORS.md)."""
+    rounded = op.Cast(op.Cast(x, to=BFLOAT16), to=FLOAT)
+    return op.Gemm(rounded, op.Cast(weight, to=FLOAT), bias, transB=1)
 
 
 @script(operators, default_opset=op)
-def Bf16Linear(x, weight, bias, activation: str = "none"):
+def Int8Linear(x, weight, scale, bias):
+    """A linear layer of int8 weights and rows quantised one by one (custom_ops/OPERATORS.md)."""
+    return ByInt8(x, weight, scale, bias)
+
+
+@script(operators, default_opset=op)
+def Int8LinearGelu(x, weight, scale, bias):
+    """The same, and a GELU (custom_ops/OPERATORS.md)."""
+    return Gelu(ByInt8(x, weight, scale, bias))
+
+
+@script(operators, default_opset=op)
+def Bf16Linear(x, weight, bias):
     """A linear layer of bfloat16 weights and rows rounded to bfloat16 (custom_ops/OPERATORS.md)."""
-    rounded = op.Cast(op.Cast(x, to=BFLOAT16), to=FLOAT)
-    y = op.Gemm(rounded, op.Cast(weight, to=FLOAT), bias, transB=1)
-    if IsText(op.Constant(value_string=activation), op.Constant(value_string="gelu")):  # noqa: SIM108
-        out = Gelu(y)
-    else:
-        out = op.Identity(y)
-    return out
+    return ByBf16(x, weight, bias)
+
+
+@script(operators, default_opset=op)
+def Bf16LinearGelu(x, weight, bias):
+    """The same, and a GELU (custom_ops/OPERATORS.md)."""
+    return Gelu(ByBf16(x, weight, bias))

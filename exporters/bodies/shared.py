@@ -1,11 +1,10 @@
 # ruff: noqa: N802 - functions are named like the operators they become
 # mypy: ignore-errors
-"""What several bodies use: domains, string attributes, boxes."""
+"""What several bodies use: domains, boxes, activations."""
 
 from __future__ import annotations
 
-import numpy as np
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 from onnxscript import opset18 as op
 from onnxscript import script
 from onnxscript.values import Opset
@@ -17,23 +16,14 @@ HELPER_VERSION = 1
 operators = Opset(DOMAIN, DOMAIN_VERSION)
 helpers = Opset(HELPER_DOMAIN, HELPER_VERSION)
 
-BOOL, FLOAT, INT64, UINT8 = TensorProto.BOOL, TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
-ONE = numpy_helper.from_array(np.uint8(1))
-
-
-@script(helpers, default_opset=op)
-def IsText(text, expected):
-    """Whether two strings [] are equal, bool []. Equal itself takes strings only from opset 19 on."""
-    one = op.Constant(value_ints=[1])
-    pair = op.Concat(op.Reshape(text, one), op.Reshape(expected, one), axis=0)
-    return op.Equal(op.Size(op.Unique(pair)), 1)
+BOOL, FLOAT, INT64 = TensorProto.BOOL, TensorProto.FLOAT, TensorProto.INT64
 
 
 @script(helpers, default_opset=op)
 def TightBox(occupied):
     """Left, top, right, bottom (exclusive) of the true values of a bool [h, w], int64 [4]; of all if there are none."""
-    none = op.Not(op.Cast(op.ReduceMax(op.Cast(occupied, to=UINT8), keepdims=0), to=BOOL))
-    inside = op.Cast(op.Or(occupied, none), to=UINT8)
+    some = op.ReduceMax(op.Cast(occupied, to=FLOAT), keepdims=0)
+    inside = op.Cast(op.Or(occupied, op.Less(some, 1.0)), to=FLOAT)
     columns = op.ReduceMax(inside, op.Constant(value_ints=[0]), keepdims=0)
     rows = op.ReduceMax(inside, op.Constant(value_ints=[1]), keepdims=0)
     right = op.ArgMax(columns, axis=0, select_last_index=1) + 1
@@ -43,11 +33,11 @@ def TightBox(occupied):
 
 @script(helpers, default_opset=op)
 def LabelBox(labels):
-    """The box of EdgeTokens and PromptEmbedding, in tokens of 16 x 16 pixels, int64 [4], for uint8 labels [S, S]."""
+    """The box of EdgeTokens and PromptEmbedding, in tokens of 16 x 16 pixels, int64 [4], for float labels [S, S]."""
     plane = op.Constant(value_ints=[0, 1])
-    other = op.Cast(op.Not(op.Equal(labels, op.Constant(value=ONE))), to=UINT8)
+    other = op.Abs(labels - 1.0)
     tokens = op.MaxPool(op.Unsqueeze(other, plane), kernel_shape=[16, 16], strides=[16, 16])
-    tight = TightBox(op.Cast(op.Squeeze(tokens, plane), to=BOOL))
+    tight = TightBox(op.Greater(op.Squeeze(tokens, plane), 0.0))
     height = op.Shape(tokens, start=2, end=3)
     width = op.Shape(tokens, start=3)
     expanded = op.Max(tight + op.Constant(value_ints=[-1, -1, 1, 1]), 0)

@@ -1,7 +1,8 @@
 # ruff: noqa: N802 - functions are named like the operators they become
 # mypy: ignore-errors
-"""WindowAttention: each map padded and cut into windows by reshapes, then attention of all windows at once.
+"""WindowAttention: the slots of all windows of all maps are gathered, attended to at once, and gathered back.
 
+Where slots and tokens lie follows from the attributes, so onnxruntime computes it once, when the graph is loaded.
 Padding slots are queries here, too, which costs less than to leave them out.
 """
 
@@ -14,85 +15,81 @@ from onnx import numpy_helper
 from onnxscript import opset18 as op
 from onnxscript import script
 
-from inter2former_deploy.exporters.bodies.shared import FLOAT, helpers, operators
+from inter2former_deploy.exporters.bodies.shared import FLOAT, INT64, helpers, operators
 
 # x @ TURN for a pair of channels: what the sine is multiplied with
 TURN = numpy_helper.from_array(np.float32([[0, -1], [1, 0]]).reshape(1, 2, 1, 2))
 
 
 @script(helpers, default_opset=op)
-def AlongAxis(count, side, quarter):
-    """Angles of the rotary embedding of one axis, [count, side, 2 * quarter]: each serves two adjacent channels."""
-    position = op.Reshape(op.Range(0, op.Squeeze(count * side), 1), op.Concat(count, side, [1], axis=0))
+def Starts(sizes):
+    """Where parts begin that lie one after the other, and where they all end: int64 [n] -> [n], [1]."""
+    ends = op.CumSum(sizes, 0)
+    return ends - sizes, op.ReduceSum(sizes)
+
+
+@script(helpers, default_opset=op)
+def PartOf(count, starts):
+    """In which of the parts that begin at `starts` [n] each of the places 0 to `count` [1] lies, int64 [count]."""
+    places = op.Unsqueeze(op.Range(0, op.Squeeze(count), 1), op.Constant(value_ints=[1]))
+    begun = op.Cast(op.GreaterOrEqual(places, op.Unsqueeze(starts, op.Constant(value_ints=[0]))), to=INT64)
+    return op.ReduceSum(begun, op.Constant(value_ints=[1]), keepdims=0) - 1
+
+
+@script(helpers, default_opset=op)
+def Turns(rows, columns, head_width):
+    """Cosines and sines of the rotary embedding at places [n], [n, head_width]: rows turn the first half of a head."""
+    quarter = head_width / 4
     index = op.Cast(op.Range(0, op.Squeeze(quarter), 1), to=FLOAT)
-    frequency = op.Pow(10000.0, op.Neg(index / op.Cast(quarter, to=FLOAT)))  # [quarter]
-    angle = op.Unsqueeze(op.Cast(position, to=FLOAT) * 0.5 * frequency, op.Constant(value_ints=[3]))
-    return op.Reshape(op.Concat(angle, angle, axis=3), op.Concat(count, side, quarter * 2, axis=0))
+    frequency = op.Pow(10000.0, op.Neg(index / op.Cast(quarter, to=FLOAT)))  # [Dh/4]
+    both = op.Concat(op.Unsqueeze(rows, [1]), op.Unsqueeze(columns, [1]), axis=1)  # [n, 2]
+    angle = op.Unsqueeze(op.Cast(both, to=FLOAT) * 0.5, [2]) * frequency  # [n, 2, Dh/4]
+    angle = op.Unsqueeze(angle, [3])
+    angle = op.Reshape(op.Concat(angle, angle, axis=3), op.Concat(op.Shape(rows), head_width, axis=0))
+    return op.Cos(angle), op.Sin(angle)
 
 
 @script(helpers, default_opset=op)
-def OverWindows(by_row, by_column):
-    """[rows, side, n] and [columns, side, n] side by side for each slot of each window, [windows, 1, side*side, 2n]."""
-    rows, side, half = op.Split(op.Shape(by_row), num_outputs=3)
-    columns = op.Shape(by_column, start=0, end=1)
-    both = op.Concat(
-        op.Expand(
-            op.Unsqueeze(by_row, op.Constant(value_ints=[1, 3])), op.Concat(rows, columns, side, side, half, axis=0)
-        ),
-        op.Expand(
-            op.Unsqueeze(by_column, op.Constant(value_ints=[0, 2])), op.Concat(rows, columns, side, side, half, axis=0)
-        ),
-        axis=4,
+def Windows(heights, widths, offsets, side):
+    """For all windows' slots one after the other, [slots]: row and column in the padded map, and the token there.
+
+    The token is that of an image, or the number of tokens where there is none; then, for all tokens, their slots.
+    """
+    one = op.Constant(value_ints=[1])
+    columns_of = (offsets + widths + side - 1) / side  # [maps], of windows
+    windows_of = (offsets + heights + side - 1) / side * columns_of
+    first_window, windows = Starts(windows_of)
+    first_token, tokens = Starts(heights * widths)
+
+    map_of = PartOf(windows, first_window)  # [windows]
+    window = op.Range(0, op.Squeeze(windows), 1) - op.Gather(first_window, map_of)
+    columns = op.Gather(columns_of, map_of)
+    axis = op.Range(0, op.Squeeze(side), 1)
+    row = op.Unsqueeze(op.Unsqueeze(window / columns * side, one) + axis, [2])  # [windows, side, 1]
+    column = op.Unsqueeze(op.Unsqueeze(op.Mod(window, columns) * side, one) + axis, one)  # [windows, 1, side]
+    offset = op.Unsqueeze(op.Gather(offsets, map_of), [1, 2])
+    height = op.Unsqueeze(op.Gather(heights, map_of), [1, 2])
+    width = op.Unsqueeze(op.Gather(widths, map_of), [1, 2])
+    y = row - offset
+    x = column - offset
+    inside = op.And(
+        op.And(op.GreaterOrEqual(y, 0), op.Less(y, height)), op.And(op.GreaterOrEqual(x, 0), op.Less(x, width))
     )
-    return op.Reshape(both, op.Concat(rows * columns, [1], side * side, half * 2, axis=0))
+    token = op.Unsqueeze(op.Gather(first_token, map_of), [1, 2]) + y * width + x
+    token = op.Reshape(op.Where(inside, token, tokens), op.Constant(value_ints=[-1]))
+    shape = op.Concat(windows, side, side, axis=0)
+    rows = op.Reshape(op.Expand(row, shape), op.Constant(value_ints=[-1]))
+    all_columns = op.Reshape(op.Expand(column, shape), op.Constant(value_ints=[-1]))
 
-
-@script(helpers, default_opset=op)
-def AttendInWindows(qkv, padding, height, width, offset, heads, side):
-    """One map: qkv [images, height * width, 3*D], padding [1, 3*D] -> [images, height * width, D]."""
-    images, tokens, channels = op.Split(op.Shape(qkv), num_outputs=3)
-    rows = (offset + height + side - 1) / side
-    columns = (offset + width + side - 1) / side
-    head_width = channels / (heads * 3)
-    windows = rows * columns
-    slots = side * side
-    three = op.Constant(value_ints=[3])
-
-    slot = op.Reshape(padding, op.Constant(value_ints=[1, 1, 1, -1]))
-    left = op.Expand(slot, op.Concat(images, height, offset, channels, axis=0))
-    right = op.Expand(slot, op.Concat(images, height, columns * side - offset - width, channels, axis=0))
-    grid = op.Reshape(qkv, op.Concat(images, height, width, channels, axis=0))
-    grid = op.Concat(left, grid, right, axis=2)
-    top = op.Expand(slot, op.Concat(images, offset, columns * side, channels, axis=0))
-    bottom = op.Expand(slot, op.Concat(images, rows * side - offset - height, columns * side, channels, axis=0))
-    grid = op.Concat(top, grid, bottom, axis=1)  # [images, rows * side, columns * side, 3*D]
-
-    cut = op.Reshape(grid, op.Concat(images * rows, side, columns, side, three, heads, head_width, axis=0))
-    cut = op.Transpose(cut, perm=[4, 0, 2, 5, 1, 3, 6])  # [3, images * rows, columns, heads, side, side, Dh]
-    cut = op.Reshape(cut, op.Concat(three, images, windows, heads, slots, head_width, axis=0))
-    q, k, v = op.Split(cut, axis=0, num_outputs=3)  # [1, images, windows, heads, slots, Dh] each
-
-    # The turned neighbours by a matrix product: onnxruntime moves single channels slowly.
-    half = head_width / 2
-    eye = op.EyeLike(op.ConstantOfShape(op.Concat(half, half, axis=0)))
-    turn = op.Unsqueeze(eye, op.Constant(value_ints=[1, 3])) * op.Constant(value=TURN)  # [Dh/2, 2, Dh/2, 2]
-    turn = op.Reshape(turn, op.Concat(head_width, head_width, axis=0))
-    by_row = AlongAxis(rows, side, half / 2)
-    by_column = AlongAxis(columns, side, half / 2)
-    cos = OverWindows(op.Cos(by_row), op.Cos(by_column))
-    sin = OverWindows(op.Sin(by_row), op.Sin(by_column))
-    scale = op.Reciprocal(op.Sqrt(op.Cast(head_width, to=FLOAT)))
-    queries = (q * cos + op.MatMul(q, turn) * sin) * scale
-    keys = k * cos + op.MatMul(k, turn) * sin
-
-    scores = op.MatMul(queries, op.Transpose(keys, perm=[0, 1, 2, 3, 5, 4]))
-    out = op.MatMul(op.Softmax(scores), v)  # [1, images, windows, heads, slots, Dh]
-    out = op.Reshape(out, op.Concat(images * rows, columns, heads, side, side, head_width, axis=0))
-    out = op.Transpose(out, perm=[0, 3, 1, 4, 2, 5])  # [images * rows, side, columns, side, heads, Dh]
-    out = op.Reshape(out, op.Concat(images, rows * side, columns * side, heads * head_width, axis=0))
-    first = op.Concat(offset, offset, axis=0)
-    inside = op.Slice(out, first, first + op.Concat(height, width, axis=0), op.Constant(value_ints=[1, 2]))
-    return op.Reshape(inside, op.Concat(images, tokens, heads * head_width, axis=0))
+    map_of = PartOf(tokens, first_token)  # [tokens]
+    place = op.Range(0, op.Squeeze(tokens), 1) - op.Gather(first_token, map_of)
+    width = op.Gather(widths, map_of)
+    offset = op.Gather(offsets, map_of)
+    y = place / width + offset
+    x = op.Mod(place, width) + offset
+    window = op.Gather(first_window, map_of) + y / side * op.Gather(columns_of, map_of) + x / side
+    slot = (window * side + op.Mod(y, side)) * side + op.Mod(x, side)
+    return rows, all_columns, token, slot, windows, tokens
 
 
 @script(operators, default_opset=op)
@@ -101,26 +98,45 @@ def WindowAttention(
 ):
     """Attention within the windows of each map (custom_ops/OPERATORS.md)."""
     one = op.Constant(value_ints=[1])
+    zero = op.Constant(value_ints=[0])
     head_count = op.Reshape(op.Constant(value_int=heads), one)
     side = op.Reshape(op.Constant(value_int=window), one)
-    all_heights = op.Constant(value_ints=heights)
-    all_widths = op.Constant(value_ints=widths)
-    all_offsets = op.Constant(value_ints=offsets)
-    tokens = op.ReduceSum(all_heights * all_widths)  # [1], of an image
-    by_image = op.Reshape(
-        qkv, op.Concat(op.Shape(qkv, start=0, end=1) / tokens, tokens, op.Shape(qkv, start=1), axis=0)
+    slots = side * side
+    rows, columns, token, slot, windows, tokens = Windows(
+        op.Constant(value_ints=heights), op.Constant(value_ints=widths), op.Constant(value_ints=offsets), side
     )
-    first = op.Constant(value_ints=[0])
-    attended = op.SequenceEmpty(dtype=FLOAT)
-    for i in range(op.Size(all_heights)):
-        height = op.Gather(all_heights, op.Reshape(i, one))
-        width = op.Gather(all_widths, op.Reshape(i, one))
-        last = first + height * width
-        out = AttendInWindows(
-            op.Slice(by_image, first, last, one), padding, height, width,
-            op.Gather(all_offsets, op.Reshape(i, one)), head_count, side,
-        )  # fmt: skip
-        attended = op.SequenceInsert(attended, out)
-        first = op.Identity(last)
-    flat = op.Concat(op.Shape(qkv, start=0, end=1), op.Shape(qkv, start=1) / 3, axis=0)
-    return op.Reshape(op.ConcatFromSequence(attended, axis=1), flat)
+    all_tokens, channels = op.Split(op.Shape(qkv), num_outputs=2)
+    images = all_tokens / tokens
+    head_width = channels / (head_count * 3)
+
+    # The tokens of each image, a padding slot behind them.
+    by_image = op.Reshape(qkv, op.Concat(images, tokens, channels, axis=0))
+    slot_of_padding = op.Expand(op.Unsqueeze(padding, zero), op.Concat(images, one, channels, axis=0))
+    cut = op.Gather(op.Concat(by_image, slot_of_padding, axis=1), token, axis=1)  # [images, windows * slots, 3*D]
+    cut = op.Reshape(
+        cut, op.Concat(images * windows, slots, op.Constant(value_ints=[3]), head_count, head_width, axis=0)
+    )
+    q, k, v = op.Split(op.Transpose(cut, perm=[2, 0, 3, 1, 4]), axis=0, num_outputs=3)
+    by_window = op.Concat(images, windows, head_count, slots, head_width, axis=0)
+    q = op.Reshape(q, by_window)
+    k = op.Reshape(k, by_window)
+    v = op.Reshape(v, by_window)
+
+    # The turned neighbours by a matrix product: onnxruntime moves single channels slowly.
+    half = head_width / 2
+    eye = op.EyeLike(op.ConstantOfShape(op.Concat(half, half, axis=0)))
+    turn = op.Unsqueeze(eye, op.Constant(value_ints=[1, 3])) * op.Constant(value=TURN)  # [Dh/2, 2, Dh/2, 2]
+    turn = op.Reshape(turn, op.Concat(head_width, head_width, axis=0))
+    cos, sin = Turns(rows, columns, head_width)
+    each = op.Concat(windows, one, slots, head_width, axis=0)
+    cos = op.Reshape(cos, each)
+    sin = op.Reshape(sin, each)
+    scale = op.Reciprocal(op.Sqrt(op.Cast(head_width, to=FLOAT)))
+    queries = (q * cos + op.MatMul(q, turn) * sin) * scale
+    keys = k * cos + op.MatMul(k, turn) * sin
+
+    scores = op.MatMul(queries, op.Transpose(keys, perm=[0, 1, 2, 4, 3]))
+    out = op.MatMul(op.Softmax(scores), v)  # [images, windows, heads, slots, Dh]
+    out = op.Transpose(out, perm=[0, 1, 3, 2, 4])
+    out = op.Reshape(out, op.Concat(images, windows * slots, head_count * head_width, axis=0))
+    return op.Reshape(op.Gather(out, slot, axis=1), op.Concat(all_tokens, head_count * head_width, axis=0))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from inter2former_deploy.bench.scene import disc_labels, disc_token_box, disc_tokens
 from inter2former_deploy.bench.workers import Workload, threads_here
 from inter2former_deploy.config import PATCH, VIT_B
-from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
+from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION, operator_name
 
 Array = npt.NDArray[Any]
 DECODER = VIT_B.decoder
@@ -234,26 +234,22 @@ def _graph(case: Case, *, library: bool) -> Callable[[], object]:
     import onnxruntime as ort
 
     from inter2former_deploy import library as operator_library
-    from inter2former_deploy.exporters.bodies import function_protos
+    from inter2former_deploy.exporters.bodies import add_bodies
 
-    opset = 20
+    attributes = dict(case.attributes)
+    operator = operator_name(case.operator, attributes)
     output = "int64" if case.operator in ("EdgeTokens", "TokenBox") else "float32"
     fed = {name: array for name, array in case.inputs.items() if name not in case.constant}
-    functions = function_protos(opset)
     graph = oh.make_graph(
-        [oh.make_node(case.operator, list(case.inputs), ["out"], domain=DOMAIN, **case.attributes)],
+        [oh.make_node(operator, list(case.inputs), ["out"], domain=DOMAIN, **attributes)],
         case.operator,
         [oh.make_tensor_value_info(n, oh.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in fed.items()],
         [oh.make_tensor_value_info("out", oh.np_dtype_to_tensor_dtype(np.dtype(output)), None)],
         [onnx.numpy_helper.from_array(np.ascontiguousarray(case.inputs[n]), n) for n in sorted(case.constant)],
     )
-    domains = {entry.domain: entry.version for f in functions for entry in f.opset_import} | {DOMAIN: DOMAIN_VERSION}
-    model = oh.make_model(
-        graph,
-        functions=functions,
-        opset_imports=[oh.make_opsetid(domain, version) for domain, version in domains.items()],
-        ir_version=10,
-    )
+    opsets = [oh.make_opsetid("", 20), oh.make_opsetid(DOMAIN, DOMAIN_VERSION)]
+    model = oh.make_model(graph, opset_imports=opsets, ir_version=10)
+    add_bodies(model)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads_here()
     options.log_severity_level = 3
@@ -275,8 +271,6 @@ def _torch(case: Case) -> Callable[[], object]:
     formula = getattr(operators, re.sub(r"(?<!^)(?=[A-Z])", "_", case.operator).lower())
     tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in case.inputs.values()]
     defaults: dict[str, dict[str, Any]] = {
-        "EdgeTokens": {"patch": PATCH},
-        "PromptEmbedding": {"patch": PATCH},
         "HybridExperts": {"epsilon": 1e-5},
         "NormLinear": {"epsilon": 1e-5, "activation": "none"},
         "LocalUpsample": {"epsilon": 1e-5},

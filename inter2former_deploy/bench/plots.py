@@ -54,7 +54,7 @@ def edge_share(area: float) -> float:
     from inter2former_deploy.modules.operators import edge_tokens
 
     labels = torch.from_numpy(disc_labels(SIDE * PATCH, area))
-    return len(edge_tokens(labels, "exact", PATCH)) / SIDE**2
+    return len(edge_tokens(labels, "exact")) / SIDE**2
 
 
 def check_picture(path: Path) -> None:

@@ -117,7 +117,7 @@ class DecoderNeck(nn.Module):
             Tokens [h*w, C], and edge tokens int64 [E], ascending.
         """
         tokens = self.ref_conv(labels, image_embedding, self.ref_embeds.weight)
-        return tokens, operators.edge_tokens(labels, self.edge_rule, PATCH)
+        return tokens, operators.edge_tokens(labels, self.edge_rule)
 
     def attend_blank(self, image_embedding: Tensor) -> KnownAttention:
         """Full attention of the first layer before any click, when every label is unknown.

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from inter2former_deploy.config import PATCH
 from inter2former_deploy.contract import DOMAIN
 from inter2former_deploy.modules.rotary import rotary_angles, rotary_frequencies, rotate
 from inter2former_deploy.modules.windows import WindowLayout
@@ -50,50 +51,49 @@ def operator(fake: Callable[..., R]) -> Callable[[Callable[P, R]], Callable[P, R
     return decorate
 
 
-def _some_tokens(labels: Tensor, rule: str, patch: int) -> Tensor:
+def _some_tokens(labels: Tensor, rule: str) -> Tensor:
     return labels.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
 
 @operator(_some_tokens)
-def edge_tokens(labels: Tensor, rule: str, patch: int) -> Tensor:
+def edge_tokens(labels: Tensor, rule: str) -> Tensor:
     """Tokens that get full attention and routed experts (paper Eq. 4, in integers).
 
     Args:
         labels: uint8 [S, S], 0..4.
         rule: "released" or "exact".
-        patch: Side of a token, pixels.
 
     Returns:
         int64 [E], ascending.
     """
-    top, bottom, left, right = _prompt_box(labels, patch)
+    top, bottom, left, right = _prompt_box(labels)
     crop = labels[None, top:bottom, left:right].float()
     # A reflected pixel lies inside the 7x7 window already, so that padding adds no label. And where the window of a
     # whole token, 3 pixels larger on each side, holds two labels, it holds two adjacent ones, which some pixel of
     # the token sees both. So one pooling a token decides.
-    pool = partial(F.max_pool2d, kernel_size=patch + 2 * WINDOW_REACH, stride=patch, padding=WINDOW_REACH)
+    pool = partial(F.max_pool2d, kernel_size=PATCH + 2 * WINDOW_REACH, stride=PATCH, padding=WINDOW_REACH)
     highest: Tensor = pool(crop)
     if rule == "released":
         edge = highest > 0
     elif rule == "exact":
-        unknown = F.max_pool2d((crop == 2).float(), patch) > 0
+        unknown = F.max_pool2d((crop == 2).float(), PATCH) > 0
         edge = (highest != -pool(-crop)) | unknown
     else:
         raise ValueError(f"rule must be 'released' or 'exact', got {rule!r}")
-    h, w = labels.shape[0] // patch, labels.shape[1] // patch
-    around = (left // patch, w - right // patch, top // patch, h - bottom // patch)
+    h, w = labels.shape[0] // PATCH, labels.shape[1] // PATCH
+    around = (left // PATCH, w - right // PATCH, top // PATCH, h - bottom // PATCH)
     return F.pad(edge[0], around).flatten().nonzero()[:, 0]
 
 
-def _prompt_box(labels: Tensor, patch: int) -> tuple[int, int, int, int]:
+def _prompt_box(labels: Tensor) -> tuple[int, int, int, int]:
     """Top, bottom, left, right (pixels) of the box around all that is not possible background (1)."""
 
     def span(hit: Tensor) -> tuple[int, int]:
         found = hit.nonzero()
         if len(found) == 0:
             return 0, len(hit)
-        first, last = int(found[0]) // patch, int(found[-1]) // patch
-        return max(0, (first - 1) * patch), min(len(hit), (last + 2) * patch)
+        first, last = int(found[0]) // PATCH, int(found[-1]) // PATCH
+        return max(0, (first - 1) * PATCH), min(len(hit), (last + 2) * PATCH)
 
     marked = labels != 1
     return *span(marked.any(1)), *span(marked.any(0))
@@ -117,7 +117,6 @@ def prompt_embedding(
     b2: Tensor,
     w3: Tensor,
     b3: Tensor,
-    patch: int,
     dense: bool,
 ) -> Tensor:
     """Image tokens plus the embedded labels, convolved only around the object (DPE).
@@ -134,7 +133,6 @@ def prompt_embedding(
         b2: [C_2].
         w3: [C, C_2, 3, 3].
         b3: [C].
-        patch: Side of a token, pixels.
         dense: Convolve the whole map.
 
     Returns:
@@ -145,14 +143,14 @@ def prompt_embedding(
         x = F.embedding(crop.long(), label_table)[None].permute(0, 3, 1, 2)  # [1, T, H, W], channels last in memory
         for weight, bias in ((w0, b0), (w1, b1), (w2, b2), (w3, b3)):
             x = F.relu(F.conv2d(x, weight, bias, stride=2, padding=1))
-        return x[0].permute(1, 2, 0)  # [H/patch, W/patch, C]
+        return x[0].permute(1, 2, 0)  # [H/16, W/16, C]
 
     side = len(labels)
-    top, bottom, left, right = (0, side, 0, side) if dense else _prompt_box(labels, patch)
+    top, bottom, left, right = (0, side, 0, side) if dense else _prompt_box(labels)
     if (top, bottom, left, right) == (0, side, 0, side):
         return (embedding + convolve(labels)).flatten(0, 1)
-    box = slice(top // patch, bottom // patch), slice(left // patch, right // patch)
-    background = convolve(labels.new_ones(3 * patch, 3 * patch))[1, 1]
+    box = slice(top // PATCH, bottom // PATCH), slice(left // PATCH, right // PATCH)
+    background = convolve(labels.new_ones(3 * PATCH, 3 * PATCH))[1, 1]
     tokens = embedding + background
     tokens[box] = embedding[box] + convolve(labels[top:bottom, left:right])
     return tokens.flatten(0, 1)

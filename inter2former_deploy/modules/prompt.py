@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from inter2former_deploy.config import PATCH
 from inter2former_deploy.modules import operators
 
 
@@ -41,6 +40,4 @@ class PromptEmbedding(nn.Module):
             [h*w, C].
         """
         w0, b0, w1, b1, w2, b2, w3, b3 = self.stem.parameters()
-        return operators.prompt_embedding(
-            labels, embedding, label_table, w0, b0, w1, b1, w2, b2, w3, b3, PATCH, self.dense
-        )
+        return operators.prompt_embedding(labels, embedding, label_table, w0, b0, w1, b1, w2, b2, w3, b3, self.dense)

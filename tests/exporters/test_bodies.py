@@ -16,7 +16,7 @@ from operators import twins
 from operators.harness import assert_accurate, fed, one_node_model
 from tolerances import TOLERANCES
 
-from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, MAX_OPSET, MIN_OPSET, function_protos
+from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, HELPER_VERSION, MAX_OPSET, MIN_OPSET, function_protos
 
 Array = NDArray[Any]
 OPSETS = (MIN_OPSET, 20, 23, MAX_OPSET)
@@ -35,8 +35,9 @@ def run(
     """One node, its body, no library; output `which`."""
     model = onnx.load_from_string(one_node_model(operator, inputs, constant, attributes))
     model.opset_import[0].version = opset
-    model.opset_import.append(onnx.helper.make_opsetid(HELPER_DOMAIN, 1))
-    model.functions.extend(function_protos(opset))
+    model.opset_import.append(onnx.helper.make_opsetid(HELPER_DOMAIN, HELPER_VERSION))
+    sizes = {"tokens": len(inputs["qkv"]) if "qkv" in inputs else 0, "experts": len(inputs.get("expert_bias", ()))}
+    model.functions.extend(function_protos(opset, [node.op_type for node in model.graph.node], **sizes))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -75,7 +76,7 @@ def label_maps(side: int) -> dict[str, Array]:
 @pytest.mark.parametrize("side", [16, 48, 112])
 def test_edge_tokens(rule: Any, side: int) -> None:
     for name, labels in label_maps(side).items():
-        edge = run("EdgeTokens", {"labels": labels}, rule=rule, patch=16)
+        edge = run("EdgeTokens", {"labels": labels}, rule=rule)
         np.testing.assert_array_equal(edge, twins.edge_tokens(labels, rule=rule), err_msg=name)
         assert edge.dtype == np.int64
 
@@ -114,7 +115,7 @@ def test_opsets(opset: int) -> None:
 @pytest.mark.parametrize("opset", [MIN_OPSET - 1, MAX_OPSET + 1])
 def test_opset_out_of_range(opset: int) -> None:
     with pytest.raises(ValueError, match=f"opset must be {MIN_OPSET} to {MAX_OPSET}, got {opset}"):
-        function_protos(opset)
+        function_protos(opset, [])
 
 
 def prompt_inputs(rng: np.random.Generator, labels: Array) -> dict[str, Array]:

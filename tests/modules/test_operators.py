@@ -48,7 +48,7 @@ def label_maps(draw: st.DrawFn) -> np.ndarray[Any, np.dtype[np.uint8]]:
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(labels=label_maps())
 def test_edge_tokens(rule: Any, labels: Any) -> None:
-    edge = operators.edge_tokens(torch.from_numpy(labels), rule, PATCH)
+    edge = operators.edge_tokens(torch.from_numpy(labels), rule)
     np.testing.assert_array_equal(edge, twins.edge_tokens(labels, rule=rule))
 
 
@@ -57,7 +57,7 @@ def test_edge_tokens(rule: Any, labels: Any) -> None:
 def test_edge_tokens_of_one_token(rule: str, label: int) -> None:
     labels = torch.full((PATCH, PATCH), label, dtype=torch.uint8)
     is_edge = label != 0 if rule == "released" else label == 2
-    assert operators.edge_tokens(labels, rule, PATCH).tolist() == ([0] if is_edge else [])
+    assert operators.edge_tokens(labels, rule).tolist() == ([0] if is_edge else [])
 
 
 @pytest.mark.parametrize("dense", [False, True])
@@ -70,7 +70,7 @@ def test_prompt_embedding(assert_close: Any, dense: bool, labels: Any) -> None:
     weights = [x for a, b in pairwise(widths) for x in (draw(rng, b, a, 3, 3) / 3, draw(rng, b))]
     embedding, table = draw(rng, grid, grid, widths[-1]), draw(rng, 5, 5)
     before = embedding.clone()
-    tokens = operators.prompt_embedding(torch.from_numpy(labels), embedding, table, *weights, PATCH, dense)
+    tokens = operators.prompt_embedding(torch.from_numpy(labels), embedding, table, *weights, dense)
     expected = twins.prompt_embedding(labels, *arrays(embedding, table, *weights), dense=dense)
     assert_close(tokens, expected, "formula")
     assert torch.equal(embedding, before)
@@ -284,7 +284,7 @@ def test_edge_projection(assert_close: Any, grid: int, pixels: int) -> None:
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="rule must be 'released' or 'exact', got 'paper'"):
-        operators.edge_tokens(torch.zeros(16, 16, dtype=torch.uint8), "paper", PATCH)
+        operators.edge_tokens(torch.zeros(16, 16, dtype=torch.uint8), "paper")
     with pytest.raises(ValueError, match="quantizer must be 'bsq' or 'vq', got 'paper'"):
         operators.assign_codes(torch.ones(1, 4), torch.ones(2, 4), torch.zeros(2), "paper")
     edge = torch.zeros(2, 2, 1), torch.zeros(4, 1, 2, 1), torch.zeros(4, 1, 1, 1)
@@ -296,7 +296,7 @@ def test_unknown_names_are_refused() -> None:
 def test_operators_become_single_nodes() -> None:
     class Edges(torch.nn.Module):
         def forward(self, labels: torch.Tensor) -> torch.Tensor:
-            return operators.edge_tokens(labels, "exact", PATCH)
+            return operators.edge_tokens(labels, "exact")
 
     labels = torch.ones(64, 64, dtype=torch.uint8)
     exported = torch.export.export(Edges(), (labels,), strict=False)

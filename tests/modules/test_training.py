@@ -209,6 +209,6 @@ def test_gradients_of_prompt_embedding(dense: bool) -> None:
         inputs += [randn(2, 2, 3, 3), randn(2)]
 
     def embed(embedding: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-        return operators.prompt_embedding(labels, embedding, *rest, 16, dense)  # type: ignore[arg-type]
+        return operators.prompt_embedding(labels, embedding, *rest, dense)  # type: ignore[arg-type]
 
     assert gradcheck(embed, inputs, fast_mode=True)

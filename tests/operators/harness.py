@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 from tolerances import TOLERANCES
 
-from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
+from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION, operator_name
 
 Array = NDArray[Any]
 
@@ -126,7 +126,8 @@ class Library:
 
     def fails(self, message: str, operator: str, inputs: Mapping[str, Array], **options: Any) -> None:
         """Asserts that the operator fails with `message`, a regular expression that `[operator] ` precedes."""
-        with pytest.raises(FAILURES, match=rf"\[{operator}\] {message}"):
+        name, _ = named(operator, inputs, {x: y for x, y in options.items() if x not in ("constant", "threads")})
+        with pytest.raises(FAILURES, match=rf"\[{name}\] {message}"):
             self.run(operator, inputs, **options)
 
 
@@ -137,13 +138,22 @@ def fed(x: Array) -> Any:
     return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(x.view(np.uint16), onnx.TensorProto.BFLOAT16)
 
 
+def named(formula: str, inputs: Collection[str], settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The operator that computes a formula of `twins` with some settings, and those that are its attributes."""
+    attributes = dict(settings)
+    return operator_name(formula, attributes, known="known_qkv" in inputs), attributes
+
+
 def one_node_model(
     operator: str, inputs: Mapping[str, Array], constant: Collection[str], attributes: Mapping[str, object]
 ) -> bytes:
     """A model of one node. No shapes are declared: the operator is the one that checks them."""
+    operator_type, attributes = named(operator, inputs, attributes)
     elements = {name: onnx.helper.np_dtype_to_tensor_dtype(x.dtype) for name, x in inputs.items()}
     outputs = [(f"out_{i}", element) for i, element in enumerate(OUTPUT_TYPES[operator])]
-    node = onnx.helper.make_node(operator, list(inputs), [name for name, _ in outputs], domain=DOMAIN, **attributes)
+    node = onnx.helper.make_node(
+        operator_type, list(inputs), [name for name, _ in outputs], domain=DOMAIN, **attributes
+    )
     graph = onnx.helper.make_graph(
         [node],
         operator,

@@ -89,13 +89,10 @@ def label_maps(side: int) -> list[Array]:
 
 
 def edge_tokens() -> Iterator[Case]:
-    for patch, grid, rule in product((1, 2, 3, 16), (1, 2, 5, 17), ("released", "exact")):
-        for labels in label_maps(patch * grid):
-            yield {"labels": labels}, {"patch": patch, "rule": rule}
-    for side in (255, 256, 257):  # blocks of columns
-        for labels in label_maps(side):
-            yield {"labels": labels}, {"patch": 1}
-    yield {"labels": label_maps(2051)[0]}, {"patch": 1}  # strips of columns
+    for grid, rule in product((1, 2, 3, 5, 15, 16, 17), ("released", "exact")):  # blocks of 256 columns, too
+        for labels in label_maps(16 * grid):
+            yield {"labels": labels}, {"rule": rule}
+    yield {"labels": label_maps(2064)[0]}, {}  # strips of columns
 
 
 def token_box() -> Iterator[Case]:
@@ -114,7 +111,7 @@ def prompt_embedding() -> Iterator[Case]:
         for grid in (1, 2 + i % 7):
             for labels in label_maps(patch * grid):
                 inputs = {"labels": labels, "embedding": floats(grid, grid, channels[-1]), **weights}
-                yield inputs, {"patch": patch, "dense": i % 2}
+                yield inputs, {"dense": i % 2}
 
 
 def rows_of(length: int) -> int:

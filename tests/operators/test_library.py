@@ -134,3 +134,12 @@ def test_interface_version_is_negotiated(tmp_path: Path, monkeypatch: pytest.Mon
     asked, messages = register_with(b"1.18.1", 18, copy_of_library(tmp_path))
     assert asked == [18]
     assert messages[0].startswith("[inter2former] INTER2FORMER_TIER: expected one of ")
+
+
+@pytest.mark.parametrize("attribute", ["activation", "patch", "quantizer", "rule"])
+def test_nodes_of_an_older_graph_are_refused(library: Library, attribute: str) -> None:
+    """What an attribute said in version 1 of the domain would otherwise be passed over."""
+    low_res = {"low_res": np.zeros((2, 2), np.float32)}
+    message = f"expected no attribute {attribute}, got one: the graph is of another version, export it again"
+    for value in ("gelu", 8):
+        library.fails(message, "TokenBox", low_res, **{attribute: value})

@@ -239,9 +239,3 @@ def test_map_is_no_multiple_of_the_grid(library: Library, side: int, grid: int) 
     inputs["edge_corner"] = zeros(4, grid, grid, 3)
     message = r"expected edge \[H, W, Co\] and edge_border \[4, h, W, Co\] with H a multiple of 2\*h, got "
     library.fails(message + f"H={side}, h={grid}", "LocalUpsample", inputs)
-
-
-def test_bad_activation(library: Library) -> None:
-    inputs = make_inputs((2, 3), 2, BOXES["inside"])
-    message = "expected attribute activation to be silu or none, got relu"
-    library.fails(message, "LocalUpsample", inputs, activation="relu")

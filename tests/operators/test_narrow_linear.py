@@ -203,9 +203,3 @@ def zeros(*shape: int) -> NDArray[np.float32]:
 def test_bad_inputs(library: Library, operator: str, name: str, value: Array, message: str, constant: bool) -> None:
     case = OPERATORS[operator][0](6, 4, 3) | {name: value}
     library.fails(message, operator, case, constant=[x for x in case if x != "x"] if constant else [])
-
-
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_bad_activation(library: Library, operator: str) -> None:
-    message = "expected attribute activation to be none or gelu, got relu"
-    library.fails(message, operator, OPERATORS[operator][0](6, 4, 3), activation="relu")
