@@ -25,7 +25,7 @@ from inter2former_deploy.errors import BundleError, ExportMismatchError
 from inter2former_deploy.exporters.agreement import AgreementReport, check_agreement
 from inter2former_deploy.exporters.bodies import check_opset
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, decoder_shapes, export_decoder, export_encoder
-from inter2former_deploy.exporters.parity import ParityReport, check_parity
+from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, ParityReport, check_parity
 from inter2former_deploy.exporters.precision import reduce_precision
 from inter2former_deploy.manifest import BUNDLE_ID_KEY, Manifest, Precision, sha256
 from inter2former_deploy.modules.model import Inter2Former
@@ -88,7 +88,8 @@ def export_bundle(
         seed: Of synthetic weights.
         custom_ops: Verify with the operator library, too; without it the manifest says that nobody did.
         force: Replace a bundle that is there.
-        keep_failed: Leave the graphs of a failed export in `<folder>.failed`, without a manifest.
+        keep_failed: Leave the bundle of a failed export in `<folder>.failed`: `verify_bundle` and `i2f info` take it,
+            a Segmenter does not.
         num_threads: Of onnxruntime in the verification; as many as cores when None.
         progress: Told what comes next.
 
@@ -133,14 +134,13 @@ def export_bundle(
             reference,
             working / DECODER_FILE,
             size=size,
+            reduced=None if precision == "fp32" else (working / ENCODER_FILE, precision),
             custom_ops=custom_ops,
             num_threads=num_threads,
             progress=lambda what: progress(f"verify: {what}"),
         )
-        if not parity.passed:
-            raise ExportMismatchError(_failure(parity), parity)
         agreement = None
-        if precision != "fp32":
+        if precision != "fp32" and parity.passed:
             agreement = check_agreement(
                 reference,
                 working / ENCODER_FILE,
@@ -152,9 +152,7 @@ def export_bundle(
                 num_threads=num_threads,
                 progress=lambda what: progress(f"verify: {what}"),
             )
-            if not agreement.passed:
-                raise ExportMismatchError(agreement.failure(), agreement)
-            reference.unlink()
+        (working / REFERENCE_FILE).unlink(missing_ok=True)
         manifest = Manifest(
             size=size,
             config=model.config.to_dict(),
@@ -170,13 +168,12 @@ def export_bundle(
         )
         manifest.write(working)
         working.chmod(0o755)  # mkdtemp lets only the owner in
+        if not (parity.passed and (agreement is None or agreement.passed)):
+            kept = _keep_failed(working, folder) if keep_failed else None
+            if agreement is None:
+                raise ExportMismatchError(_failure(parity, kept), parity)
+            raise ExportMismatchError(agreement.failure(), agreement)
         _move_into_place(working, folder)
-    except ExportMismatchError:
-        if keep_failed:
-            failed = folder.with_name(f"{folder.name}.failed")
-            shutil.rmtree(failed, ignore_errors=True)
-            working.rename(failed)
-        raise
     finally:
         shutil.rmtree(working, ignore_errors=True)
     return ExportReport(folder=folder, manifest=manifest, parity=parity, agreement=agreement, seconds=steps.seconds)
@@ -217,12 +214,13 @@ def verify_bundle(
     encoder, decoder = folder / ENCODER_FILE, folder / DECODER_FILE
     size, precision = manifest.size, manifest.precision
 
-    def compare(encoder: Path) -> ParityReport:
+    def compare(encoder: Path, reduced: tuple[Path, Precision] | None = None) -> ParityReport:
         return check_parity(
             model,
             encoder,
             decoder,
             size=size,
+            reduced=reduced,
             custom_ops=custom_ops,
             num_threads=num_threads,
             progress=progress,
@@ -236,7 +234,7 @@ def verify_bundle(
         reference.write_bytes(
             export_encoder(model, size=size, opset=manifest.opset or DEFAULT_OPSET).SerializeToString()
         )
-        parity = compare(reference)
+        parity = compare(reference, (encoder, precision))
         agreement = check_agreement(
             reference,
             encoder,
@@ -382,10 +380,35 @@ def _move_into_place(working: Path, folder: Path) -> None:
         working.replace(folder)
 
 
-def _failure(parity: ParityReport) -> str:
+def _keep_failed(working: Path, folder: Path) -> Path:
+    """Move a bundle that failed beside where it would have been; returns its new place."""
+    failed = folder.with_name(f"{folder.name}.failed")
+    shutil.rmtree(failed, ignore_errors=True)
+    working.rename(failed)
+    return failed
+
+
+def _failure(parity: ParityReport, kept: Path | None) -> str:
+    """Which tensors are off, how far, compared with what, and what to try."""
+    failures = sorted(parity.failures, key=lambda check: -check.excess)
     worst = "; ".join(
         f"{check.tensor} ({check.backend}): {check.measure} {check.value:.3g}, at most {check.limit:.3g}"
-        for check in parity.failures[:4]
+        + (f" against {check.against}" if check.against else "")
+        + (f" [{check.note}]" if check.note else "")
+        for check in failures[:4]
     )
-    more = len(parity.failures) - 4
-    return f"the exported graphs differ from PyTorch: {worst}" + (f"; and {more} more" if more > 0 else "")
+    more = f"; and {len(failures) - 4} more" if len(failures) > 4 else ""
+    plain_alone = {check.backend for check in failures} == {PLAIN} and OPERATORS in parity.backends
+    operators_alone = {check.backend for check in failures} == {OPERATORS}
+    if plain_alone:
+        advice = (
+            "onnxruntime alone computes this: try another version of onnxruntime than " + parity.tools["onnxruntime"]
+        )
+    elif operators_alone:
+        advice = (
+            "only the operator library is off: install it again, look at i2f doctor, or export with --no-custom-ops"
+        )
+    else:
+        advice = "export again; if it stays, report it with the versions that i2f doctor prints"
+    examine = f"i2f verify {kept} shows every comparison" if kept else "--keep-failed keeps the bundle for i2f verify"
+    return f"the exported graphs differ from PyTorch: {worst}{more}. What to try: {advice}; {examine}"

@@ -7,7 +7,7 @@ scores that decide, either way is right, and the tensors that follow may differ 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,7 +134,9 @@ def compare_decisions(
         distance = float((theirs - BOX_THRESHOLD).abs().min()) / scale
         # A token at the threshold counts only where the box hangs on it.
         margins["box"] = Margin(smallest=max(distance, math.nextafter(tie, 1)) if sure else min(distance, tie), tie=tie)
-    experts = tuple(tuple(torch.bincount(scores.argmax(1), minlength=scores.shape[1]).tolist()) for scores in exact.expert)
+    experts = tuple(
+        tuple(torch.bincount(scores.argmax(1), minlength=scores.shape[1]).tolist()) for scores in exact.expert
+    )
     return Decisions(margins=margins, experts=experts, same=same)
 
 

@@ -12,19 +12,22 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from inter2former_deploy.config import PATCH
 from inter2former_deploy.contract import BLANK_INPUTS, EDGE_INPUTS, STAGES
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.graphs import EncoderGraph
 from inter2former_deploy.exporters.judgement import Check, Exact, counted, equal, judged
-from inter2former_deploy.modules import edge_operators
+from inter2former_deploy.exporters.precision import KEPT_LAYERS, MIN_WEIGHTS, quantize_weight
+from inter2former_deploy.manifest import Precision
+from inter2former_deploy.modules import edge_operators, operators
 from inter2former_deploy.modules.edges import Canny, CannyNet, ResidualBlock
 from inter2former_deploy.modules.model import Inter2Former
 
 Array = NDArray[Any]
 
-PART = 8  # tokens of a side of the parts in which a large map is judged
+PART = 4  # tokens of a side of the parts in which a large map is judged
 
 
 def exact_embedding(model: Inter2Former, picture: Tensor, own: Tensor) -> Exact:
@@ -37,6 +40,43 @@ def exact_embedding(model: Inter2Former, picture: Tensor, own: Tensor) -> Exact:
     """
     embedding = copy.deepcopy(model.backbone).double()(picture.double())
     return Exact.of(channels_last(embedding), channels_last(own))
+
+
+def reduced_embedding(model: Inter2Former, picture: Tensor, precision: Precision, exact: Exact) -> Exact:
+    """The same with PyTorch's error in reduced precision: of the modules with the layers rounded that the graph rounds.
+
+    Args:
+        model: The reference.
+        picture: Normalised BGR, float32 [1, 3, S, S].
+        precision: "bf16" or "int8".
+        exact: What `exact_embedding` gave.
+    """
+    with _ReducedLayers(precision):
+        own = model.backbone(picture)
+    return Exact.of(torch.from_numpy(exact.values), channels_last(own), name=precision)
+
+
+class _ReducedLayers(TorchFunctionMode):
+    """Computes linear layers of many tokens as `precision.reduce_precision` writes them, but for the first ones."""
+
+    def __init__(self, precision: Precision) -> None:
+        super().__init__()
+        self._precision, self._seen = precision, 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is not F.linear or args[1].numel() < MIN_WEIGHTS or args[0].shape[0] == 1:  # one row: a padding slot
+            return out
+        self._seen += 1
+        if self._seen <= KEPT_LAYERS:
+            return out
+        x, weight, bias = args[0], args[1], args[2] if len(args) > 2 else args[1].new_zeros(len(args[1]))
+        if self._precision == "bf16":
+            return operators.bf16_linear(x, weight.bfloat16(), bias, "none")
+        codes, scale = (torch.from_numpy(array) for array in quantize_weight(weight.numpy()))
+        return operators.int8_linear(x, codes, scale, bias, "none")
 
 
 def channels_last(embedding: Tensor) -> Tensor:

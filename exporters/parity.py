@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import resources
@@ -41,15 +41,18 @@ from inter2former_deploy.contract import (
     PAD_RGB,
 )
 from inter2former_deploy.errors import OperatorLibraryError
+from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.decisions import Decisions, Scores, Watch, compare_decisions
 from inter2former_deploy.exporters.exact import (
     ExactPreparation,
     exact_embedding,
     judge_canny_maps,
+    reduced_embedding,
 )
 from inter2former_deploy.exporters.graphs import DecoderGraph, EncoderGraph
 from inter2former_deploy.exporters.judgement import Check, Exact, equal, judged, limited
 from inter2former_deploy.labels import Click, add_clicks, fold_prediction, unknown_labels
+from inter2former_deploy.manifest import Precision
 from inter2former_deploy.modules.model import Inter2Former
 
 Array = NDArray[Any]
@@ -61,9 +64,8 @@ CLICKS = (  # in pixels of the photograph: the cup, what lies around it, details
     *(Click(285, 190, True), Click(60, 60, False), Click(400, 120, True), Click(520, 330, False)),
     *(Click(150, 260, True), Click(330, 380, False), Click(480, 60, False), Click(250, 90, True)),
 )
-MIN_CLICKS = 4  # more only to reach the experts that these do not reach
-MIN_NOISE_DECODES = 2
-NOISE_DECODES = 4
+SESSION = 4  # clicks of the gate's session
+NOISE_DECODES = (2, 6)  # at least, and at most, to reach the experts that no click reaches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +137,7 @@ def check_parity(
     decoder: Path,
     *,
     size: int,
+    reduced: tuple[Path, Precision] | None = None,
     custom_ops: bool = True,
     num_threads: int | None = None,
     progress: Progress = lambda _: None,
@@ -143,9 +146,10 @@ def check_parity(
 
     Args:
         model: The reference, in evaluation mode.
-        encoder: encoder.onnx.
+        encoder: encoder.onnx in float32.
         decoder: decoder.onnx.
         size: S.
+        reduced: encoder.onnx in reduced precision, too, and which.
         custom_ops: Compare with the operator library, too.
         num_threads: Of onnxruntime; as many as cores when None.
         progress: Told what comes next.
@@ -159,6 +163,8 @@ def check_parity(
         if custom_ops:
             _require_kernels(decoder)
             features[OPERATORS] = gate.check_encoder(encoder, OPERATORS, num_threads)
+        if reduced is not None:
+            gate.check_reduced_encoder(*reduced, features, num_threads)
         gate.check_decoder(decoder, features, num_threads)
         return gate.report()
 
@@ -176,7 +182,7 @@ class Graph:
     def __init__(self, path: Path, outputs: Sequence[str], *, custom_ops: bool, num_threads: int | None) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or 0
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors come as exceptions
         if custom_ops:
             library.register(options)
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -208,11 +214,11 @@ class Gate:
         self.decodes: list[Decode] = []
         self.worst: dict[tuple[str, str, str], Check] = {}  # of all decodes, by tensor, backend and measure
         self.seconds: dict[str, float] = {}
-        picture = EncoderGraph(model).normalize(torch.from_numpy(self.image))
+        self._normalized = EncoderGraph(model).normalize(torch.from_numpy(self.image))
         with self._step("encode in PyTorch"):
-            self.features = model.encode(picture)
+            self.features = model.encode(self._normalized)
         with self._step("encode in PyTorch, float64"):
-            self._embedding = exact_embedding(model, picture, self.features.embedding)
+            self._embedding = exact_embedding(model, self._normalized, self.features.embedding)
         self._preparation = ExactPreparation(model, size, np.random.default_rng())
 
     def check_encoder(self, encoder: Path, backend: str, num_threads: int | None = None) -> Arrays:
@@ -228,9 +234,21 @@ class Gate:
             self.checks += self._preparation.judge(backend, actual)
         return actual
 
-    def check_decoder(
-        self, decoder: Path, features: Mapping[str, Arrays], num_threads: int | None = None
+    def check_reduced_encoder(
+        self, encoder: Path, precision: Precision, backends: Iterable[str], num_threads: int | None = None
     ) -> None:
+        """Compare the embedding of an encoder.onnx in reduced precision; the rest of it is as in float32."""
+        with self._step(f"encode in PyTorch, {precision}"):
+            embedding = reduced_embedding(self.model, self._normalized, precision, self._embedding)
+        multiples = {"largest": tolerances.REDUCED_LARGEST, "mean": tolerances.REDUCED_MEAN}
+        for backend in backends:
+            with self._step(f"encode in {precision}, {backend}"):
+                graph = Graph(encoder, ["image_embedding"], custom_ops=backend == OPERATORS, num_threads=num_threads)
+                actual = graph({ENCODER_INPUT: self.image})["image_embedding"]
+                del graph
+            self.checks += embedding.judge(f"image_embedding in {precision}", backend, actual, **multiples)
+
+    def check_decoder(self, decoder: Path, features: Mapping[str, Arrays], num_threads: int | None = None) -> None:
         """Compare decoder.onnx in a session of clicks, by the encoder's outputs of each backend."""
         graphs = {
             backend: Graph(decoder, DECODER_OUTPUTS, custom_ops=backend == OPERATORS, num_threads=num_threads)
@@ -261,9 +279,7 @@ class Gate:
         reference = unknown_labels(self.size)
         labels = {backend: reference.copy() for backend in graphs}
         apart: dict[str, list[float]] = {backend: [] for backend in graphs}  # 1 - IoU of each side's own masks
-        for number, click in enumerate(CLICKS, 1):
-            if number > MIN_CLICKS and not self._unreached():
-                break
+        for number, click in enumerate(CLICKS[:SESSION], 1):
             scale = self.size / self.side
             at = Click(int(scale * click.x), int(scale * click.y), click.positive)
             with self._step(f"click {number}"):
@@ -293,8 +309,9 @@ class Gate:
         """
         rng = np.random.default_rng(0)
         grid = self.size // PATCH
-        for number in range(1, NOISE_DECODES + 1):
-            if number > MIN_NOISE_DECODES and not self._unreached():
+        at_least, at_most = NOISE_DECODES
+        for number in range(1, at_most + 1):
+            if number > at_least and not self._unreached():
                 return
             with self._step(f"noise {number}"):
                 labels = rng.integers(0, 5, (grid, grid)).astype(np.uint8)

@@ -81,6 +81,11 @@ class Manifest:
         return ModelConfig.from_dict(self.config)
 
     @property
+    def failed(self) -> bool:
+        """Whether the graphs were found to differ from PyTorch: a bundle that was kept to be examined."""
+        return not all(report.get("passed", True) for report in (self.parity or {}, self.agreement or {}))
+
+    @property
     def edge_rule(self) -> str:
         """Which tokens get full attention: "released" or "exact"."""
         return self.model_config.decoder.edge_rule

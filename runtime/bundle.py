@@ -52,19 +52,27 @@ class Bundle:
                 )
 
 
-def open_bundle(folder: Path) -> Bundle:
+def open_bundle(folder: Path, *, failed: bool = False) -> Bundle:
     """Check that a folder holds one whole, unchanged export that this package can run.
+
+    Args:
+        folder: The bundle.
+        failed: Take a bundle that failed its comparison with PyTorch, too, to look at it.
 
     Raises:
         BundleError: it does not; the message names the file and what to do.
     """
-    bundle = read_bundle(folder)
+    bundle = read_bundle(folder, failed=failed)
     bundle.check_files()
     return bundle
 
 
-def read_bundle(folder: Path) -> Bundle:
+def read_bundle(folder: Path, *, failed: bool = False) -> Bundle:
     """The same, but for the graphs themselves: `Bundle.check_files` is left to do.
+
+    Args:
+        folder: The bundle.
+        failed: As of `open_bundle`.
 
     Raises:
         BundleError: a file is missing, or the manifest is not for this package; the message says what to do.
@@ -73,4 +81,10 @@ def read_bundle(folder: Path) -> Bundle:
         raise BundleError(f"there is no bundle {folder}: make one with i2f export -o {folder}")
     if missing := [name for name in (MANIFEST_FILE, ENCODER_FILE, DECODER_FILE) if not (folder / name).is_file()]:
         raise BundleError(f"{folder} is no whole bundle, it lacks {', '.join(missing)}: copy all of it or export again")
-    return Bundle(folder, Manifest.read(folder))
+    bundle = Bundle(folder, Manifest.read(folder))
+    if bundle.manifest.failed and not failed:
+        raise BundleError(
+            f"{folder} failed its comparison with PyTorch when it was exported, its masks may be wrong: look at it "
+            f"with i2f verify {folder}, and export again"
+        )
+    return bundle

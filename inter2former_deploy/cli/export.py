@@ -58,7 +58,10 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
     keep_failed: Annotated[
-        bool, typer.Option("--keep-failed", help="If the graphs differ from PyTorch, leave them in DIR.failed.")
+        bool,
+        typer.Option(
+            "--keep-failed", help="If the graphs differ from PyTorch, leave them in DIR.failed, for i2f verify."
+        ),
     ] = False,
     threads: Annotated[
         int | None,

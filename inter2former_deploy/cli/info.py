@@ -16,7 +16,7 @@ def info(
     """Show what a bundle holds. Its files are checked first."""
     from inter2former_deploy.runtime.bundle import open_bundle
 
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, failed=True)
     manifest = opened.manifest
     if as_json:
         typer.echo(json.dumps(manifest.to_dict(), indent=2))

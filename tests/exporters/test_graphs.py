@@ -27,7 +27,6 @@ from inter2former_deploy.exporters.graphs import (
     export_encoder,
     export_graph,
 )
-from inter2former_deploy.exporters.parity import Check, _Watch
 from inter2former_deploy.modules.model import Inter2Former
 
 GRID, SIZE = 5, 80
@@ -171,34 +170,3 @@ def test_an_encoder_is_no_larger_than_its_weights() -> None:
     graph = export_graph(backbone, (torch.zeros(1, 3, 768, 768),), inputs=("image",), outputs=("embedding",))
     stored = sum(np.prod(x.dims) for x in graph.graph.initializer)
     assert stored < sum(x.numel() for x in backbone.parameters()) + 20_000
-
-
-def test_the_watch_sees_margins_and_experts() -> None:
-    model = model_of(PROBE.with_decoder(edge_rule="exact"))
-    graph = DecoderGraph(model)
-    inputs = decoder_inputs(model.config, SIZE, some_labels(SIZE)["object"])
-    with torch.inference_mode(), _Watch(graph) as watch:
-        _, _, _, tokens, edge = graph(*(torch.from_numpy(inputs[name]) for name in DECODER_INPUTS))
-        margins = watch.margins(tokens)
-    assert [sum(layer) for layer in margins.experts] == [len(edge)] * 2
-    assert 0 < margins.smallest < 0.1
-
-    ffn = model.neck.blocks[0].ffn
-    with torch.no_grad():  # two experts that cannot be told apart
-        ffn.exp_bias[:] = torch.tensor([5.0, 5.0, *[0.0] * 6])
-        ffn.expert_gate[0].weight[1], ffn.expert_gate[0].bias[1] = (
-            ffn.expert_gate[0].weight[0],
-            ffn.expert_gate[0].bias[0],
-        )
-    with torch.inference_mode(), _Watch(graph) as watch:
-        _, _, _, tokens, _ = graph(*(torch.from_numpy(inputs[name]) for name in DECODER_INPUTS))
-        margins = watch.margins(tokens)
-    assert margins.expert == 0
-    assert not ffn._forward_hooks
-
-
-@pytest.mark.parametrize(
-    ("value", "passed"), [(0.0, True), (1.0, True), (1.1, False), (np.nan, False), (np.inf, False)]
-)
-def test_a_check_fails_above_its_limit_and_without_a_number(value: float, passed: bool) -> None:
-    assert Check(tensor="x", backend="y", measure="error", value=value, limit=1.0).passed is passed

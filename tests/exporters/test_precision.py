@@ -181,8 +181,8 @@ def test_scenes() -> None:
 @pytest.fixture
 def one_picture(graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports take the graphs that are there; gates of one picture and one click."""
-    monkeypatch.setattr(parity, "CLICKS", parity.CLICKS[:1])
-    monkeypatch.setattr(parity, "NOISE_DECODES", 0)
+    monkeypatch.setattr(parity, "SESSION", 1)
+    monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
     monkeypatch.setattr(agreement, "CLICKS", parity.CLICKS[:2])
     monkeypatch.setattr(agreement, "pictures_for", lambda _: 2)
     copies = {}

@@ -2,18 +2,37 @@
 
 A mutant changes one thing of an exported encoder.onnx or decoder.onnx: a weight, an attribute, a node of a function
 body. Those of weights and attributes are wrong with the operator library and without it, those of bodies without it.
+Some change nothing after all, such as two equal sides of a shape in the other order: their results stay the same to the
+last bit, and they are counted apart. So are those that onnxruntime does not run.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnx
+import torch
 from onnx import numpy_helper
 
+from inter2former_deploy.config import PROBE
+from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE
+from inter2former_deploy.exporters import parity
+from inter2former_deploy.exporters.bundle import load_weights
+from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
+from inter2former_deploy.exporters.parity import PLAIN, Gate
+
 Graphs = dict[str, onnx.ModelProto]  # by file name
+Verdict = Literal["refused", "accepted", "without effect", "does not run"]
+
+SIZE = 96
+BOX_BIAS = (
+    -2.47
+)  # moves low-resolution logits, so that boxes are parts of the map in some decodes, and all of it in others
 
 FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
@@ -39,6 +58,70 @@ def mutants(graphs: Graphs) -> Iterator[Mutant]:
     for file, graph in graphs.items():
         for name, change in (*_of_weights(graph), *_of_nodes(graph), *_of_bodies(graph)):
             yield Mutant(file, name, change)
+
+
+class Trial:
+    """The gate, set up once for many mutants of the probe model, whose graphs it runs in plain onnxruntime.
+
+    Args:
+        folder: For the graphs.
+        seed: Of the weights.
+    """
+
+    def __init__(self, folder: Path, seed: int = 7) -> None:
+        model, _ = load_weights(None, config=PROBE, seed=seed, edge_rule="exact")
+        with torch.no_grad():
+            model.decode_head.mlp[-1].bias += BOX_BIAS
+        self.graphs: Graphs = {
+            ENCODER_FILE: export_encoder(model, size=SIZE),
+            DECODER_FILE: export_decoder(model, size=SIZE),
+        }
+        self._path = folder / "graph.onnx"
+        with torch.inference_mode():
+            self._gate = Gate(model, SIZE)
+            self._features = self._run(ENCODER_FILE, self.graphs[ENCODER_FILE])
+            self._results = {file: self._digest(file, graph) for file, graph in self.graphs.items()}
+        if self._gate.report().failures:
+            raise RuntimeError("the right graphs fail")
+
+    def judge(self, mutant: Mutant) -> tuple[Verdict, list[str]]:
+        """What the gate says of a mutant, and in which tensors it shows."""
+        graph = mutant.apply(self.graphs)[mutant.file]
+        try:
+            with torch.inference_mode():
+                results = self._digest(mutant.file, graph)
+        except Exception:  # onnxruntime's exceptions have no common base of their own
+            return "does not run", []
+        failures = list(dict.fromkeys(check.tensor for check in self._gate.checks if not check.passed))
+        if failures:
+            return "refused", failures
+        return ("without effect" if results == self._results[mutant.file] else "accepted"), []
+
+    def _digest(self, file: str, graph: onnx.ModelProto) -> str:
+        """Run the gate; a hash of everything that the graph gave it."""
+        digest = hashlib.sha256()
+        run = parity.Graph.__call__
+
+        def noted(graph: parity.Graph, feeds: Any) -> parity.Arrays:
+            outputs = run(graph, feeds)
+            for array in outputs.values():
+                digest.update(np.ascontiguousarray(array))
+            return outputs
+
+        parity.Graph.__call__ = noted  # type: ignore[method-assign]
+        try:
+            self._run(file, graph)
+        finally:
+            parity.Graph.__call__ = run  # type: ignore[method-assign]
+        return digest.hexdigest()
+
+    def _run(self, file: str, graph: onnx.ModelProto) -> dict[str, parity.Arrays]:
+        onnx.save(graph, self._path)
+        self._gate.checks, self._gate.decodes, self._gate.worst = [], [], {}
+        if file == ENCODER_FILE:
+            return {PLAIN: self._gate.check_encoder(self._path, PLAIN, 1)}
+        self._gate.check_decoder(self._path, self._features, 1)
+        return self._features
 
 
 Change = Callable[[onnx.ModelProto], None]
@@ -126,6 +209,8 @@ def _edits_of_attribute(
         half = len(x.ints) // 2
         x.ints[:] = [n + 1 for n in x.ints[:half]] + [n - 1 for n in x.ints[half:]]
 
+    if attribute.ref_attr_name:  # the caller's
+        return
     if name == "epsilon":
         yield "epsilon ten times larger", set_float(attribute.f * 10)
     elif name == "threshold":
@@ -152,9 +237,7 @@ def _edits_of_attribute(
         return  # other shapes: such graphs do not run
 
 
-def _edit_attribute(
-    function: str | None, node: int, name: str, edit: Callable[[onnx.AttributeProto], None]
-) -> Change:
+def _edit_attribute(function: str | None, node: int, name: str, edit: Callable[[onnx.AttributeProto], None]) -> Change:
     def change(graph: onnx.ModelProto) -> None:
         (attribute,) = (x for x in _nodes(graph, function)[node].attribute if x.name == name)
         edit(attribute)
@@ -257,8 +340,7 @@ def _of_constant(function: str, node: int, constant: onnx.NodeProto) -> Iterator
     """A number of a constant changed: a float by 1e-3 of it, a zero to 1e-3; whole numbers are shapes and axes."""
     for attribute in constant.attribute:
         if attribute.name == "value_float":
-            value = attribute.f
-            yield "1e-3 off", _edit_attribute(function, node, attribute.name, lambda x: setattr(x, "f", _off(value)))
+            yield "1e-3 off", _edit_attribute(function, node, attribute.name, lambda x: setattr(x, "f", _off(x.f)))
         elif attribute.name == "value" and attribute.t.data_type == FLOAT:
 
             def edit(x: onnx.AttributeProto) -> None:

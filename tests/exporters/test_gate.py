@@ -1,0 +1,313 @@
+"""The parity gate itself: right graphs pass, wrong ones are refused by the tensor in which they show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from mutants import Trial, mutants
+from onnx import numpy_helper
+
+from inter2former_deploy.config import DEMO, PROBE
+from inter2former_deploy.contract import DECODER_FILE, DECODER_INPUTS, EDGE_INPUTS, ENCODER_FILE, ENCODER_OUTPUTS
+from inter2former_deploy.exporters import tolerances
+from inter2former_deploy.exporters.bundle import load_weights
+from inter2former_deploy.exporters.decisions import Decisions, Watch, compare_decisions
+from inter2former_deploy.exporters.exact import PART, ExactPreparation, _Part, judge_canny_maps
+from inter2former_deploy.exporters.graphs import (
+    DecoderGraph,
+    EncoderGraph,
+    decoder_shapes,
+    export_decoder,
+    export_encoder,
+)
+from inter2former_deploy.exporters.judgement import Check, Exact, judged
+from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Gate, ParityReport, check_parity, load_photograph
+from inter2former_deploy.exporters.precision import reduce_precision
+from inter2former_deploy.modules.model import Inter2Former
+
+Array = np.ndarray
+
+
+def export(model: Inter2Former, folder: Path, size: int) -> tuple[Path, Path]:
+    paths = folder / ENCODER_FILE, folder / DECODER_FILE
+    for path, graph in zip(paths, (export_encoder(model, size=size), export_decoder(model, size=size)), strict=True):
+        onnx.save(graph, path)
+    return paths
+
+
+# ---- Whole graphs.
+
+
+@pytest.mark.parametrize(
+    ("seed", "rule", "size"), [(3, "exact", 128), (11, "released", 112), (None, "exact", 128), (5, "released", 176)]
+)
+def test_right_graphs_pass(seed: int | None, rule: Any, size: int, tmp_path: Path) -> None:
+    """Seeds of synthetic weights, and the bundled ones, with the library and without."""
+    model, _ = load_weights(None, config=None if seed is None else PROBE, seed=seed or 0, edge_rule=rule)
+    assert (model.config.name == DEMO.name) == (seed is None)
+    report = check_parity(model, *export(model, tmp_path, size), size=size, num_threads=2)
+    assert report.passed, report.table()
+    assert report.backends == (PLAIN, OPERATORS)
+    assert all(all(decode.tight.values()) or decode.decisions.on_tie for decode in report.decodes)
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    return Trial(tmp_path_factory.mktemp("mutants"))
+
+
+def test_wrong_graphs_are_refused(trial: Trial) -> None:
+    """Every eighth mutant here; `scripts/gate wrong` tries them all."""
+    found = {mutant: trial.judge(mutant) for mutant in list(mutants(trial.graphs))[::8]}
+    verdicts = Counter(verdict for verdict, _ in found.values())
+    accepted = [f"{mutant.file}: {mutant.name}" for mutant, (verdict, _) in found.items() if verdict == "accepted"]
+    assert not accepted
+    assert verdicts["refused"] >= 60, verdicts
+    assert verdicts["without effect"] + verdicts["does not run"] <= 0.3 * verdicts["refused"], verdicts
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("1e-3 of its size added: backbone.patch_embed.proj.bias", "image_embedding"),
+        ("WindowAttention: windows shifted otherwise", "image_embedding"),
+        ("Resize: nearest for linear", "image_embedding"),
+        ("1e-3 of its size added: edge_detector.block_list.3.0.norm2.bias", "edge_0"),
+        ("EdgeBlock: epsilon ten times larger", "edge_0"),
+        ("first two output channels swapped: neck.blocks.0.qkv_proj.weight", "blank_qkv"),
+        ("LocalUpsample: epsilon ten times larger", "box_logits"),
+        ("HybridExperts: epsilon ten times larger", "tokens"),
+        ("TokenBox: threshold lower by a tenth", "box"),
+        ("first two output channels swapped: neck.blocks.1.bsq_attn.code_proj.weight", "tokens"),
+    ],
+)
+def test_a_wrong_graph_shows_where_it_is_wrong(trial: Trial, name: str, tensor: str) -> None:
+    (mutant,) = {mutant.name: mutant for mutant in mutants(trial.graphs) if mutant.name == name}.values()
+    verdict, failures = trial.judge(mutant)
+    assert verdict == "refused"
+    assert tensor in failures
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_reduced_precision_is_judged_by_modules_rounded_alike(
+    precision: Any, probe_model: Inter2Former, tmp_path: Path
+) -> None:
+    size = 128
+    graph = reduce_precision(export_encoder(probe_model, size=size), precision)
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(graph)
+    (bias,) = (x for x in wrong.graph.initializer if x.name == "backbone.lateral_convs.3.1.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.05), bias.name))
+    for it, passes in ((graph, True), (wrong, False)):
+        onnx.save(it, tmp_path / ENCODER_FILE)
+        with torch.inference_mode():
+            gate = Gate(probe_model, size)
+            gate.check_reduced_encoder(tmp_path / ENCODER_FILE, precision, (PLAIN, OPERATORS), 2)
+        assert [check.measure for check in gate.checks] == ["largest error", "mean error"] * 2
+        assert all(check.passed for check in gate.checks) == passes, gate.report().table()
+
+
+# ---- Tensors.
+
+
+def test_a_tensor_may_be_off_a_multiple_of_what_float32_is() -> None:
+    rng = np.random.default_rng(0)
+    exact = rng.standard_normal(10000)
+    own = exact + 1e-5 * rng.standard_normal(10000)
+    yardstick = Exact.of(torch.from_numpy(exact), torch.from_numpy(own))
+
+    def failures(actual: Array) -> list[str]:
+        return [check.measure for check in judged("x", "y", actual, yardstick) if not check.passed]
+
+    again = exact + 2e-5 * rng.standard_normal(10000)  # as good as another order of sums
+    assert failures(again) == []
+    outlier = again.copy()
+    outlier[7] += 1e-3  # the mean hides it
+    assert failures(outlier) == ["largest error"]
+    assert failures(exact + 5e-5) == ["mean error"]  # the largest hides it
+    missing = again.copy()
+    missing[3] = np.nan
+    assert failures(missing) == ["largest error", "mean error"]
+    assert failures(again[:-1]) == ["count"]
+
+
+def test_units_in_the_last_place_are_no_difference() -> None:
+    exact = torch.linspace(-3, 3, 100, dtype=torch.float64)
+    yardstick = Exact.of(exact, exact)  # PyTorch happens to be exact
+    rounded = np.nextafter(exact.numpy().astype(np.float32), np.float32(9))
+    assert all(check.passed for check in judged("x", "y", rounded, yardstick))
+    assert not all(check.passed for check in judged("x", "y", exact.numpy() * (1 + 1e-5), yardstick))
+
+
+@pytest.mark.parametrize(
+    ("value", "passed"), [(0.0, True), (1.0, True), (1.1, False), (np.nan, False), (np.inf, False)]
+)
+def test_a_check_fails_above_its_limit_and_without_a_number(value: float, passed: bool) -> None:
+    check = Check(tensor="x", backend="y", measure="largest error", value=value, limit=1.0)
+    assert check.passed is passed
+    assert (check.excess > 1) is not passed
+    assert Check(tensor="x", backend="y", measure="count", value=1.0, limit=0.0).excess == np.inf
+
+
+# ---- Canny maps.
+
+
+@pytest.fixture(scope="module")
+def canny(probe_model: Inter2Former) -> tuple[Any, torch.Tensor, Array]:
+    """The module, a picture with flat padding, and its maps."""
+    picture = torch.zeros(96, 96, 3)
+    picture[:64] = torch.from_numpy(load_photograph()[100:164, 200:296].astype(np.float32))
+    with torch.inference_mode():
+        maps = probe_model.edge_detector.canny.encode(picture).numpy()
+    return probe_model.edge_detector.canny, picture, maps
+
+
+def canny_failures(canny: tuple[Any, torch.Tensor, Array], maps: Array) -> list[str]:
+    module, picture, _ = canny
+    with torch.inference_mode():
+        checks = list(judge_canny_maps("x", maps, module, picture))
+    assert len(checks) == 6
+    return [check.tensor.split("/")[1] for check in checks if not check.passed]
+
+
+def test_right_canny_maps_pass(canny: Any) -> None:
+    assert canny_failures(canny, canny[2]) == []
+
+
+def test_noise_of_flat_pixels_is_free(canny: Any) -> None:
+    """Where the gradient vanishes any direction is right, and no pixel may be a maximum but by its own neighbours."""
+    maps = canny[2].copy()
+    assert (maps[0, 70:] == 0).all()
+    maps[1, 70:] = np.random.default_rng(0).integers(0, 9, (26, 96)) * 45
+    assert canny_failures(canny, maps) == []
+
+
+def test_wrong_canny_maps_are_refused(canny: Any) -> None:
+    _, _, right = canny
+    strong = np.unravel_index(np.argmax(right[2]), right[2].shape)  # a maximum across an edge
+    edits: dict[str, list[str]] = {"direction": ["grad_ori"], "thin": ["thin"], "early": ["early"]}
+    for edit, expected in edits.items():
+        maps = right.copy()
+        if edit == "direction":
+            maps[1][strong] = (maps[1][strong] + 90) % 360
+        elif edit == "thin":
+            maps[2][strong] = 0
+        else:
+            maps[4][strong] = 0
+        assert set(expected) <= set(canny_failures(canny, maps)), edit
+    shifted = right.copy()
+    shifted[0] += 2e-4
+    assert "grad_mag" in canny_failures(canny, shifted)
+    assert "grad_ori" in canny_failures(canny, np.where(np.arange(5)[:, None, None] == 1, right + 1, right))
+
+
+# ---- Parts of large maps.
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (16 - PART, 16 - PART), (6, 5), (0, 12)])
+def test_a_part_is_that_of_the_whole(row: int, column: int, probe_model: Inter2Former) -> None:
+    """But for the statistics of norms, which are those of float32."""
+    size = 256
+    with torch.inference_mode():
+        picture = torch.from_numpy(load_photograph()[:size, :size].astype(np.float32))
+        maps = probe_model.edge_detector.canny.encode(picture)
+        preparation = ExactPreparation(probe_model, size, np.random.default_rng(0))
+        whole = dict(zip(EDGE_INPUTS, preparation._exact.edge_inputs(maps.double()), strict=True))
+        moments: list[Any] = []
+        from inter2former_deploy.exporters.exact import _moments_of_norms
+
+        with _moments_of_norms(preparation._own.edge_detector, moments):
+            preparation._own.edge_detector.features(maps[None])
+        part = _Part(row, column)
+        found = preparation._exact_part(maps, moments, part)
+        for name in EDGE_INPUTS:
+            expected = part.of(name, whole[name])
+            assert found[name].shape == expected.shape
+            assert (found[name] - expected).abs().max() <= 3e-7 * whole[name].abs().max(), name
+
+
+def test_large_maps_are_judged_in_parts_and_as_a_whole(
+    probe_model: Inter2Former, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 256
+    monkeypatch.setattr(tolerances, "PARTS_ABOVE", 0)
+    with torch.inference_mode():
+        picture = torch.from_numpy(load_photograph()[:size, :size].astype(np.float32))
+        outputs = EncoderGraph(probe_model)(picture)
+        actual = {name: x.numpy() for name, x in zip(ENCODER_OUTPUTS, outputs, strict=True)}
+
+        def failures() -> set[str]:
+            preparation = ExactPreparation(probe_model, size, np.random.default_rng(1))
+            return {check.tensor for check in preparation.judge("x", actual) if not check.passed}
+
+        assert failures() == set()
+        actual["edge_2"] = actual["edge_2"].copy()
+        actual["edge_2"][-1, -1] += 1e-3 * np.abs(actual["edge_2"]).max()  # in neither part
+        assert failures() == {"edge_2 (whole map)"}
+        actual["edge_border_1"] = actual["edge_border_1"].copy()
+        actual["edge_border_1"][0, 1] *= 1 + 1e-4  # in the corner part
+        assert {"edge_border_1"} <= failures()
+
+
+# ---- Decisions.
+
+
+def decisions_of(model: Inter2Former, size: int = 80) -> tuple[Decisions, int]:
+    rng = np.random.default_rng(size)
+    labels = np.ones((size, size), np.uint8)
+    labels[20:40, 26:40] = 3
+    labels[26, 26] = 4
+    shapes = decoder_shapes(model.config, size)
+    inputs = [torch.from_numpy(rng.standard_normal(shapes[name]).astype(np.float32)) for name in DECODER_INPUTS[1:]]
+    scores, tokens = [], []
+    for dtype in (torch.float64, torch.float32):
+        decoder = DecoderGraph(model).to(dtype)
+        with torch.inference_mode(), Watch(decoder) as watch:
+            _, _, _, found, edge = decoder(torch.from_numpy(labels), *(x.to(dtype) for x in inputs))
+        scores.append(watch.scores)
+        tokens.append(found)
+        assert not decoder.neck.blocks[0].ffn._forward_hooks
+        if dtype == torch.float64:
+            exact = DecoderGraph(Inter2Former(model.config)).double()
+            exact.load_state_dict(decoder.state_dict())
+    with torch.inference_mode():
+        return compare_decisions(exact, *scores, *tokens), len(edge)
+
+
+def test_margins_and_experts_of_a_decode() -> None:
+    model, _ = load_weights(None, config=PROBE, edge_rule="exact")
+    decisions, edge = decisions_of(model)
+    assert [sum(layer) for layer in decisions.experts] == [edge] * 2
+    assert set(decisions.margins) == {"code 0", "code 1", "expert 0", "expert 1", "box"}
+    assert all(margin.smallest > margin.tie > 0 for margin in decisions.margins.values())
+    assert decisions.same
+    assert not decisions.on_tie
+
+
+def test_equal_experts_are_a_tie() -> None:
+    model, _ = load_weights(None, config=PROBE, edge_rule="exact")
+    ffn = model.neck.blocks[0].ffn
+    with torch.no_grad():
+        ffn.exp_bias[:] = torch.tensor([5.0, 5.0, *[0.0] * 6])
+        gate = ffn.expert_gate[0]
+        gate.weight[1], gate.bias[1] = gate.weight[0], gate.bias[0]
+    decisions, _ = decisions_of(model)
+    assert decisions.margins["expert 0"].smallest < 1e-12
+    assert decisions.on_tie
+    assert decisions.nearest.startswith("expert 0")
+
+
+def test_a_report_can_be_written_whatever_it_holds() -> None:
+    checks = tuple(
+        Check(tensor="x", backend="y", measure="largest error", value=value, limit=1.0, against="float64")
+        for value in (np.nan, np.inf, 0.5)
+    )
+    report = ParityReport(size=16, backends=("y",), checks=checks, decodes=(), unreached_experts=(), tools={})
+    assert [entry["passed"] for entry in report.to_dict()["checks"]] == [False, False, True]
+    assert [entry["value"] for entry in report.to_dict()["checks"]] == ["nan", "inf", 0.5]
