@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, cast
 
 import numpy as np
@@ -28,6 +29,7 @@ from inter2former_deploy.modules.model import Inter2Former
 Array = NDArray[Any]
 
 PART = 4  # tokens of a side of the parts in which a large map is judged
+NO_GRADIENT = 180  # direction of a pixel without any
 
 
 def exact_embedding(model: Inter2Former, picture: Tensor, own: Tensor) -> Exact:
@@ -100,8 +102,9 @@ def judge_canny_maps(backend: str, maps: Array, canny: Canny, image: Tensor) -> 
     exact, own = _gradient(canny, image.double()), _gradient(canny, image)
     lengths = (_magnitude(*gradient) for gradient in (exact, own))
     yield from judged("canny_maps/grad_mag", backend, magnitude, Exact.of(*lengths))
-    allowed = _directions(*(g.sum(0) for g in (*exact, *own)))
-    yield counted("canny_maps/grad_ori", backend, ~allowed(torch.from_numpy(direction)).numpy())
+    right = _right_directions(torch.from_numpy(direction), *(g.sum(0) for g in (*exact, *own))).numpy()
+    none = magnitude == 0  # no channel has a gradient
+    yield counted("canny_maps/grad_ori", backend, np.where(none, direction != NO_GRADIENT, ~right))
     # One difference has the right sign in float32, too: no tie is left to rounding here.
     falls = F.conv2d(torch.from_numpy(magnitude).double()[None, None], _DIFFERENCES.double(), padding=1)[0]
     is_maximum = torch.minimum(falls[:4], falls[4:]) > 0  # along each of the four axes
@@ -126,22 +129,17 @@ def _magnitude(gx: Tensor, gy: Tensor) -> Tensor:
     return (gx.square() + gy.square()).sqrt().sum(0)
 
 
-def _directions(gx: Tensor, gy: Tensor, own_gx: Tensor, own_gy: Tensor) -> Any:
-    """Says of a map of directions where it is right: that of the gradient, give or take what float32 is off."""
+def _right_directions(direction: Tensor, gx: Tensor, gy: Tensor, own_gx: Tensor, own_gy: Tensor) -> Tensor:
+    """Where a map of directions is that of the gradient, give or take what float32 is off."""
     off = max(float((own - exact).abs().max()) for own, exact in ((own_gx, gx), (own_gy, gy)))
     largest = max(float(gx.abs().max()), float(gy.abs().max()))
     slack = tolerances.DECISION * max(off, tolerances.FLOOR * largest)
-
-    def allowed(direction: Tensor) -> Tensor:
-        steps = (-slack, 0.0, slack)
-        found = torch.zeros_like(direction, dtype=torch.bool)
-        for dx in steps:
-            for dy in steps:
-                found |= direction == edge_operators.gradient_direction(gx + dx, gy + dy)
-        vanishes = gx.abs().maximum(gy.abs()) <= 4 * slack  # between the steps lie directions that none of them has
-        return found | (vanishes & (direction % 45 == 0) & (direction >= 0) & (direction <= 360))
-
-    return allowed
+    right = torch.zeros_like(direction, dtype=torch.bool)
+    for dx, dy in product((-slack, 0.0, slack), repeat=2):
+        right |= direction == edge_operators.gradient_direction(gx + dx, gy + dy)
+    # Where the gradient vanishes, directions lie between the steps that none of them has.
+    vanishes = gx.abs().maximum(gy.abs()) <= 4 * slack
+    return right | (vanishes & (direction % 45 == 0) & (direction >= 0) & (direction <= 360))
 
 
 # ---- What else the encoder graph gives.

@@ -299,6 +299,11 @@ _OTHER_OPERATOR = {
 }
 
 
+_NOTHING_CHANGES = {
+    ("Rotate", "Concat")
+}  # queries and keys with their channels in the same other order: equal products
+
+
 def _of_bodies(graph: onnx.ModelProto) -> Iterator[NamedChange]:
     """Each node of each function that the graph uses: another operator, inputs in another order, another constant."""
     for function in _used(graph):
@@ -306,6 +311,8 @@ def _of_bodies(graph: onnx.ModelProto) -> Iterator[NamedChange]:
             where = f"{function.name}, node {i}, {node.op_type}"
             if other := _OTHER_OPERATOR.get(node.op_type):
                 yield f"{where}: {other} instead", _rename(function.name, i, other)
+            elif (function.name, node.op_type) in _NOTHING_CHANGES:
+                continue
             elif node.op_type in ("Sub", "Div", "Concat") and len(node.input) > 1:
                 yield f"{where}: inputs in the other order", _reverse_inputs(function.name, i)
             elif node.op_type == "Constant":

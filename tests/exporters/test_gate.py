@@ -181,11 +181,13 @@ def test_right_canny_maps_pass(canny: Any) -> None:
 
 
 def test_noise_of_flat_pixels_is_free(canny: Any) -> None:
-    """Where the gradient vanishes any direction is right, and no pixel may be a maximum but by its own neighbours."""
+    """Where the gradient is rounding noise any direction is right, and where there is none it is 180 degrees."""
     maps = canny[2].copy()
     assert (maps[0, 70:] == 0).all()
     maps[1, 70:] = np.random.default_rng(0).integers(0, 9, (26, 96)) * 45
-    assert canny_failures(canny, maps) == []
+    assert canny_failures(canny, maps) == ["grad_ori"]
+    maps[0, 70:] = 1e-8
+    assert set(canny_failures(canny, maps)) <= {"thin"}  # the border of the noise is a maximum now
 
 
 def test_wrong_canny_maps_are_refused(canny: Any) -> None:
