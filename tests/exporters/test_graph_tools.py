@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnx.inliner
 import onnx.reference
 import onnxruntime
 import pytest
@@ -26,8 +25,8 @@ from inter2former_deploy.modules.model import Inter2Former
 
 Array = NDArray[Any]
 Runner = Callable[[Mapping[str, Array]], dict[str, Array]]
-SIZE = 128
-CLICKS = (Click(40, 44, True), Click(90, 100, False), Click(60, 30, True), Click(12, 110, False))
+SIZE = 96
+CLICKS = (Click(40, 44, True), Click(90, 80, False), Click(60, 30, True), Click(12, 90, False))
 
 
 class Session(NamedTuple):
@@ -191,7 +190,7 @@ def test_bodies_for_other_sizes_are_refused(session: Session) -> None:
             end = next(node for node in blocks.node if node.output[0].startswith("at_") and node.output[0] != "at_0")
             end.attribute[0].CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(np.array([1]))))
         model.functions.extend(bodies_of)
-        with pytest.raises(Exception, match="Reshape|ScatterND"):
+        with pytest.raises(Exception, match=r"Reshape|ScatterND"):
             plain(model)(inputs)
 
 
@@ -220,10 +219,6 @@ def checked(model: onnx.ModelProto, _: Path) -> onnx.ModelProto:
 
 def inferred(model: onnx.ModelProto, _: Path) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-
-
-def inlined(model: onnx.ModelProto, _: Path) -> onnx.ModelProto:
-    return onnx.inliner.inline_local_functions(model)
 
 
 def without_functions(model: onnx.ModelProto, _: Path) -> onnx.ModelProto:
@@ -258,7 +253,6 @@ TOOLS = {
     "optimized by onnxruntime": optimized,
     "checker": checked,
     "shape inference": inferred,
-    "inliner": inlined,
     "inline": without_functions,
     "onnxslim": slimmed,
     "onnxsim": simplified,
@@ -299,7 +293,7 @@ def reference(model: onnx.ModelProto) -> Runner:
 
 
 def test_reference_evaluator(session: Session, assert_close: Any) -> None:
-    some = session._replace(decodes=[session.decodes[i] for i in (0, 2, 4, 6)])
+    some = session._replace(decodes=[session.decodes[i] for i in (0, 4, 6)])
     assert_same(some, reference(session.encoder), reference(session.decoder), assert_close)
 
 
