@@ -20,10 +20,10 @@ import onnx
 from inter2former_deploy import library
 from inter2former_deploy.checkpoint import bundled_weights, load_checkpoint, synthetic_state_dict
 from inter2former_deploy.config import EdgeRule, ModelConfig
-from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE
+from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, INLINE_FILES, MANIFEST_FILE
 from inter2former_deploy.errors import BundleError, ExportMismatchError
 from inter2former_deploy.exporters.agreement import AgreementReport, check_agreement
-from inter2former_deploy.exporters.bodies import check_opset
+from inter2former_deploy.exporters.bodies import check_opset, inline_bodies
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, decoder_shapes, export_decoder, export_encoder
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, ParityReport, check_parity
 from inter2former_deploy.exporters.precision import reduce_precision
@@ -67,6 +67,7 @@ def export_bundle(
     min_iou: float | None = None,
     seed: int = DEFAULT_SEED,
     custom_ops: bool = True,
+    inline: bool = False,
     force: bool = False,
     keep_failed: bool = False,
     num_threads: int | None = None,
@@ -87,6 +88,8 @@ def export_bundle(
             `agreement.MIN_IOU` when None.
         seed: Of synthetic weights.
         custom_ops: Verify with the operator library, too; without it the manifest says that nobody did.
+        inline: Write the graphs a second time, without functions (`contract.INLINE_FILES`), for runtimes that know
+            none (docs/other-runtimes.md).
         force: Replace a bundle that is there.
         keep_failed: Leave the bundle of a failed export in `<folder>.failed`: `verify_bundle` and `i2f info` take it,
             a Segmenter does not.
@@ -127,7 +130,7 @@ def export_bundle(
             with steps(f"encoder in {precision}"):
                 encoder = reduce_precision(encoder, precision)
         with steps("write graphs"):
-            bundle_id = _write_graphs(working, encoder, decoder)
+            bundle_id = _write_graphs(working, encoder, decoder, inline=inline)
         del encoder, decoder
         parity = check_parity(
             model,
@@ -157,6 +160,7 @@ def export_bundle(
             size=size,
             config=model.config.to_dict(),
             files={name: sha256(working / name) for name in (ENCODER_FILE, DECODER_FILE)},
+            inline_files={name: sha256(working / name) for name in INLINE_FILES.values()} if inline else {},
             bundle_id=bundle_id,
             opset=opset,
             precision=precision,
@@ -205,7 +209,7 @@ def verify_bundle(
     """
     folder = Path(folder)
     manifest = Manifest.read(folder)
-    for name, expected in manifest.files.items():
+    for name, expected in (manifest.files | manifest.inline_files).items():
         path = folder / name
         if not path.is_file() or sha256(path) != expected:
             raise BundleError(f"{path} is missing or is not the file of this bundle: export it again")
@@ -335,8 +339,8 @@ class _Steps:
         self.seconds[what] = round(time.perf_counter() - start, 3)
 
 
-def _write_graphs(folder: Path, encoder: onnx.ModelProto, decoder: onnx.ModelProto) -> str:
-    """Both files; returns the bundle's id, which is the same for the same graphs and stands in both."""
+def _write_graphs(folder: Path, encoder: onnx.ModelProto, decoder: onnx.ModelProto, *, inline: bool) -> str:
+    """Both files, or all four; returns the bundle's id, which is the same for the same graphs and stands in all."""
     digest = hashlib.sha256()
     for graph in (encoder, decoder):
         if graph.ByteSize() > PROTOBUF_LIMIT:
@@ -346,6 +350,8 @@ def _write_graphs(folder: Path, encoder: onnx.ModelProto, decoder: onnx.ModelPro
     for name, graph in ((ENCODER_FILE, encoder), (DECODER_FILE, decoder)):
         onnx.helper.set_model_props(graph, {BUNDLE_ID_KEY: bundle_id})
         (folder / name).write_bytes(graph.SerializeToString(deterministic=True))
+        if inline:
+            (folder / INLINE_FILES[name]).write_bytes(inline_bodies(graph).SerializeToString(deterministic=True))
     return bundle_id
 
 
@@ -363,7 +369,7 @@ def _check_target(folder: Path, force: bool) -> None:
         raise FileNotFoundError(f"there is no folder {folder.parent}")
     if not folder.exists():
         return
-    if not folder.is_dir() or any(path.name not in FILES for path in folder.iterdir()):
+    if not folder.is_dir() or any(path.name not in (*FILES, *INLINE_FILES.values()) for path in folder.iterdir()):
         raise FileExistsError(f"{folder} exists and is no bundle: name another folder")
     if not force and any(folder.iterdir()):
         raise FileExistsError(f"{folder} exists: replace it with --force or name another folder")

@@ -46,6 +46,10 @@ CHOICES: dict[str, tuple[str, dict[str, str]]] = {
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
 MANIFEST_FILE = "manifest.json"
+INLINE_FILES = {  # the same graphs without functions, for runtimes that know none; where they were asked for
+    ENCODER_FILE: "encoder.inline.onnx",
+    DECODER_FILE: "decoder.inline.onnx",
+}
 
 STAGES = 4
 EDGE_INPUTS = tuple(f"edge{kind}_{i}" for kind in ("", "_border", "_corner") for i in range(STAGES))

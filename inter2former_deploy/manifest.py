@@ -18,6 +18,7 @@ from inter2former_deploy.contract import (
     DOMAIN,
     DOMAIN_VERSION,
     ENCODER_FILE,
+    INLINE_FILES,
     MANIFEST_FILE,
     MEAN_BGR,
     PAD_MULTIPLE,
@@ -52,6 +53,7 @@ class Manifest:
     size: int  # S, the model resolution: side of the square that images are scaled into, pixels
     config: dict[str, Any]  # `ModelConfig.to_dict()`
     files: dict[str, str]  # SHA-256 of both graphs by name, hexadecimal
+    inline_files: dict[str, str] = field(default_factory=dict)  # the same of their forms without functions, if any
     schema_version: int = SCHEMA_VERSION
     bundle_id: str = ""  # also in the metadata of both graphs, under `BUNDLE_ID_KEY`
     opset: int | None = None  # of the standard operators
@@ -69,7 +71,10 @@ class Manifest:
             raise ValueError(f"size must be a positive multiple of {PATCH}, got {self.size!r}")
         if sorted(self.files) != sorted((ENCODER_FILE, DECODER_FILE)):
             raise ValueError(f"files must be {ENCODER_FILE} and {DECODER_FILE}, got {', '.join(self.files)}")
-        if not all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in self.files.values()):
+        if self.inline_files and sorted(self.inline_files) != sorted(INLINE_FILES.values()):
+            raise ValueError(f"inline_files must be {' and '.join(INLINE_FILES.values())}, got {self.inline_files!r}")
+        digests = (*self.files.values(), *self.inline_files.values())
+        if not all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in digests):
             raise ValueError("files must have SHA-256 digests, 64 hexadecimal digits")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {self.precision!r}")

@@ -197,22 +197,15 @@ class Decoder {
     }
     attribute(name, values);
   }
-  void choice(const char* name, const char* a, const char* b) {
-    const bool bad = one_in(64);
-    case_.valid = case_.valid && !bad;
-    attribute(name, std::string(bad ? "neither" : one_in(2) ? b : a));
-  }
 
   // ---- Operators.
 
   void edge_tokens() {
-    case_.op = "EdgeTokens";
-    const int64_t patch = bytes_.PickValueInArray({16, 1, 2, 3, 4, 7, 8, 33, 64});
+    case_.op = one_in(2) ? "EdgeTokensExact" : "EdgeTokens";
+    const int64_t patch = 16;
     const int64_t side = one_in(16) ? between(0, 600) : patch * between(0, 128 / patch);
     labels(side);
     case_.valid = case_.valid && side % patch == 0;
-    integer("patch", patch);
-    choice("rule", "released", "exact");
   }
 
   void token_box() {
@@ -235,7 +228,6 @@ class Decoder {
       weights("w" + std::to_string(i), {channels[i + 1], channels[i], 3, 3});
       weights("b" + std::to_string(i), {channels[i + 1]});
     }
-    integer("patch", patch);
     integer("dense", between(0, 1));
     if (one_in(32)) {
       case_.inputs.pop_back();
@@ -244,13 +236,13 @@ class Decoder {
   }
 
   void hybrid_attention() {
-    case_.op = "HybridAttention";
     const int64_t heads = between(1, 4), head_width = 4 * size(heads == 1 ? 64 : 9);
     const int64_t width = heads * head_width;
     const bool few = width > 24 || one_in(2);
     const int64_t columns = bytes_.PickValueInArray({1, 2, 3, 5, 9, few ? 8 : 30});
     const int64_t rows = between(0, few ? 9 : 30);
     const bool argmax = one_in(2);
+    case_.op = argmax ? "HybridAttentionVq" : "HybridAttention";
     const int64_t scores = argmax ? size(49) : between(1, width > 24 ? 6 : 9);
     floats("qkv", {rows * columns, 3 * width});
     edge(rows * columns);
@@ -259,8 +251,10 @@ class Decoder {
     weights("codewords", {argmax ? scores : int64_t{1} << scores, width});
     integer("heads", heads);
     integer("grid_width", columns);
-    attribute("quantizer", std::string(argmax ? "vq" : "bsq"));
-    if (one_in(2)) known(rows * columns, width, heads);
+    if (one_in(2)) {
+      case_.op += "Known";
+      known(rows * columns, width, heads);
+    }
   }
 
   // What is known of a qkv that differs in some tokens from the first input.
@@ -273,10 +267,6 @@ class Decoder {
     add("known_qkv", kFloat, {tokens, 3 * width}, false).data = std::move(qkv);
     floats("known_out", {tokens, width});
     floats("known_logsum", {tokens, heads});
-    if (one_in(32)) {
-      case_.inputs.pop_back();
-      case_.valid = false;
-    }
   }
 
   void full_attention() {
@@ -315,14 +305,13 @@ class Decoder {
   }
 
   void norm_linear() {
-    case_.op = "NormLinear";
+    case_.op = one_in(2) ? "NormLinear" : "NormLinearGelu";
     const int64_t inputs = size(65), outputs = size(65);
     floats("x", {between(0, 250), inputs});
     weights("norm_weight", {inputs});
     weights("norm_bias", {inputs});
     weights("weight", {outputs, inputs});
     weights("bias", {outputs});
-    choice("activation", "gelu", "none");
     epsilon();
   }
 
@@ -336,7 +325,7 @@ class Decoder {
   }
 
   void local_upsample() {
-    case_.op = "LocalUpsample";
+    case_.op = one_in(2) ? "LocalUpsampleLinear" : "LocalUpsample";
     const int64_t in = size(33), out = one_in(2) ? size(49) : int64_t{1} << between(0, 4);
     const int64_t u = between(1, 4), grid = between(1, in * out > 200 ? 4 : 9), side = 2 * u * grid;
     int64_t left = between(0, grid - 1), top = between(0, grid - 1);
@@ -361,7 +350,6 @@ class Decoder {
     floats("edge", {side, side, out});
     floats("edge_border", {4, grid, side, out});
     floats("edge_corner", {4, grid, grid, out});
-    choice("activation", "silu", "none");
     epsilon();
   }
 
@@ -387,20 +375,18 @@ class Decoder {
   }
 
   void int8_linear() {
-    case_.op = "Int8Linear";
+    case_.op = one_in(2) ? "Int8LinearGelu" : "Int8Linear";
     const auto [inputs, outputs] = linear();
     narrow("weight", kInt8, {outputs, inputs});
     weights("scale", {outputs});
     weights("bias", {outputs});
-    choice("activation", "none", "gelu");
   }
 
   void bf16_linear() {
-    case_.op = "Bf16Linear";
+    case_.op = one_in(2) ? "Bf16LinearGelu" : "Bf16Linear";
     const auto [inputs, outputs] = linear();
     narrow("weight", kBfloat16, {outputs, inputs});
     weights("bias", {outputs});
-    choice("activation", "none", "gelu");
   }
 
   // The input of a linear layer; returns inputs and outputs.

@@ -66,7 +66,7 @@ Message value_info(const std::string& name, ONNXTensorElementDataType type) {
 
 std::string one_node_model(const Case& c, bool constants) {
   const std::string domain = "inter2former";
-  const bool indices = c.op == "EdgeTokens" || c.op == "TokenBox";
+  const bool indices = c.op.rfind("EdgeTokens", 0) == 0 || c.op == "TokenBox";
   Message node, graph;
   for (const Tensor& tensor : c.inputs) {
     node.text(1, tensor.name);
@@ -87,7 +87,7 @@ std::string one_node_model(const Case& c, bool constants) {
       .number(1, 10)
       .message(7, graph)
       .message(8, Message().text(1, "").number(2, 20))
-      .message(8, Message().text(1, domain).number(2, 1))
+      .message(8, Message().text(1, domain).number(2, 2))
       .bytes();
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import helper, numpy_helper
 
 from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
@@ -83,7 +84,16 @@ from inter2former_deploy.exporters.bodies.shared import (
 from inter2former_deploy.exporters.bodies.token_box import TokenBox
 from inter2former_deploy.exporters.bodies.window_attention import PartOf, Starts, Turns, WindowAttention, Windows
 
-__all__ = ["HELPER_DOMAIN", "HELPER_VERSION", "MAX_OPSET", "MIN_OPSET", "add_bodies", "check_opset", "function_protos"]
+__all__ = [
+    "HELPER_DOMAIN",
+    "HELPER_VERSION",
+    "MAX_OPSET",
+    "MIN_OPSET",
+    "add_bodies",
+    "check_opset",
+    "function_protos",
+    "inline_bodies",
+]
 
 MIN_OPSET = 18  # torch.onnx.export(dynamo=True) starts here, and so do the operators of the bodies
 MAX_OPSET = 24  # the newest that was run
@@ -193,6 +203,23 @@ def add_bodies(model: onnx.ModelProto) -> None:
     for domain, version in ((DOMAIN, DOMAIN_VERSION), (HELPER_DOMAIN, HELPER_VERSION)):
         if domain not in versions:
             model.opset_import.append(helper.make_opsetid(domain, version))
+
+
+def inline_bodies(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model without functions: their bodies stand where they were called, all operators are the standard's.
+
+    Args:
+        model: With the bodies of its operators; it is left as it is.
+    """
+    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model)
+    for node in inlined.graph.node:
+        if node.op_type == "Constant":  # attributes of a call, as onnxslim 0.1.98 reads a float as float64 otherwise
+            _as_tensor(node.attribute[0])
+    standard = [entry for entry in inlined.opset_import if entry.domain not in (DOMAIN, HELPER_DOMAIN)]
+    del inlined.opset_import[:]
+    inlined.opset_import.extend(standard)
+    onnx.checker.check_model(inlined, full_check=True)
+    return inlined
 
 
 def function_protos(

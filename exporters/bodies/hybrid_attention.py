@@ -21,7 +21,7 @@ from onnxscript import script
 from inter2former_deploy.exporters.bodies.shared import FLOAT, HELPER_DOMAIN, HELPER_VERSION, helpers, operators
 
 NEVER = numpy_helper.from_array(np.float32(-np.inf))
-SCORES = 1 << 21  # of a block, 8 MB of them
+SCORES = 1 << 23  # of a block, 32 MB of them: smaller blocks are hardly faster, and every block takes time to load
 FEWEST = 128  # queries of a block
 
 

@@ -56,6 +56,10 @@ def export(
             show_default=False,
         ),
     ] = None,
+    inline: Annotated[
+        bool,
+        typer.Option("--inline", help="Write the graphs without functions, too, for OpenVINO and others like it."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
     keep_failed: Annotated[
         bool,
@@ -95,6 +99,7 @@ def export(
             precision=precision,
             min_iou=min_iou,
             custom_ops=custom_ops,
+            inline=inline,
             force=force,
             keep_failed=keep_failed,
             num_threads=threads,

@@ -13,7 +13,13 @@ import pytest
 import torch
 
 from inter2former_deploy.config import DEMO, PROBE
-from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE, PAD_RGB
+from inter2former_deploy.contract import (
+    DECODER_FILE,
+    ENCODER_FILE,
+    INLINE_FILES,
+    MANIFEST_FILE,
+    PAD_RGB,
+)
 from inter2former_deploy.errors import BundleError, CheckpointError, ExportMismatchError, OperatorLibraryError
 from inter2former_deploy.exporters import bundle, parity
 from inter2former_deploy.exporters.bundle import FILES, ExportReport, export_bundle, load_exported, verify_bundle
@@ -279,3 +285,25 @@ def test_bundled_weights_are_the_default(tmp_path: Path, monkeypatch: pytest.Mon
     manifest.weights["sha256"] = "0" * 64  # a bundle of another version's weights
     with pytest.raises(ValueError, match="SHA-256 differ"):
         load_exported(manifest)
+
+
+def test_inline_forms_stand_beside_the_graphs(
+    tmp_path: Path, probe_model: Inter2Former, exported_once: dict[str, onnx.ModelProto]
+) -> None:
+    for inline in (True, False):
+        report = export_bundle(probe_model, tmp_path / "bundle", size=SIZE, inline=inline, num_threads=2, force=True)
+        names = {path.name for path in report.folder.iterdir()}
+        assert names == {*FILES, *(INLINE_FILES.values() if inline else ())}
+        manifest = Manifest.read(report.folder)
+        assert manifest == report.manifest
+        assert sorted(manifest.inline_files) == (sorted(INLINE_FILES.values()) if inline else [])
+        for name, digest in manifest.inline_files.items():
+            assert hashlib.sha256((report.folder / name).read_bytes()).hexdigest() == digest
+            graph = onnx.load(report.folder / name)
+            assert not graph.functions
+            assert {entry.domain for entry in graph.opset_import} == {""}
+            assert {entry.key: entry.value for entry in graph.metadata_props}[BUNDLE_ID_KEY] == manifest.bundle_id
+        if inline:
+            (report.folder / INLINE_FILES[DECODER_FILE]).write_bytes(b"")
+            with pytest.raises(BundleError, match=r"decoder\.inline\.onnx is missing or is not the file"):
+                verify_bundle(report.folder, probe_model)

@@ -124,8 +124,9 @@ def test_operators_of_the_decoder() -> None:
     """Each operator as one node of our domain, with its body in the same file."""
     decoder = export_decoder(model_of(PROBE), size=SIZE)
     ours = [node.op_type for node in decoder.graph.node if node.domain == DOMAIN]
-    expected = {"EdgeTokens": 1, "PromptEmbedding": 1, "HybridAttention": 2, "HybridExperts": 2, "TokenBox": 1}
-    expected |= {"NormLinear": 2, "LinearAdd": 2, "LocalUpsample": 4}
+    expected = {"EdgeTokens": 1, "PromptEmbedding": 1, "HybridAttentionKnown": 1, "HybridAttention": 1}
+    expected |= {"HybridExperts": 2, "TokenBox": 1, "NormLinear": 2, "LinearAdd": 2}
+    expected |= {"LocalUpsample": 3, "LocalUpsampleLinear": 1}
     assert {name: ours.count(name) for name in set(ours)} == expected
     assert set(ours) <= {function.name for function in decoder.functions if function.domain == DOMAIN}
     weights = {x.name for x in decoder.graph.initializer}
@@ -134,11 +135,11 @@ def test_operators_of_the_decoder() -> None:
             assert set(node.input[2:]) <= weights
         if node.op_type == "LinearAdd":
             assert set(node.input[2:]) <= weights
-        if node.op_type == "HybridAttention":
+        if node.op_type.startswith("HybridAttention"):
             assert set(node.input[2:5]) <= weights
         if node.op_type == "NormLinear":
             assert set(node.input[1:]) <= weights
-    known = [tuple(node.input[5:]) for node in decoder.graph.node if node.op_type == "HybridAttention"]
+    known = [tuple(node.input[5:]) for node in decoder.graph.node if node.op_type.startswith("HybridAttention")]
     assert known == [BLANK_INPUTS, ()]  # of the first layer's attention
 
 
@@ -152,10 +153,11 @@ def test_operators_of_the_encoder() -> None:
     for node in encoder.graph.node:
         if node.op_type == "WindowAttention":
             assert node.input[1] in weights
-        if node.op_type in ("NormLinear", "LinearAdd"):
+        if node.op_type in ("NormLinear", "NormLinearGelu", "LinearAdd"):
             assert set(node.input[2:]) <= weights
     blank = {"PromptEmbedding": 1, "NormLinear": 1, "FullAttention": 1}  # of the decoder's first layer
-    assert ours.count("NormLinear") == 2 * PROBE.encoder.depth + blank.pop("NormLinear")
+    assert ours.count("NormLinearGelu") == PROBE.encoder.depth
+    assert ours.count("NormLinear") == PROBE.encoder.depth + blank.pop("NormLinear")
     assert ours.count("LinearAdd") == 2 * PROBE.encoder.depth
     assert {kind: ours.count(kind) for kind in blank} == blank
     stages = 4

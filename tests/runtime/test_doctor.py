@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -11,8 +13,8 @@ from inter2former_deploy.runtime import doctor
 from inter2former_deploy.runtime.onnx_bytes import one_node_model
 
 TWINS = {
-    "EdgeTokens": twins.edge_tokens,
-    "PromptEmbedding": twins.prompt_embedding,
+    "EdgeTokensExact": partial(twins.edge_tokens, rule="exact"),
+    "PromptEmbedding": partial(twins.prompt_embedding, patch=2),
     "HybridAttention": twins.hybrid_attention,
     "FullAttention": lambda qkv, **kw: (twins.full_attention(qkv, **kw), twins.attention_logsum(qkv, **kw)),
     "HybridExperts": twins.hybrid_experts,
@@ -27,7 +29,7 @@ TWINS = {
     "EdgeDownsample": twins.edge_downsample,
     "EdgeProjection": twins.edge_projection,
     "TokenBox": twins.token_box,
-    "LocalUpsample": twins.local_upsample,
+    "LocalUpsampleLinear": partial(twins.local_upsample, activation="none"),
 }
 CASES = {case.operator: case for case in doctor.known_answers()}
 
