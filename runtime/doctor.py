@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ TINY_BUNDLE = Path(__file__).with_name("tiny")
 EXPECTED_FILE = "expected.npz"
 CLICKS = ((30, 28, True), (60, 8, False))  # on `picture`: x, y, positive
 LOGIT_TOLERANCE = 1e-3
+LONGEST_DETAIL = 400  # characters of a finding
 
 LINEAR_LAYER = (1024, 768)  # tokens and channels: a quarter of a linear layer of vit_b at 1024
 LINEAR_CALLS = 8
@@ -186,7 +188,7 @@ def _check(options: ort.SessionOptions, case: OperatorCase) -> Finding:
     try:
         actual = _run(options, case.operator, case.inputs, case.outputs, case.attributes, case.bfloat16)
     except Exception as error:  # as above
-        return Finding(name, False, " ".join(str(error).split()), "reinstall the package")
+        return Finding(name, False, _shortened(error), "reinstall the package")
     for answer, expected in zip(actual, case.expected, strict=True):
         if answer.shape != expected.shape or not np.allclose(answer, expected, rtol=1e-6, atol=1e-6):
             return Finding(
@@ -437,9 +439,13 @@ def _graphs(library_loads: bool) -> list[Finding]:
         try:
             findings.append(_try_graphs(name, custom_ops))
         except Exception as error:  # whatever onnxruntime raises; it has no base class of its own
-            detail = " ".join(str(error).split())
-            findings.append(Finding(name, False, detail, _GRAPH_ADVICE[custom_ops]))
+            findings.append(Finding(name, False, _shortened(error), _GRAPH_ADVICE[custom_ops]))
     return findings
+
+
+def _shortened(error: Exception) -> str:
+    """An error in one line: onnxruntime names every node that it could not infer, all for one reason."""
+    return textwrap.shorten(str(error), LONGEST_DETAIL, placeholder=" ...")
 
 
 _GRAPH_ADVICE = {
@@ -458,5 +464,5 @@ def _try_graphs(name: str, custom_ops: bool) -> Finding:
         advice = "report this: the logits are wrong" + ("; until then, custom_ops=False" if custom_ops else "")
         return Finding(name, False, f"logits are {error:.3g} off from PyTorch's (limit {LOGIT_TOLERANCE:g})", advice)
     if not np.array_equal(masks, expected["masks"]):
-        return Finding(name, False, f"masks differ from PyTorch's in {(masks != expected['masks']).sum()} pixels")
+        return Finding(name, False, f"masks differ from PyTorch's in {(masks != expected['masks']).sum()} pixel(s)")
     return Finding(name, True, f"a tiny model gives PyTorch's masks (logits within {error:.1g})")
