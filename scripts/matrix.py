@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -207,7 +208,7 @@ class Matrix:
             raise FailureError(_last(done.stderr)) from None
         wrong = [f"{finding['name']}: {finding['detail']}" for finding in findings if not finding["ok"]]
         if wrong:
-            raise FailureError("; ".join(wrong))
+            raise FailureError(_cell(re.sub(r"/[\w./+-]*/", "", "; ".join(wrong))))
         return "all is well"
 
     def try_export(self, python: Path) -> str:
@@ -240,8 +241,15 @@ def _out(command: Sequence[object], folder: Path) -> str:
 
 
 def _last(text: str) -> str:
+    """The error at the end of what a program printed: for a table, short and without folders."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    return " ".join(lines[-1].split())[:300] if lines else ""
+    errors = [line for line in lines if re.match(r"(i2f: |ERROR: |[\w.]*(Error|Exception)\b)", line)]
+    last = " ".join((errors or lines or [""])[-1].split())
+    return _cell(re.sub(r"/[\w./+-]*/", "", last))
+
+
+def _cell(text: str) -> str:
+    return textwrap.shorten(text.replace("|", "/"), 160, placeholder=" ...")
 
 
 def find_pythons(given: Sequence[str]) -> dict[str, str]:
