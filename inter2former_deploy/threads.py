@@ -105,8 +105,8 @@ def _groups(root: Path) -> Iterator[tuple[int, Path, Path]]:
             continue
         top = root / _unescaped(place[4]).lstrip("/")
         # A container may see a part of the hierarchy only, and be told a path outside of it: then it is in the topmost.
-        shown, path = PurePosixPath(_unescaped(place[3])), PurePosixPath(paths[version])
-        inside = path.relative_to(shown) if path.is_relative_to(shown) and ".." not in path.parts else PurePosixPath()
+        shown, told = PurePosixPath(_unescaped(place[3])), PurePosixPath(paths[version])
+        inside = told.relative_to(shown) if told.is_relative_to(shown) and ".." not in told.parts else PurePosixPath()
         yield version, top / inside, top
 
 

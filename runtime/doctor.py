@@ -147,7 +147,7 @@ def _reduced_precision(options: ort.SessionOptions) -> Finding:
     x, weight, bias = (rng.standard_normal(shape, np.float32) for shape in ((rows, width), (width, width), (width,)))
     narrow = np.clip(weight * 32, -127, 127).astype(np.int8)
     reduced = {"weight": weight, "bias": bias}
-    layers = {
+    layers: dict[str, tuple[str, dict[str, np.ndarray], dict[str, AttributeValue]]] = {
         "fp32": ("MatMul", {"x": x, "weight": weight}, {}),
         "bf16": ("Bf16Linear", {"x": x, **reduced}, {"activation": "none"}),
         "int8": ("Int8Linear", {"x": x, "weight": narrow, "scale": bias, "bias": bias}, {"activation": "none"}),
