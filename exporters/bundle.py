@@ -93,7 +93,7 @@ def export_bundle(
         force: Replace a bundle that is there.
         keep_failed: Leave the bundle of a failed export in `<folder>.failed`: `verify_bundle` and `i2f info` take it,
             a Segmenter does not.
-        num_threads: Of onnxruntime in the verification; as many as cores when None.
+        num_threads: Of onnxruntime in the verification; as many as this process may keep busy when None.
         progress: Told what comes next.
 
     Raises:
@@ -198,7 +198,7 @@ def verify_bundle(
         checkpoint: The weights that it was exported from, or the model; None where they are bundled, or synthetic and
             made again.
         custom_ops: Compare with the operator library, too.
-        num_threads: Of onnxruntime; as many as cores when None.
+        num_threads: Of onnxruntime; as many as this process may keep busy when None.
         progress: Told what comes next.
 
     Raises:

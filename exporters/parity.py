@@ -54,6 +54,7 @@ from inter2former_deploy.exporters.judgement import Check, Exact, equal, judged,
 from inter2former_deploy.labels import Click, add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.manifest import Precision
 from inter2former_deploy.modules.model import Inter2Former
+from inter2former_deploy.threads import available_cpus
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -151,7 +152,7 @@ def check_parity(
         size: S.
         reduced: encoder.onnx in reduced precision, too, and which.
         custom_ops: Compare with the operator library, too.
-        num_threads: Of onnxruntime; as many as cores when None.
+        num_threads: Of onnxruntime; as many as this process may keep busy when None.
         progress: Told what comes next.
 
     Raises:
@@ -181,7 +182,7 @@ class Graph:
 
     def __init__(self, path: Path, outputs: Sequence[str], *, custom_ops: bool, num_threads: int | None) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads or 0
+        options.intra_op_num_threads = num_threads or available_cpus()
         options.log_severity_level = 4  # errors come as exceptions
         if custom_ops:
             library.register(options)

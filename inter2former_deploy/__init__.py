@@ -4,6 +4,15 @@ Importing this package loads none of its heavy dependencies; import what you nee
 `inter2former_deploy.runtime` (numpy, onnxruntime, opencv) or `inter2former_deploy.exporters` (torch, onnx).
 """
 
-from importlib.metadata import version
+from importlib.metadata import distribution as _distribution
+from pathlib import Path as _Path
 
-__version__ = version("inter2former-deploy")
+_installed = _distribution("inter2former-deploy")
+__version__ = _installed.version
+
+# In a checkout, Python finds this folder before the installed package, but here the subpackages `exporters` and
+# `runtime` and the operator library are missing: the installation puts them in their places. All modules then come from
+# there, so that none is loaded twice and `python` does what `i2f` does. (An editable install has its own way.)
+_folder = _Path(str(_installed.locate_file("inter2former_deploy")))
+if not (_Path(__file__).parent / "runtime").is_dir() and (_folder / "runtime").is_dir():
+    __path__ = [str(_folder)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from importlib.resources import files
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ def library_path() -> Path:
         if not path.is_file():
             raise OperatorLibraryError(f"{LIBRARY_VARIABLE} names {named}, which is no file; correct or unset it")
         return path
-    path = Path(str(files("inter2former_deploy") / "lib" / LIBRARY_FILE))
+    path = Path(str(distribution("inter2former-deploy").locate_file(f"inter2former_deploy/lib/{LIBRARY_FILE}")))
     if not path.is_file():
         raise OperatorLibraryError(f"this installation has no operator library ({path}): {_REMEDY}")
     return path

@@ -1,9 +1,12 @@
-"""Looks at an installation: versions, the operator library, a known answer of every operator, threads."""
+"""Looks at an installation: versions, the operator library, a known answer of every operator, graphs, threads."""
 
 from __future__ import annotations
 
 import os
 import platform
+import textwrap
+import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,12 +16,26 @@ import numpy as np
 import onnxruntime as ort
 
 from inter2former_deploy import library
-from inter2former_deploy.contract import DOMAIN_VERSION
+from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
 from inter2former_deploy.errors import OperatorLibraryError
 from inter2former_deploy.runtime.onnx_bytes import ELEMENT, STRING, AttributeValue, one_node_model
+from inter2former_deploy.runtime.preprocess import Image
+from inter2former_deploy.runtime.segmenter import Segmenter
+from inter2former_deploy.threads import available_cpus, cpu_limits
 
 PACKAGES = ("inter2former-deploy", "numpy", "onnxruntime", "opencv-python-headless", "typer")
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "safetensors")
+
+# A small model, exported by scripts/doctor_bundle.py, and what PyTorch computes with it.
+TINY_BUNDLE = Path(__file__).with_name("tiny")
+EXPECTED_FILE = "expected.npz"
+CLICKS = ((30, 28, True), (60, 8, False))  # on `picture`: x, y, positive
+LOGIT_TOLERANCE = 1e-3
+LONGEST_DETAIL = 400  # characters of a finding
+
+LINEAR_LAYER = (1024, 768)  # tokens and channels: a quarter of a linear layer of vit_b at 1024
+LINEAR_CALLS = 8
+CLEARLY = 1.15  # ratio of two times from which one is called faster
 
 
 @dataclass(frozen=True)
@@ -49,7 +66,8 @@ class OperatorCase:
 
 def examine() -> list[Finding]:
     """Everything there is to look at, in order."""
-    return [*_versions(), *_operators(), _threads()]
+    operators = _operators()
+    return [*_versions(), *operators, *_graphs(operators[0].ok), _threads()]
 
 
 def to_dict(findings: list[Finding]) -> dict[str, Any]:
@@ -87,6 +105,7 @@ def _versions() -> list[Finding]:
 def _operators() -> list[Finding]:
     options = ort.SessionOptions()
     options.log_severity_level = 4  # failures are findings, not log lines
+    options.intra_op_num_threads = available_cpus()
     try:
         path = library.register(options)
     except OperatorLibraryError as error:
@@ -114,26 +133,54 @@ def _operators() -> list[Finding]:
                 "unset INTER2FORMER_TIER to let the library choose" if forced else "",
             )
         )
-        findings.append(Finding("reduced precision", True, _reduced_precision(str(tier))))
+        findings.append(_reduced_precision(options))
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         findings.append(Finding("operator library", False, f"{path}: {error}", "reinstall the package"))
     return findings + [_check(options, case) for case in known_answers()]
 
 
-def _reduced_precision(tier: str) -> str:
-    """What encoders in bf16 and int8 may expect of this machine's instructions.
+def _reduced_precision(options: ort.SessionOptions) -> Finding:
+    """What a linear layer of the encoder costs here in each precision, measured: no list of instructions tells it."""
+    name = "reduced precision"
+    rng = np.random.default_rng(0)
+    rows, width = LINEAR_LAYER
+    x, weight, bias = (rng.standard_normal(shape, np.float32) for shape in ((rows, width), (width, width), (width,)))
+    narrow = np.clip(weight * 32, -127, 127).astype(np.int8)
+    reduced = {"weight": weight, "bias": bias}
+    layers: dict[str, tuple[str, dict[str, np.ndarray], dict[str, AttributeValue]]] = {
+        "fp32": ("MatMul", {"x": x, "weight": weight}, {}),
+        "bf16": ("Bf16Linear", {"x": x, **reduced}, {"activation": "none"}),
+        "int8": ("Int8Linear", {"x": x, "weight": narrow, "scale": bias, "bias": bias}, {"activation": "none"}),
+    }
+    sessions, times = {}, dict.fromkeys(layers, float("inf"))
+    for precision, (operator, inputs, attributes) in layers.items():
+        model = one_node_model(
+            operator,
+            inputs,
+            {"out": ELEMENT[x.dtype]},
+            attributes,
+            ["weight"] if precision == "bf16" else [],
+            constants=[constant for constant in inputs if constant != "x"],
+            domain="" if operator == "MatMul" else DOMAIN,
+        )
+        sessions[precision] = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    for _ in range(1 + LINEAR_CALLS):  # in turn, so that other work on the machine touches all alike; the least counts
+        for precision, session in sessions.items():
+            start = time.perf_counter()
+            session.run(None, {"x": x})
+            times[precision] = min(times[precision], 1e3 * (time.perf_counter() - start))
+    listed = ", ".join(f"{precision} {milliseconds:.1f} ms" for precision, milliseconds in times.items())
+    return Finding(name, True, f"a linear layer of {rows} x {width} x {width} took {listed}; {_compared(times)}")
 
-    Measured with each tier in turn (`INTER2FORMER_TIER=avx2 i2f bench encode`) on one machine, whose onnxruntime keeps
-    its own AVX-512 for fp32: vit_b at 1024 takes 0.62 and 0.48 of fp32's time in bf16 and int8 (avx512bf16), 0.91 and
-    0.50 (avx512vnni), 0.91 and 0.69 (avx512), 1.3 and 0.96 (avx2).
-    """
-    if tier == "avx512bf16":
-        return "int8 and bf16 have instructions of their own here: such encoders are faster than fp32"
-    if tier == "avx512vnni":
-        return "int8 has instructions of its own here, bf16 has none: it is hardly faster than fp32"
-    if tier == "avx512":
-        return "neither int8 nor bf16 has instructions of its own here: int8 is somewhat faster than fp32, bf16 hardly"
-    return "neither int8 nor bf16 has instructions of its own here: they save memory, but no time"
+
+def _compared(times: Mapping[str, float]) -> str:
+    """What these times mean for a choice of precision; close ones mean nothing."""
+    words = []
+    for precision in ("bf16", "int8"):
+        ratio = times[precision] / times["fp32"]
+        kind = "faster" if ratio < 1 / CLEARLY else "slower" if ratio > CLEARLY else "about as fast as fp32"
+        words.append(f"{precision} is {kind}" + (f" ({max(ratio, 1 / ratio):.1f}x)" if "as fast" not in kind else ""))
+    return "here " + " and ".join(words)
 
 
 def _check(options: ort.SessionOptions, case: OperatorCase) -> Finding:
@@ -141,7 +188,7 @@ def _check(options: ort.SessionOptions, case: OperatorCase) -> Finding:
     try:
         actual = _run(options, case.operator, case.inputs, case.outputs, case.attributes, case.bfloat16)
     except Exception as error:  # as above
-        return Finding(name, False, " ".join(str(error).split()), "reinstall the package")
+        return Finding(name, False, _shortened(error), "reinstall the package")
     for answer, expected in zip(actual, case.expected, strict=True):
         if answer.shape != expected.shape or not np.allclose(answer, expected, rtol=1e-6, atol=1e-6):
             return Finding(
@@ -367,21 +414,55 @@ def known_answers() -> list[OperatorCase]:
 
 
 def _threads() -> Finding:
-    cores = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    detail = f"{cores} logical cores" + (f", {usable} of them for this process" if usable != cores else "")
-    quota = _cpu_quota()
-    if quota is not None and quota < usable:
-        threads = max(1, int(quota))
-        advice = f"pass num_threads={threads} (i2f segment --threads {threads})"
-        return Finding("threads", True, f"{detail}, but only {quota:g} cores' worth of time", advice)
-    return Finding("threads", True, detail)
+    limits = cpu_limits()
+    reasons = [f"{limits.cores} logical cores"]
+    if limits.affinity != limits.cores:
+        reasons.append(f"{limits.affinity} of them for this process (CPU affinity)")
+    if limits.quota is not None:
+        reasons.append(f"{limits.quota:g} cores' worth of time ({limits.quota_file})")
+    return Finding("threads", True, f"{limits.threads} if no number is given: {', '.join(reasons)}")
 
 
-def _cpu_quota() -> float | None:
-    """Cores' worth of time that a container may use (cgroup v2), if limited."""
-    try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if limit == "max" else int(limit) / int(period)
-    except (OSError, ValueError):
-        return None
+def picture() -> Image:
+    """The picture that `scripts/doctor_bundle.py` let PyTorch segment: a bright ellipse on noise."""
+    pixels = np.random.default_rng(1).integers(0, 120, (64, 64, 3), np.uint8)
+    y, x = np.ogrid[:64, :64]
+    pixels[(x - 30) ** 2 / 400 + (y - 28) ** 2 / 144 < 1] += np.uint8(120)
+    return pixels
+
+
+def _graphs(library_loads: bool) -> list[Finding]:
+    """A tiny exported model, run in the two ways that any exported model may be run."""
+    findings = []
+    for custom_ops in (True, False) if library_loads else (False,):
+        name = f"graphs {'with' if custom_ops else 'without'} the library"
+        try:
+            findings.append(_try_graphs(name, custom_ops))
+        except Exception as error:  # whatever onnxruntime raises; it has no base class of its own
+            findings.append(Finding(name, False, _shortened(error), _GRAPH_ADVICE[custom_ops]))
+    return findings
+
+
+def _shortened(error: Exception) -> str:
+    """An error in one line: onnxruntime names every node that it could not infer, all for one reason."""
+    return textwrap.shorten(str(error), LONGEST_DETAIL, placeholder=" ...")
+
+
+_GRAPH_ADVICE = {
+    True: "reinstall the package; until then, custom_ops=False (i2f segment --no-custom-ops)",
+    False: "install a newer onnxruntime; until then, graphs run with the operator library only",
+}
+
+
+def _try_graphs(name: str, custom_ops: bool) -> Finding:
+    with np.load(TINY_BUNDLE / EXPECTED_FILE, allow_pickle=False) as file:
+        expected = dict(file)
+    session = Segmenter(TINY_BUNDLE, num_threads=1, custom_ops=custom_ops).open(picture())
+    masks = np.array([session.click(*click) for click in CLICKS])
+    error = float(np.abs(session.logits - expected["logits"]).max())
+    if not error < LOGIT_TOLERANCE:  # NaN, too
+        advice = "report this: the logits are wrong" + ("; until then, custom_ops=False" if custom_ops else "")
+        return Finding(name, False, f"logits are {error:.3g} off from PyTorch's (limit {LOGIT_TOLERANCE:g})", advice)
+    if not np.array_equal(masks, expected["masks"]):
+        return Finding(name, False, f"masks differ from PyTorch's in {(masks != expected['masks']).sum()} pixel(s)")
+    return Finding(name, True, f"a tiny model gives PyTorch's masks (logits within {error:.1g})")

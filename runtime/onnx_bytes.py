@@ -17,7 +17,7 @@ AttributeValue = int | float | str | list[int]
 
 # Field numbers of onnx.proto
 _MODEL_IR_VERSION, _MODEL_GRAPH, _MODEL_OPSET_IMPORT = 1, 7, 8
-_GRAPH_NODE, _GRAPH_NAME, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 2, 11, 12
+_GRAPH_NODE, _GRAPH_NAME, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 2, 5, 11, 12
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_STRING, _ATTRIBUTE_TYPE = 1, 2, 3, 4, 20
 _ATTRIBUTE_INTS = 8
@@ -108,27 +108,44 @@ def one_node_model(
     outputs: Mapping[str, int],
     attributes: Mapping[str, AttributeValue],
     bfloat16: Collection[str] = (),
+    *,
+    constants: Collection[str] = (),
+    domain: str = DOMAIN,
 ) -> bytes:
-    """A model of one node of our domain, whose inputs and outputs are the graph's.
+    """A model of one node, whose inputs and outputs are the graph's.
 
     Args:
-        operator: of `custom_ops/OPERATORS.md`.
+        operator: of `custom_ops/OPERATORS.md`, or of another domain.
         inputs: examples by name, in order; they say the element types.
         outputs: element types (`ELEMENT`, `STRING`) by name, in order.
         attributes: of the node.
-        bfloat16: inputs that the graph takes as float32 and casts for the node, as NumPy has no such type.
+        bfloat16: float32 inputs that the node takes in this type, which NumPy lacks. The graph casts them; of constants
+            it keeps the upper halves.
+        constants: inputs that the model carries, as it does weights; they are none of the graph's.
+        domain: of the operator; "" is the standard's.
     """
-    nodes = [_node("Cast", "", [name], [f"{name}_cast"], {"to": BFLOAT16}) for name in bfloat16]
-    taken = [f"{name}_cast" if name in bfloat16 else name for name in inputs]
-    nodes.append(_node(operator, DOMAIN, taken, outputs, attributes))
+    fed = {name: array for name, array in inputs.items() if name not in constants}
+    cast = [name for name in bfloat16 if name in fed]
+    nodes = [_node("Cast", "", [name], [f"{name}_cast"], {"to": BFLOAT16}) for name in cast]
+    taken = [f"{name}_cast" if name in cast else name for name in inputs]
+    nodes.append(_node(operator, domain, taken, outputs, attributes))
     graph = b"".join(
         [_field(_GRAPH_NODE, node) for node in nodes]
         + [_field(_GRAPH_NAME, operator)]
-        + [_field(_GRAPH_INPUT, _value(name, ELEMENT[array.dtype])) for name, array in inputs.items()]
+        + [_field(_GRAPH_INITIALIZER, _tensor(name, inputs[name], name in bfloat16)) for name in constants]
+        + [_field(_GRAPH_INPUT, _value(name, ELEMENT[array.dtype])) for name, array in fed.items()]
         + [_field(_GRAPH_OUTPUT, _value(name, element)) for name, element in outputs.items()]
     )
     imports = [_field(_MODEL_OPSET_IMPORT, _opset(*opset)) for opset in (("", 18), (DOMAIN, DOMAIN_VERSION))]
     return _number(_MODEL_IR_VERSION, 8) + b"".join(imports) + _field(_MODEL_GRAPH, graph)
+
+
+def _tensor(name: str, array: np.ndarray, bfloat16: bool) -> bytes:
+    """A TensorProto; its raw data is little-endian."""
+    element = BFLOAT16 if bfloat16 else ELEMENT[array.dtype]
+    data = array.astype("<f4").view("<u2")[..., 1::2] if bfloat16 else array.astype(array.dtype.newbyteorder("<"))
+    dims = b"".join(_number(1, side) for side in array.shape)
+    return dims + _number(2, element) + _field(8, name) + _field(9, data.tobytes())
 
 
 def _node(

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inter2former_deploy.cli.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
 from inter2former_deploy.config import load_config
+from inter2former_deploy.threads import available_cpus
 
 if TYPE_CHECKING:
     from inter2former_deploy.training import TrainConfig
@@ -90,7 +92,10 @@ def train(
     ] = None,
     distillation: Annotated[float, typer.Option(help="Weight of the teacher's term.")] = 1.0,
     device: Annotated[str, typer.Option(help="Of torch: cpu, cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Of torch; its own choice if not given.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of torch; as many as usable CPUs if not given.", show_default=False),
+    ] = None,
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that share the pictures of every step, and the threads.")
     ] = 1,
@@ -106,19 +111,24 @@ def train(
     Example: i2f train photos/ --config demo --steps 20000 -o run
     """
     given = dict(locals())
+    sources = data or ["synthetic"]
+    require(
+        *TORCH_MODULES,
+        *(PHOTO_MODULES if "synthetic" in sources else PLOT_MODULES),
+        extra="train",
+        needed_by="i2f train",
+    )
     import torch
 
     from inter2former_deploy.data import DataError, check, open_dataset
     from inter2former_deploy.training import train as run
 
     numbers = train_config(given)
-    sources = data or ["synthetic"]
     datasets = [open_dataset(source, images=images) for source in sources if source != "synthetic"]
     problems = [p for d in datasets for p in check(d, _checked)]
     if problems:
         raise DataError(f"{len(problems)} samples cannot be used:\n" + "\n".join(f"  {p}" for p in problems))
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or available_cpus())
     weights = run(
         load_config(config),
         numbers,

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from inter2former_deploy.cli.progress import Steps, export_extra
+from inter2former_deploy.cli.packages import EXPORT_MODULES, require
+from inter2former_deploy.cli.progress import Steps
 
 
 def verify(
@@ -23,7 +24,11 @@ def verify(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads of onnxruntime; as many as cores if not given.", show_default=False),
+        typer.Option(
+            min=1,
+            help="Threads of onnxruntime; as many as usable CPUs if not given.",
+            show_default=False,
+        ),
     ] = None,
     custom_ops: Annotated[bool, typer.Option(help="Compare with the operator library, too.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -32,10 +37,10 @@ def verify(
 
     Exits with 1 if something is beyond its limit. Progress goes to standard error.
     """
+    require(*EXPORT_MODULES, extra="export", needed_by="i2f verify")
     steps = Steps()
     steps("load PyTorch")
-    with export_extra():
-        from inter2former_deploy.exporters.bundle import verify_bundle
+    from inter2former_deploy.exporters.bundle import verify_bundle
 
     report = verify_bundle(bundle, checkpoint, custom_ops=custom_ops, num_threads=threads, progress=steps)
     typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.table())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inter2former_deploy.clicks import IGNORED
+from inter2former_deploy.threads import available_cpus
 
 
 class DataError(ValueError):
@@ -66,7 +66,7 @@ def check(dataset: Dataset, progress: Callable[[int, int], None] | None = None) 
             return str(error)
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         for done, problem in enumerate(pool.map(read, range(len(dataset))), start=1):
             problems += [problem] if problem else []
             if progress:

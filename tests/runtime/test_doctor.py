@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+import shutil
+from collections import Counter
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from operators import twins
 
-from inter2former_deploy.library import library_path
+from inter2former_deploy.contract import DECODER_FILE, DOMAIN, ENCODER_FILE
+from inter2former_deploy.library import LIBRARY_VARIABLE, library_path
+from inter2former_deploy.manifest import Manifest, sha256
 from inter2former_deploy.runtime import doctor
 from inter2former_deploy.runtime.onnx_bytes import one_node_model
+from inter2former_deploy.threads import CpuLimits
 
 TWINS = {
     "EdgeTokensExact": partial(twins.edge_tokens, rule="exact"),
@@ -61,7 +69,7 @@ def test_models_say_what_was_meant(operator: str) -> None:
 def test_a_healthy_installation() -> None:
     findings = doctor.examine()
     assert [finding for finding in findings if not finding.ok] == []
-    assert {f"operator {name}" for name in TWINS} <= {finding.name for finding in findings}
+    assert {*(f"operator {name}" for name in TWINS), WITH, WITHOUT} <= {finding.name for finding in findings}
     (found,) = (finding for finding in findings if finding.name == "operator library")
     assert str(library_path()) in found.detail
 
@@ -76,14 +84,143 @@ def test_a_wrong_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tier", "words"),
+    ("bf16", "int8", "words"),
     [
-        ("avx512bf16", "int8 and bf16 have instructions"),
-        ("avx512vnni", "bf16 has none"),
-        ("avx512", "int8 is somewhat faster"),
-        ("avx2", "they save memory, but no time"),
+        (6.0, 4.0, "here bf16 is faster (1.7x) and int8 is faster (2.5x)"),
+        (14.0, 10.5, "here bf16 is slower (1.4x) and int8 is about as fast as fp32"),
+        (9.5, 20.0, "here bf16 is about as fast as fp32 and int8 is slower (2.0x)"),
     ],
 )
-def test_what_to_expect_of_reduced_precision(tier: str, words: str) -> None:
-    assert words in doctor._reduced_precision(tier)
-    assert "reduced precision" in {finding.name for finding in doctor.examine()}
+def test_times_of_reduced_precision_are_compared(bf16: float, int8: float, words: str) -> None:
+    assert doctor._compared({"fp32": 10.0, "bf16": bf16, "int8": int8}) == words
+
+
+def test_reduced_precision_is_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LINEAR_LAYER", (16, 32))
+    clock = iter(range(10**6))
+    monkeypatch.setattr(doctor.time, "perf_counter", lambda: next(clock) / 1e3)
+    (found,) = (finding for finding in doctor.examine() if finding.name == "reduced precision")
+    times = "took fp32 1.0 ms, bf16 1.0 ms, int8 1.0 ms"
+    verdict = "here bf16 is about as fast as fp32 and int8 is about as fast as fp32"
+    assert found.detail == f"a linear layer of 16 x 32 x 32 {times}; {verdict}"
+
+
+def test_models_carry_constants() -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((5, 4), np.float32), rng.standard_normal((4, 3), np.float32)
+    weight[0, 0] = 1 + 2**-7 + 2**-12  # its upper half is 1 + 2**-7
+    for bfloat16 in ([], ["weight"]):
+        data = one_node_model(
+            "MatMul", {"x": x, "weight": weight}, {"y": 1}, {}, bfloat16, constants=["weight"], domain=""
+        )
+        model = onnx.load_model_from_string(data)
+        assert [value.name for value in model.graph.input] == ["x"]
+        (constant,) = model.graph.initializer
+        carried = onnx.numpy_helper.to_array(constant)
+        assert str(carried.dtype) == ("bfloat16" if bfloat16 else "float32")
+        if bfloat16:
+            assert carried[0, 0] == 1 + 2**-7
+            np.testing.assert_allclose(carried.astype(np.float32), weight, rtol=2**-7)
+        else:
+            np.testing.assert_array_equal(carried, weight)
+            session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+            np.testing.assert_allclose(session.run(None, {"x": x})[0], x @ weight, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("limits", "detail"),
+    [
+        (CpuLimits(8, 8), "8 if no number is given: 8 logical cores"),
+        (CpuLimits(8, 2), "2 if no number is given: 8 logical cores, 2 of them for this process (CPU affinity)"),
+        (
+            CpuLimits(8, 8, 1.5, Path("/sys/fs/cgroup/cpu.max")),
+            "1 if no number is given: 8 logical cores, 1.5 cores' worth of time (/sys/fs/cgroup/cpu.max)",
+        ),
+    ],
+)
+def test_threads_and_why(monkeypatch: pytest.MonkeyPatch, limits: CpuLimits, detail: str) -> None:
+    monkeypatch.setattr(doctor, "cpu_limits", lambda: limits)
+    assert doctor._threads().detail == detail
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tiny model, which doctor runs instead."""
+    folder = Path(shutil.copytree(doctor.TINY_BUNDLE, tmp_path / "tiny"))
+    monkeypatch.setattr(doctor, "TINY_BUNDLE", folder)
+    return folder
+
+
+WITH, WITHOUT = "graphs with the library", "graphs without the library"
+
+
+def problems() -> dict[str, doctor.Finding]:
+    return {finding.name: finding for finding in doctor.examine() if not finding.ok}
+
+
+def test_a_graph_that_only_the_library_runs_is_found(tiny: Path) -> None:
+    """As onnxruntime 1.20 to 1.24 met it: a function body that this onnxruntime does not accept."""
+    model = onnx.load(tiny / DECODER_FILE)
+    (body,) = (function for function in model.functions if function.name == "TokenBox")
+    body.node[0].op_type = "NoSuchOperator"
+    onnx.save(model, tiny / DECODER_FILE)
+    sign(tiny)
+    found = problems()
+    assert list(found) == [WITHOUT]
+    assert "NoSuchOperator" in found[WITHOUT].detail
+    assert len(found[WITHOUT].detail) <= doctor.LONGEST_DETAIL
+    assert "install a newer onnxruntime" in found[WITHOUT].advice
+
+
+def test_wrong_logits_are_found(tiny: Path) -> None:
+    with np.load(tiny / doctor.EXPECTED_FILE) as file:
+        expected = dict(file)
+    expected["logits"][3, 4] += 0.01
+    np.savez(tiny / doctor.EXPECTED_FILE, **expected)
+    found = problems()
+    assert list(found) == [WITH, WITHOUT]
+    assert "off from PyTorch's" in found[WITH].detail
+    expected["logits"][3, 4] -= 0.01
+    expected["masks"][0, 5, 6] ^= True
+    np.savez(tiny / doctor.EXPECTED_FILE, **expected)
+    assert "masks differ from PyTorch's in 1 pixel" in problems()[WITHOUT].detail
+
+
+def test_without_the_library_graphs_are_still_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIBRARY_VARIABLE, "/nowhere/lib.so")
+    assert list(problems()) == ["operator library"]
+    assert WITHOUT in {finding.name for finding in doctor.examine()}
+
+
+def test_the_tiny_model_is_what_the_exporter_makes_now() -> None:
+    """If this fails, run scripts/doctor_bundle.py and commit what it writes."""
+    import torch
+
+    from inter2former_deploy.checkpoint import synthetic_state_dict
+    from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
+    from inter2former_deploy.manifest import contract_preprocessing
+    from inter2former_deploy.modules.model import Inter2Former
+
+    manifest = Manifest.read(doctor.TINY_BUNDLE)
+    assert manifest.preprocessing == contract_preprocessing()
+    model = Inter2Former(manifest.model_config)
+    model.load_state_dict(dict(synthetic_state_dict(manifest.model_config)))
+    operators = set()
+    with torch.inference_mode():
+        graphs = {
+            ENCODER_FILE: export_encoder(model.eval(), size=manifest.size),
+            DECODER_FILE: export_decoder(model, size=manifest.size),
+        }
+    for name, made in graphs.items():
+        kept = onnx.load(doctor.TINY_BUNDLE / name)
+        assert {f.name: f for f in kept.functions} == {f.name: f for f in made.functions}
+        assert Counter(node.op_type for node in kept.graph.node) == Counter(node.op_type for node in made.graph.node)
+        operators |= {node.op_type for node in kept.graph.node if node.domain == DOMAIN}
+    assert operators == TWINS.keys() - {"Int8Linear", "Bf16Linear"}
+
+
+def sign(folder: Path) -> None:
+    """Write the manifest for the graphs as they are now."""
+    manifest = Manifest.read(folder)
+    files = {name: sha256(folder / name) for name in manifest.files}
+    replace(manifest, files=files).write(folder)

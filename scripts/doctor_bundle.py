@@ -1,0 +1,90 @@
+"""Exports the tiny model with which `i2f doctor` tries both ways to run graphs, into runtime/tiny/ of the checkout.
+
+    .venv/bin/python scripts/doctor_bundle.py
+
+To be run again whenever graphs, function bodies or the manifest change (tests/runtime/test_doctor.py says so). The
+weights are synthetic; the masks that PyTorch makes with them for two clicks are kept beside the graphs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+from inter2former_deploy.checkpoint import synthetic_state_dict
+from inter2former_deploy.config import DecoderConfig, EdgeNetworkConfig, EncoderConfig, ModelConfig
+from inter2former_deploy.contract import ENCODER_FILE, ENCODER_INPUT, MEAN_BGR, STD_BGR
+from inter2former_deploy.exporters.bundle import export_bundle
+from inter2former_deploy.labels import Labels
+from inter2former_deploy.modules.model import ImageFeatures, Inter2Former
+from inter2former_deploy.runtime.doctor import CLICKS, EXPECTED_FILE, picture
+from inter2former_deploy.runtime.postprocess import Box
+from inter2former_deploy.runtime.preprocess import Floats, Frame, model_input
+from inter2former_deploy.runtime.session import Decode, Session
+
+SIZE = 64
+SEED = 3
+MODEL = ModelConfig(
+    name="tiny",
+    encoder=EncoderConfig(depth=1, dim=8, heads=1, window=2, pos_grid=2, anchor_size=32, fusion_after=(0,)),
+    edges=EdgeNetworkConfig(blocks=1),
+    decoder=DecoderConfig(
+        attention_dim=8,
+        code_bits=4,
+        experts=2,
+        expert_hidden=8,
+        prompt_channels=(4, 4, 8, 16),
+        pyramid=(16, 8, 4, 4),
+        edge_rule="exact",
+    ),
+)
+
+
+def write_bundle(folder: Path) -> None:
+    """Make the bundle, verified, and what PyTorch computes with its model."""
+    export_bundle(None, folder, config=MODEL, size=SIZE, seed=SEED, progress=print)
+    model = Inter2Former(MODEL)
+    model.load_state_dict(dict(synthetic_state_dict(MODEL, seed=SEED)))
+    frame = Frame(*picture().shape[:2], SIZE)
+    pixels = model_input(picture(), frame)
+    session = Session(frame, reference_decoder(model.eval(), folder / ENCODER_FILE, pixels))
+    masks = [session.click(*click) for click in CLICKS]
+    print("object, share of the picture:", [f"{mask.mean():.2f}" for mask in masks])
+    np.savez_compressed(folder / EXPECTED_FILE, masks=np.array(masks), logits=session.logits)
+
+
+def reference_decoder(model: Inter2Former, encoder: Path, pixels: Floats) -> Decode:
+    """Decodes with PyTorch, from PyTorch's own embedding but the graph's Canny maps.
+
+    Where a gradient is nothing but rounding, its direction differs between any two implementations, and with it logits.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    graph = onnxruntime.InferenceSession(encoder, options, providers=["CPUExecutionProvider"])
+    (maps,) = graph.run(["canny_maps"], {ENCODER_INPUT: pixels})
+    bgr = torch.from_numpy(pixels[..., ::-1].copy())
+    with torch.inference_mode():
+        x = ((bgr - torch.tensor(MEAN_BGR)) / torch.tensor(STD_BGR)).permute(2, 0, 1)[None]
+        edges = model.edge_detector.features(torch.from_numpy(maps)[None])
+        features = ImageFeatures(model.backbone(x.contiguous()), edges)
+
+    def decode(labels: Labels) -> tuple[Box, Floats]:
+        with torch.inference_mode():
+            logits = model.decode(features, torch.from_numpy(labels)[None])[0, 0]
+        return Box(0, 0, SIZE, SIZE), logits.numpy()
+
+    return decode
+
+
+if __name__ == "__main__":
+    target = Path(__file__).parent.parent / "runtime" / "tiny"
+    with tempfile.TemporaryDirectory() as scratch:
+        write_bundle(Path(scratch) / "tiny")
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(Path(scratch) / "tiny", target)
+    print(f"{target}: {sum(file.stat().st_size for file in target.iterdir()) / 1e3:.0f} kB")
