@@ -37,6 +37,7 @@ RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", 
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")  # Pillow's names
 _NAMED = "JPEG, PNG, WebP, TIFF, BMP, GIF, PNM, JPEG 2000, AVIF or HEIC"
+NO_PICTURE = "not a picture by its suffix"  # the reason that is no fault; the others are of pictures
 _NO_HEIF = "HEIC is read where pillow-heif is installed: pip install pillow-heif"
 _NO_AVIF = "AVIF is read where Pillow has it: pip install --upgrade pillow"
 _RAW = "raw files of cameras are not read: develop it to JPEG, PNG or TIFF"
@@ -139,7 +140,7 @@ def _why_not(path: Path) -> str | None:
     if suffix in RAW_SUFFIXES:
         return _RAW
     if suffix not in SUFFIXES:
-        return "not a picture by its suffix"
+        return NO_PICTURE
     return None if path.is_file() else "not a file, or a link to nothing"
 
 

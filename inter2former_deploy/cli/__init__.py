@@ -11,13 +11,15 @@ import typer
 
 import inter2former_deploy
 from inter2former_deploy.cli import ablate, bench, doctor, encode, evaluate, export, info, segment, train, verify
+from inter2former_deploy.cli.stopping import Stopped, stopped_by_signals
 from inter2former_deploy.errors import BundleError, OperatorLibraryError
 
 # Exit codes beside 0; Typer itself exits with 2 on wrong usage.
 FAILED, BAD_INPUT, UNEXPECTED = 1, 2, 3
 EXIT_CODES = (
     "Exit codes: 0 all well; 1 a comparison failed or a problem was found; 2 wrong usage or bad input; "
-    "3 an unexpected error; 4 training stopped before its last step, and can go on."
+    "3 an unexpected error; 4 training stopped before its last step, and can go on; 128 and the signal's number when "
+    "a signal stopped it, such as 143 for SIGTERM."
 )
 EXPECTED_ERRORS = (ValueError, OSError, BundleError, OperatorLibraryError)  # of bad input; all others are defects
 
@@ -74,7 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     _Options.debug = False
     try:
-        app(args=arguments, prog_name="i2f")
+        with stopped_by_signals():
+            app(args=arguments, prog_name="i2f")
+    except Stopped as stop:
+        typer.echo(f"i2f: {stop}", err=True)
+        sys.exit(stop.code)
     except EXPECTED_ERRORS as error:
         _fail(error, str(error), BAD_INPUT)
     except Exception as error:

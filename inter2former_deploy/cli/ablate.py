@@ -11,6 +11,7 @@ import typer
 from inter2former_deploy.cli.train import Ema, LearningRate, RampShare, Stages, Targets, Warmup, train_config
 from inter2former_deploy.clicks import MAX_CLICKS
 from inter2former_deploy.config import load_config
+from inter2former_deploy.files import check_new_folder
 
 
 def ablate(
@@ -43,6 +44,7 @@ def ablate(
     Example: i2f ablate --steps 3000 -o ablate
     """
     given = dict(locals())
+    check_new_folder(output, "--output")
     import torch
 
     from inter2former_deploy.data import open_dataset

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from inter2former_deploy.files import replacing
+from inter2former_deploy.files import check_new_folder, replacing
 
 app = typer.Typer(
     help="Measure operators, clicks and encoding against PyTorch, plain onnxruntime and the machine's limits.",
@@ -40,6 +40,7 @@ def ops(
     """Each operator over tokens, edge share and area; with its floor."""
     from inter2former_deploy.bench import operators, report
 
+    _check_output(output)
     wanted = only or tuple(operators.CASES)
     keep = _keep(output)
     _write(report.measure_operators(threads, seconds, typer.echo, keep, only=wanted, sizes=size, alone=alone), output)
@@ -50,6 +51,7 @@ def click(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, s
     """Whole clicks: labels, decoder and mask."""
     from inter2former_deploy.bench import report
 
+    _check_output(output)
     _write(report.measure_clicks(threads, seconds, typer.echo, _keep(output), size), output)
 
 
@@ -58,6 +60,7 @@ def encode(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, 
     """Opening an image: preprocessing, encoder and edge network, the encoder in every precision."""
     from inter2former_deploy.bench import report
 
+    _check_output(output)
     _write(report.measure_encoding(threads, seconds, typer.echo, _keep(output), size), output)
 
 
@@ -77,6 +80,7 @@ def session(
     """20 clicks on a photograph: 20-SPC and Online SPC."""
     from inter2former_deploy.bench import report
 
+    _check_output(output)
     _write(report.measure_session(bundle, checkpoint, threads, seconds, typer.echo), output)
 
 
@@ -89,6 +93,7 @@ def figure(
     """Latency over object area, and experts from 1 to 64, as a picture like the paper's Figure 3."""
     from inter2former_deploy.bench import plots, report
 
+    _check_output(output)
     plots.check_picture(output)
     areas = plots.measure_areas(threads, seconds, typer.echo)
     experts = report.measure_experts(threads, seconds, typer.echo)
@@ -102,6 +107,14 @@ def compare(before: Path, after: Path) -> None:
     from inter2former_deploy.bench import report
 
     typer.echo(report.compare(report.read(before), report.read(after)))
+
+
+def _check_output(output: Path | None) -> None:
+    """Before the measuring begins, not after it."""
+    if output is not None:
+        if output.is_dir():
+            raise ValueError(f"--output {output} is a folder: name a file")
+        check_new_folder(output.parent, "--output")
 
 
 def _keep(output: Path | None) -> Callable[[object], None]:

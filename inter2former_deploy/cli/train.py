@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inter2former_deploy.config import load_config
+from inter2former_deploy.files import check_new_folder
 
 if TYPE_CHECKING:
     from inter2former_deploy.training import TrainConfig
@@ -106,6 +107,7 @@ def train(
     Example: i2f train photos/ --config demo --steps 20000 -o run
     """
     given = dict(locals())
+    check_new_folder(output, "--output")
     import torch
 
     from inter2former_deploy.data import DataError, check, open_dataset

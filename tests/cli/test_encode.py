@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toy_bundle import write_toy_bundle
 
-from inter2former_deploy.cli.segment import read_image
+from inter2former_deploy.pictures import read_image
 from inter2former_deploy.runtime import EncodedImage, Segmenter
 
 
@@ -84,7 +84,7 @@ def test_broken_pictures_are_named_and_skipped(
     cache = tmp_path / "cache"
     done = i2f("encode", photos, tmp_path / "gone.png", "-o", cache, "--bundle", toy_bundle, "--no-custom-ops")
     assert done.code == 1
-    assert f"2/4  skipped: {photos / 'b.jpg'} is no picture that OpenCV reads" in done.err
+    assert f"2/4  skipped: {photos / 'b.jpg'} is no picture that can be read: it must be JPEG" in done.err
     assert f"4/4  skipped: there is no image {tmp_path / 'gone.png'}" in done.err
     assert f"2 broken: {photos / 'b.jpg'}, {tmp_path / 'gone.png'}" in done.out
     assert len(list(cache.iterdir())) == 2
@@ -93,7 +93,7 @@ def test_broken_pictures_are_named_and_skipped(
 def test_a_folder_without_pictures_is_bad_input(i2f: Callable[..., Any], toy_bundle: Path, tmp_path: Path) -> None:
     done = i2f("encode", tmp_path, "-o", tmp_path / "cache", "--bundle", toy_bundle)
     assert done.code == 2
-    assert f"there is no picture in {tmp_path}, of .png" in done.err
+    assert f"there is no picture in {tmp_path}, of .jpg" in done.err
 
 
 def test_segment_takes_what_was_encoded(

@@ -83,6 +83,8 @@ def test_options_reach_the_exporter(i2f: Callable[..., Any], monkeypatch: pytest
         )
 
     monkeypatch.setattr(exporter, "export_bundle", record)
+    monkeypatch.chdir(tmp_path)
+    Path("weights.pth").touch()
     words = "export weights.pth -o out --size 512 --edge-rule exact --config probe --opset 21 --force --keep-failed"
     assert i2f(*words.split(), "--threads", 3, "--no-custom-ops", "--precision", "int8", "--min-iou", 0.9).code == 0
     given.pop("progress")

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from inter2former_deploy.cli.segment import read_image
+from inter2former_deploy.pictures import read_image
 from inter2former_deploy.runtime import Segmenter
 
 
@@ -85,7 +85,11 @@ def test_files_that_are_not_there(i2f: Callable[..., Any], toy_bundle: Path, pho
     text = tmp_path / "text.png"
     text.write_text("no picture")
     done = i2f("segment", toy_bundle, text, *click)
-    assert (done.code, done.err) == (2, f"i2f: {text} is no picture that OpenCV reads\n")
+    assert (done.code, done.err) == (
+        2,
+        f"i2f: {text} is no picture that can be read: it must be JPEG, PNG, WebP, TIFF, BMP, GIF, PNM, JPEG 2000, AVIF "
+        "or HEIC\n",
+    )
 
 
 @pytest.mark.parametrize(
