@@ -45,7 +45,7 @@ _RAW = "raw files of cameras are not read: develop it to JPEG, PNG or TIFF"
 _UNSIGNED, _SIGNED, _UNDEFINED = 1, 2, 4  # SampleFormat of TIFF
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 256, 257, 258, 262, 274, 339
 _OFFSETS_AND_COUNTS = ((273, 279), (324, 325))  # of strips, of tiles
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0")
 _NEW_SUBFILE_TYPE, _DNG_VERSION, _ICC = 254, 50706, 34675
 
 
@@ -162,6 +162,11 @@ def _read(file: IO[bytes], name: str, convert_colours: bool, max_pixels: int, te
     """`read_image` of an open file."""
     prefix = file.read(32)
     file.seek(0)
+    if not prefix:
+        raise PictureError(f"{name} is empty")
+    if prefix[:4] == b"MM\0+":
+        raise PictureError(f"{name} is a BigTIFF file of big-endian byte order, which is not read: write it again")
+    prefix = prefix.ljust(32, b"\0")
     try:
         if prefix[:4] in _TIFF:
             directory = _tiff_directory(file)
@@ -194,7 +199,8 @@ def _read(file: IO[bytes], name: str, convert_colours: bool, max_pixels: int, te
     except (PictureError, MemoryError):
         raise
     except Exception as error:  # of Pillow's readers, which raise whatever a broken file leads to
-        raise PictureError(f"{name} is cut off or damaged ({error}): get the file again") from error
+        why = " ".join(str(error).split())[:200]
+        raise PictureError(f"{name} is cut off or damaged ({why}): get the file again") from error
 
 
 def _identify(file: IO[bytes], prefix: bytes) -> Image.Image | None:
@@ -218,8 +224,6 @@ def _unknown(prefix: bytes, name: str) -> str:
         return f"{name} is a HEIC picture; {_NO_HEIF}"
     if brand in (b"avif", b"avis"):
         return f"{name} is an AVIF picture; {_NO_AVIF}"
-    if not prefix:
-        return f"{name} is empty"
     return f"{name} is no picture that can be read: it must be {_NAMED}"
 
 
@@ -305,7 +309,7 @@ def _to_srgb(image: Image.Image, profile: bytes, name: str, tell: Tell) -> Image
         if image.mode == "RGB" and _changes_nothing(transform):
             return image
         converted = ImageCms.applyTransform(image, transform)
-    except ImageCms.PyCMSError as error:
+    except (ImageCms.PyCMSError, OSError) as error:
         tell(f"{name}: its colour profile is not readable ({error}); the colours are taken as sRGB")
         return image
     return image if converted is None else converted
@@ -376,7 +380,7 @@ def _pnm_largest(image: Image.Image) -> int:
 def _tiff_directory(file: IO[bytes]) -> TiffImagePlugin.ImageFileDirectory_v2:
     """The tags of a TIFF file's first picture, whatever its pixels are."""
     header = file.read(8)
-    if 43 in header[2:4]:  # BigTIFF
+    if header[2] == 43:  # BigTIFF
         header += file.read(8)
     directory = TiffImagePlugin.ImageFileDirectory_v2(header)
     file.seek(directory.next)
@@ -417,7 +421,7 @@ def _read_deep_tiff(data: bytes, directory: TiffImagePlugin.ImageFileDirectory_v
 def _without_orientation(data: bytes) -> bytes:
     """A TIFF file that says it is upright: OpenCV refuses those that are to be turned by 90 degrees."""
     order = "<" if data[:2] == b"II" else ">"
-    if data[2:4] in (b"+\0", b"\0+"):  # BigTIFF
+    if data[2] == 43:  # BigTIFF
         (start,) = struct.unpack_from(order + "Q", data, 8)
         (entries,) = struct.unpack_from(order + "Q", data, start)
         first, each, value = start + 8, 20, 12
