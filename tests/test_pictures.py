@@ -142,9 +142,10 @@ def test_an_orientation_that_does_not_exist_is_upright(tag: int) -> None:
 
 def test_broken_exif_is_upright_and_said() -> None:
     lines: list[str] = []
-    broken = b"Exif\0\0" + b"II*\0\xff\xff\xff\x7f" + bytes(8)
-    data = encoded(smooth_picture(), "PNG", exif=broken)
+    data = encoded(smooth_picture(), "PNG", exif=b"Exif\0\0garbage")
     np.testing.assert_array_equal(read_image(data, tell=lines.append), smooth_picture())
+    assert len(lines) == 1
+    assert lines[0].startswith("the picture: its Exif tags are not readable")
 
 
 # The same values as OpenCV, with which the release was evaluated
@@ -184,7 +185,11 @@ def test_plain_files_have_opencv_s_values(mode: str, kind: str, options: dict[st
     if mode in ("RGBA", "LA"):
         image.putalpha(Image.fromarray(smooth_picture()[..., 1]))
     data = encoded(image, kind, **options)
-    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    by_opencv = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if by_opencv is None:
+        assert kind == "GIF"
+        pytest.skip("this OpenCV does not read GIF")
+    expected = by_opencv[..., ::-1]
     for convert_colours in (True, False):
         actual = read_image(data, convert_colours=convert_colours, tell=not_told)
         assert actual.dtype == np.uint8
@@ -193,7 +198,8 @@ def test_plain_files_have_opencv_s_values(mode: str, kind: str, options: dict[st
 
 
 def test_cmyk_without_a_profile() -> None:
-    data = encoded(Image.fromarray(smooth_picture(channels=4), "CMYK"), "JPEG", quality=95)
+    inks = [Image.fromarray(np.ascontiguousarray(ink)) for ink in smooth_picture(channels=4).transpose(2, 0, 1)]
+    data = encoded(Image.merge("CMYK", inks), "JPEG", quality=95)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     np.testing.assert_array_equal(read_image(data), expected)
     assert np.abs(cv2.imdecode(np.frombuffer(data, np.uint8), 1)[..., ::-1].astype(int) - expected).max() <= 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: always, with one of the exit codes.
     """
     _Options.debug = False
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about tags of pictures; what matters becomes an error
     try:
         with stopped_by_signals():
             app(args=arguments, prog_name="i2f")
