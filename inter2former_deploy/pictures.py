@@ -11,9 +11,11 @@ import io
 import os
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import IO, Any
 
 import numpy as np
@@ -35,7 +37,7 @@ SUFFIXES = (  # of the files that are taken from a folder
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 RAW_SUFFIXES = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")  # Pillow's names
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")  # Pillow's names
 _NAMED = "JPEG, PNG, WebP, TIFF, BMP, GIF, PNM, JPEG 2000, AVIF or HEIC"
 NO_PICTURE = "not a picture by its suffix"  # the reason that is no fault; the others are of pictures
 _NO_HEIF = "HEIC is read where pillow-heif is installed: pip install pillow-heif"
@@ -47,6 +49,7 @@ _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 256, 257, 2
 _OFFSETS_AND_COUNTS = ((273, 279), (324, 325))  # of strips, of tiles
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0")
 _NEW_SUBFILE_TYPE, _DNG_VERSION, _ICC = 254, 50706, 34675
+_LIMIT = Lock()  # on changing Pillow's limit
 
 
 class PictureWarning(UserWarning):
@@ -172,10 +175,16 @@ def _read(file: IO[bytes], name: str, convert_colours: bool, max_pixels: int, te
             directory = _tiff_directory(file)
             _check_tiff(directory, file, name, max_pixels)
             if _tiff_is_deep(directory):
+                if directory.next:
+                    tell(f"{name} has several pages: the first is taken")
                 pixels = _to_8_bits(_read_deep_tiff(file.read(), directory, name), name, tell)
                 profile = directory.get(_ICC) if convert_colours else None
                 return _finish(Image.fromarray(pixels), profile, int(directory.get(_ORIENTATION, 1)), name, tell)
-        image = _identify(file, prefix)
+        try:
+            image = _identify(file, prefix)
+        except Image.DecompressionBombError:  # of WebP, which asks for Pillow's limit before its size is known here
+            with _pillow_allows(max_pixels):
+                image = _identify(file, prefix)
         if image is None:
             raise PictureError(_unknown(prefix, name))
         _check_size(*image.size, name, max_pixels)
@@ -185,7 +194,8 @@ def _read(file: IO[bytes], name: str, convert_colours: bool, max_pixels: int, te
             file.seek(0)
             deep = _read_deep(file.read(), name, largest=None if largest == 65535 else largest)
         else:
-            image.load()
+            with _pillow_allows(image.width * image.height):
+                image.load()
             if image.format == "PNG" and prefix[24] == 16:
                 file.seek(0)
                 deep = _read_deep(file.read(), name)
@@ -198,9 +208,28 @@ def _read(file: IO[bytes], name: str, convert_colours: bool, max_pixels: int, te
         return _finish(image, profile, orientation, name, tell)
     except (PictureError, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        raise PictureError(
+            f"{name} has more than {max_pixels:,} pixels: make it smaller, or raise max_pixels"
+        ) from error
     except Exception as error:  # of Pillow's readers, which raise whatever a broken file leads to
         why = " ".join(str(error).split())[:200]
         raise PictureError(f"{name} is cut off or damaged ({why}): get the file again") from error
+
+
+@contextmanager
+def _pillow_allows(pixels: int) -> Iterator[None]:
+    """Within, Pillow takes so many pixels without a word; its limit, one for the process, is left where that is enough."""
+    if Image.MAX_IMAGE_PIXELS is None or pixels <= Image.MAX_IMAGE_PIXELS:
+        yield
+        return
+    with _LIMIT:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _identify(file: IO[bytes], prefix: bytes) -> Image.Image | None:
@@ -209,7 +238,8 @@ def _identify(file: IO[bytes], prefix: bytes) -> Image.Image | None:
     `Image.open` without its limit on pixels, which is one for the whole process; ours is checked next.
     """
     Image.init()
-    _heif_is_there()
+    if prefix[4:8] == b"ftyp":
+        _heif_is_there()
     for name in _FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
         if factory is not None and accept is not None and accept(prefix) is True:
@@ -337,23 +367,22 @@ def _to_8_bits(deep: _Deep, name: str, tell: Tell) -> NDArray[np.uint8]:
                 f"{name} holds floating-point values from {low:g} to {high:g}, only 0 to 1 has a meaning as "
                 "brightness: scale it to 8 bits first"
             )
-        white = 1.0
+        result = np.floor(values * np.float32(255) + np.float32(0.5)).astype(np.uint8)
     else:
         if low < 0 or high > 65535:
             raise PictureError(
                 f"{name} holds values from {low} to {high}, only 0 to 65535 has a meaning as brightness: "
                 "scale it to 8 bits first"
             )
-        white = float(deep.largest or next(white for bits in (8, 10, 12, 14, 16) if (white := (1 << bits) - 1) >= high))
-        if not deep.largest and white < 65535:
-            tell(f"{name} holds values up to {high} in files of 16 bits: read as {int(white).bit_length()} bits")
-    table = None
-    if values.dtype.kind != "f":
+        white = deep.largest
+        if white is None:
+            bits = next(bits for bits in (8, 10, 12, 14, 16) if high < 1 << bits)
+            white = (1 << bits) - 1
+            if bits < 16:
+                tell(f"{name} holds values up to {high} in files of 16 bits: read as {bits} bits")
         table = np.minimum(np.floor(np.arange(65536) * (255 / white) + 0.5), 255).astype(np.uint8)
         result = table[values]
-    else:
-        result = np.floor(values * np.float32(255) + np.float32(0.5)).astype(np.uint8)
-    return np.uint8(255) - result if deep.inverted else result
+    return np.asarray(255 - result if deep.inverted else result, np.uint8)
 
 
 def _read_deep(data: bytes, name: str, *, largest: int | None = None, inverted: bool = False) -> _Deep:

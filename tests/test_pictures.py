@@ -440,12 +440,13 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, kin
         tracemalloc.stop()
 
 
-def test_the_limit_is_the_caller_s_and_not_pillow_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encoded(smooth_picture(), "PNG")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_limit_is_the_caller_s_and_not_pillow_s(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    data = encoded(smooth_picture(), kind)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # beyond twice that Pillow itself refuses, below it warns
     assert read_image(data, max_pixels=38 * 61).shape == (38, 61, 3)
     with pytest.raises(
-        PictureError, match="the picture has 61 x 38 pixels, more than 2,317: make it smaller, or raise"
+        PictureError, match=r"the picture has .* more than 2,317.*: make it smaller, or raise max_pixels"
     ):
         read_image(data, max_pixels=38 * 61 - 1)
     assert Image.MAX_IMAGE_PIXELS == 100
@@ -525,6 +526,14 @@ def test_of_several_frames_the_first_is_taken_and_it_is_said(tmp_path: Path, kin
         pixels = read_image(path)
     alone = read_image(encoded(first, kind, **options))
     assert np.abs(pixels.astype(int) - alone).mean() < 4  # AVIF codes frames of an animation a little differently
+
+
+def test_of_several_pages_of_16_bits_the_first_is_taken_and_it_is_said() -> None:
+    first, second = (np.full((9, 11), value, np.uint16) for value in (65535, 0))
+    data = encoded(Image.fromarray(first), "TIFF", save_all=True, append_images=[Image.fromarray(second)])
+    lines: list[str] = []
+    assert (read_image(data, tell=lines.append) == 255).all()
+    assert lines == ["the picture has several pages: the first is taken"]
 
 
 def test_previews_behind_a_photograph_are_not_spoken_of() -> None:

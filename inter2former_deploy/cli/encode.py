@@ -59,8 +59,8 @@ def encode(
     check_space(output, (len(paths) - there) * segmenter.encoded_nbytes, f"encoding {len(paths)} pictures")
     files: dict[str, str] = {}
     broken: dict[str, str] = {str(path): reason for path, reason in skipped if reason != NO_PICTURE}
-    for path, reason in broken.items():
-        typer.echo(f"skipped: {path}: {reason}", err=True)
+    for name, reason in broken.items():
+        typer.echo(f"skipped: {name}: {reason}", err=True)
     made = 0
     for number, path in enumerate(paths, 1):
         start = time.perf_counter()

@@ -108,7 +108,8 @@ def segment(
     _check_target(output, LOSSLESS, "--output")
     if overlay is not None:
         _check_target(overlay, PICTURES, "--overlay")
-    check_apart({"IMAGE": image, "--output": output} | ({} if overlay is None else {"--overlay": overlay}))
+    outputs = {"--output": output} | ({} if overlay is None else {"--overlay": overlay})
+    check_apart({"IMAGE": image} | outputs)
     if cache is not None and not nearest_folder(cache).is_dir():
         raise ValueError(f"--cache {cache}: {nearest_folder(cache)} is a file, not a folder")
 
@@ -129,8 +130,8 @@ def segment(
         height, width = encoded.frame.height, encoded.frame.width
     else:
         raise ValueError(f"--overlay needs the picture; {image} holds only what the encoder made of it")
-    for path, option in ((output, "--output"), (overlay, "--overlay")):
-        longest = None if path is None else LONGEST_SIDE.get(path.suffix.lower())
+    for option, path in outputs.items():
+        longest = LONGEST_SIDE.get(path.suffix.lower())
         if longest is not None and max(width, height) > longest:
             raise ValueError(
                 f"{option} {path}: {image} is {width} x {height} pixels, {path.suffix} holds at most {longest} a side: "
