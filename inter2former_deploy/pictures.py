@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, features
 
+from inter2former_deploy.colours import Colours, colours_of_heif, colours_of_png, to_srgb
 from inter2former_deploy.errors import PictureError
 
 __all__ = ["MAX_PIXELS", "SUFFIXES", "PictureError", "PictureWarning", "picture_files", "read_image"]
@@ -49,6 +50,7 @@ _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 256, 257, 2
 _OFFSETS_AND_COUNTS = ((273, 279), (324, 325))  # of strips, of tiles
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0")
 _NEW_SUBFILE_TYPE, _DNG_VERSION, _ICC = 254, 50706, 34675
+_HEAD = 1 << 22  # bytes of a file before its pixels, at most; profiles lie there
 _LIMIT = Lock()  # on changing Pillow's limit
 
 
@@ -203,9 +205,10 @@ def _read(file: IO[bytes], name: str, convert_colours: bool, max_pixels: int, te
                 deep = _Deep(np.asarray(image))
         orientation = _orientation(image, name, tell)
         profile = image.info.get("icc_profile") if convert_colours else None
+        described = _described(file, image, bool(profile), name, tell) if convert_colours else None
         if deep is not None:
             image = Image.fromarray(_to_8_bits(deep, name, tell))
-        return _finish(image, profile, orientation, name, tell)
+        return _finish(image, None if described else profile, orientation, name, tell, described)
     except (PictureError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -219,7 +222,7 @@ def _read(file: IO[bytes], name: str, convert_colours: bool, max_pixels: int, te
 
 @contextmanager
 def _pillow_allows(pixels: int) -> Iterator[None]:
-    """Within, Pillow takes so many pixels without a word; its limit, one for the process, is left where that is enough."""
+    """Within, Pillow takes so many pixels without a word; its limit, one for the process, changes only if it must."""
     if Image.MAX_IMAGE_PIXELS is None or pixels <= Image.MAX_IMAGE_PIXELS:
         yield
         return
@@ -286,7 +289,22 @@ def _orientation(image: Image.Image, name: str, tell: Tell) -> int:
     return found if isinstance(found, int) else 1
 
 
-def _finish(image: Image.Image, profile: bytes | None, orientation: int, name: str, tell: Tell) -> NDArray[np.uint8]:
+def _described(file: IO[bytes], image: Image.Image, has_profile: bool, name: str, tell: Tell) -> Colours | None:
+    """The colours that a file describes otherwise than by a profile, if they count."""
+    file.seek(0)
+    try:
+        if image.format == "PNG":
+            return colours_of_png(file.read(_HEAD))
+        if image.format in ("AVIF", "HEIF") and not has_profile:
+            return colours_of_heif(file.read(_HEAD))
+    except ValueError as error:
+        tell(f"{name}: its colours are not converted ({error}); they are taken as sRGB")
+    return None
+
+
+def _finish(
+    image: Image.Image, profile: bytes | None, orientation: int, name: str, tell: Tell, described: Colours | None = None
+) -> NDArray[np.uint8]:
     """RGB, sRGB and upright."""
     if image.mode in ("1", "LA", "La"):
         image = image.convert("L")
@@ -298,6 +316,8 @@ def _finish(image: Image.Image, profile: bytes | None, orientation: int, name: s
         lab = ImageCms.createProfile("LAB")
         image = ImageCms.profileToProfile(image, lab, ImageCms.createProfile("sRGB"), outputMode="RGB")  # type: ignore[assignment]
     pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    if described is not None and not described.are_srgb:
+        pixels = to_srgb(pixels, described)
     return np.ascontiguousarray(_upright(pixels, orientation))
 
 

@@ -284,6 +284,107 @@ def test_a_profile_that_does_not_fit_is_not_used_and_said(tmp_path: Path, profil
     np.testing.assert_array_equal(read_image(path, convert_colours=False, tell=not_told), smooth_picture())
 
 
+def chromaticities(*values: float) -> bytes:
+    return png_chunk(b"cHRM", struct.pack(">8I", *(round(1e5 * value) for value in values)))
+
+
+def gamma(value: float) -> bytes:
+    return png_chunk(b"gAMA", struct.pack(">I", round(1e5 * value)))
+
+
+D65 = (0.3127, 0.329)
+P3_CHUNK = chromaticities(*D65, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06)
+SRGB_CHUNK = chromaticities(*D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+ADOBE_CHUNK = png_chunk(b"iCCP", b"adobe\0\0" + zlib.compress(icc.rgb_profile(icc.ADOBE_RGB, 563 / 256)))
+
+
+def code_points(primaries: int, transfer: int) -> bytes:
+    return png_chunk(b"cICP", bytes([primaries, transfer, 0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "primaries", "curve"),
+    [
+        (gamma(1.0), icc.SRGB, 1.0),
+        (gamma(1.0) + SRGB_CHUNK, icc.SRGB, 1.0),
+        (gamma(0.45455) + SRGB_CHUNK, icc.SRGB, 2.2),  # as ImageMagick writes it
+        (gamma(0.45455) + P3_CHUNK, icc.DISPLAY_P3, 2.2),
+        (P3_CHUNK, None, None),  # alone it counts for nothing
+        (png_chunk(b"sRGB", b"\0") + gamma(1.0), None, None),
+        (gamma(0.0), None, None),
+        (code_points(12, 13), icc.DISPLAY_P3, icc.SRGB_CURVE),
+        (code_points(9, 8), icc.BT2020, 1.0),
+        (code_points(12, 1), icc.DISPLAY_P3, 2.4),  # a camera's curve, as a screen shows it
+        (code_points(2, 2), None, None),
+        (ADOBE_CHUNK + gamma(1.0), icc.ADOBE_RGB, 563 / 256),
+        (ADOBE_CHUNK + code_points(12, 13), icc.DISPLAY_P3, icc.SRGB_CURVE),
+    ],
+)
+def test_png_colours_by_numbers(chunks: bytes, primaries: Any, curve: Any) -> None:
+    """What counts was compared with Chromium 156, for each of these and more: at most 1 level apart."""
+    pixels = smooth_picture()
+    data = encoded(pixels, "PNG")
+    data = data[:33] + chunks + data[33:]
+    if primaries is None:
+        np.testing.assert_array_equal(read_image(data, tell=not_told), pixels)
+    else:
+        expected = as_srgb(pixels, primaries, curve)
+        assert np.abs(expected - pixels).mean() > 1
+        assert np.abs(read_image(data, tell=not_told) - expected).max() <= 1.5
+    np.testing.assert_array_equal(read_image(data, convert_colours=False), pixels)
+
+
+def test_png_colours_by_numbers_of_16_bits_and_grey() -> None:
+    grey = smooth_picture()[..., 0]
+    expected = as_srgb(np.repeat(grey[..., None], 3, -1), icc.SRGB, 1.0)
+    for depth, factor in ((np.uint8, 1), (np.uint16, 257)):
+        data = cv2.imencode(".png", grey.astype(depth) * depth(factor))[1].tobytes()
+        assert np.abs(read_image(data[:33] + gamma(1.0) + data[33:]) - expected).max() <= 0.75
+
+
+def test_white_stays_white_under_another_white() -> None:
+    pixels = np.full((2, 2, 3), 255, np.uint8)
+    data = encoded(pixels, "PNG")
+    d50 = chromaticities(0.3457, 0.3585, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+    np.testing.assert_array_equal(read_image(data[:33] + gamma(0.5) + d50 + data[33:]), pixels)
+
+
+@pytest.mark.parametrize(
+    ("points", "primaries", "curve"),
+    [
+        ((12, 13), icc.DISPLAY_P3, icc.SRGB_CURVE),
+        ((12, 1), icc.DISPLAY_P3, icc.SRGB_CURVE),
+        ((9, 2), icc.BT2020, icc.SRGB_CURVE),
+        ((1, 8), icc.SRGB, 1.0),
+        ((1, 1), None, None),
+        ((2, 2), None, None),
+    ],
+)
+def test_avif_colours_by_numbers(points: tuple[int, int], primaries: Any, curve: Any) -> None:
+    data = encoded(smooth_picture(), "AVIF", quality=100, subsampling="4:4:4")
+    at = data.index(b"colrnclx") + 8
+    plain = read_image(data)
+    data = data[:at] + struct.pack(">HH", *points) + data[at + 4 :]
+    actual = read_image(data, tell=not_told)
+    if primaries is None:
+        np.testing.assert_array_equal(actual, plain)
+    else:
+        assert np.abs(actual - as_srgb(plain, primaries, curve)).max() <= 1.5
+        assert np.abs(actual.astype(int) - plain).mean() > 3
+
+
+@pytest.mark.parametrize(
+    ("chunks", "why"),
+    [(code_points(9, 16), "primaries 9 with transfer 16"), (gamma(1.0) + chromaticities(*[0.0] * 8), "primaries")],
+)
+def test_colours_that_are_not_converted_are_said(chunks: bytes, why: str) -> None:
+    lines: list[str] = []
+    data = encoded(smooth_picture(), "PNG")
+    np.testing.assert_array_equal(read_image(data[:33] + chunks + data[33:], tell=lines.append), smooth_picture())
+    assert len(lines) == 1
+    assert f"the picture: its colours are not converted ({why}" in lines[0]
+
+
 # More than 8 bits
 
 
