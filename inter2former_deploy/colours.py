@@ -75,10 +75,11 @@ def colours_of_png(data: bytes) -> Colours | None:
     gamma = int.from_bytes(chunks[b"gAMA"], "big")
     if b"sRGB" in chunks or not gamma:
         return None
-    primaries = _SRGB_PRIMARIES
     if len(chunks.get(b"cHRM", b"")) == 32:
-        primaries = tuple(value / 1e5 for value in struct.unpack(">8I", chunks[b"cHRM"]))
-    return Colours(primaries, 1e5 / gamma)
+        return Colours(tuple(value / 1e5 for value in struct.unpack(">8I", chunks[b"cHRM"])), 1e5 / gamma)
+    if abs(2.2 * gamma / 1e5 - 1) < 0.05:  # alone, what is about sRGB's is meant to be sRGB
+        return None
+    return Colours(curve=1e5 / gamma)
 
 
 def colours_of_heif(data: bytes) -> Colours | None:

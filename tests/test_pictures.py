@@ -306,6 +306,8 @@ def code_points(primaries: int, transfer: int) -> bytes:
     ("chunks", "primaries", "curve"),
     [
         (gamma(1.0), icc.SRGB, 1.0),
+        (gamma(0.5), icc.SRGB, 2.0),
+        (gamma(0.45455), None, None),
         (gamma(1.0) + SRGB_CHUNK, icc.SRGB, 1.0),
         (gamma(0.45455) + SRGB_CHUNK, icc.SRGB, 2.2),  # as ImageMagick writes it
         (gamma(0.45455) + P3_CHUNK, icc.DISPLAY_P3, 2.2),
