@@ -20,20 +20,21 @@ import onnx
 from inter2former_deploy import library
 from inter2former_deploy.checkpoint import bundled_weights, load_checkpoint, synthetic_state_dict
 from inter2former_deploy.config import EdgeRule, ModelConfig
-from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, INLINE_FILES, MANIFEST_FILE
+from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, INLINE_FILES
 from inter2former_deploy.errors import BundleError, ExportMismatchError
 from inter2former_deploy.exporters.agreement import AgreementReport, check_agreement
 from inter2former_deploy.exporters.bodies import check_opset, inline_bodies
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, decoder_shapes, export_decoder, export_encoder
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, ParityReport, check_parity
 from inter2former_deploy.exporters.precision import reduce_precision
+from inter2former_deploy.files import check_new_bundle, check_space, failed_folder
 from inter2former_deploy.manifest import BUNDLE_ID_KEY, Manifest, Precision, sha256
 from inter2former_deploy.modules.model import Inter2Former
 
 DEFAULT_SIZE = 1024
 DEFAULT_SEED = 7  # of synthetic weights
 REFERENCE_FILE = "encoder.fp32.onnx"  # beside an encoder in another precision, while it is verified
-FILES = (ENCODER_FILE, DECODER_FILE, MANIFEST_FILE)
+SPACE_FOR_REST = 32_000_000  # bytes of a bundle beside the weights: constants, both forms of the operators, the report
 PROTOBUF_LIMIT = (1 << 31) - 1  # bytes of one file
 
 DIFFERENCES = (
@@ -110,13 +111,15 @@ def export_bundle(
     _check_precision(precision, min_iou)
     if edge_rule is not None and edge_rule not in get_args(EdgeRule):
         raise ValueError(f"edge_rule must be one of {', '.join(get_args(EdgeRule))}, got {edge_rule!r}")
-    _check_target(folder, force)
+    check_new_bundle(folder, force=force, keep_failed=keep_failed)
     if custom_ops:
         library.library_path()  # before the work begins, not after it
     steps = _Steps(progress)
     with steps("read weights"):
         model, weights = load_weights(checkpoint, config=config, edge_rule=edge_rule, seed=seed)
     decoder_shapes(model.config, size)  # checks the size
+    kept = 1 if precision == "fp32" else 2  # encoders, while they are compared
+    check_space(folder, kept * _nbytes(model) + SPACE_FOR_REST, "the bundle")
     working = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         with steps("export encoder"):
@@ -364,31 +367,28 @@ def _check_precision(precision: Precision, min_iou: float | None) -> None:
         raise ValueError(f"min_iou must be 0 to 1, got {min_iou}")
 
 
-def _check_target(folder: Path, force: bool) -> None:
-    if not folder.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder.parent}")
-    if not folder.exists():
-        return
-    if not folder.is_dir() or any(path.name not in (*FILES, *INLINE_FILES.values()) for path in folder.iterdir()):
-        raise FileExistsError(f"{folder} exists and is no bundle: name another folder")
-    if not force and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} exists: replace it with --force or name another folder")
+def _nbytes(model: Inter2Former) -> int:
+    return sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
 def _move_into_place(working: Path, folder: Path) -> None:
     """The new bundle becomes visible in one step; an old one is out of the way just before."""
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    if not folder.exists():
+        working.replace(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
         folder.replace(old)  # onto an empty folder
         working.replace(folder)
-        shutil.rmtree(old)
-    else:
-        working.replace(folder)
+    finally:
+        if not folder.exists():  # stopped in between
+            old.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _keep_failed(working: Path, folder: Path) -> Path:
     """Move a bundle that failed beside where it would have been; returns its new place."""
-    failed = folder.with_name(f"{folder.name}.failed")
+    failed = failed_folder(folder)
     shutil.rmtree(failed, ignore_errors=True)
     working.rename(failed)
     return failed

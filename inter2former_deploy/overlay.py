@@ -38,12 +38,14 @@ def draw_overlay(image: Image, mask: npt.NDArray[np.bool_], clicks: Sequence[Cli
     if image.shape[:2] != mask.shape:
         raise ValueError(f"image and mask must be of one size, got {image.shape[:2]} and {mask.shape}")
     canvas = image.copy()
-    canvas[mask] = ((1 - TINT) * canvas[mask] + TINT * np.array(MASK_RGB)).astype(np.uint8)
+    for channel, colour in enumerate(MASK_RGB):  # by a table: of a large picture, floating-point values fill the memory
+        table = ((1 - TINT) * np.arange(256) + TINT * colour).astype(np.uint8)
+        canvas[..., channel][mask] = table[canvas[..., channel][mask]]
 
     unit = max(1, round(max(mask.shape) / 500))
     outline, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    for colour, width in ((WHITE, 3 * unit), (MASK_RGB, unit)):
-        cv2.drawContours(canvas, outline, -1, colour, width, cv2.LINE_AA)
+    for line, width in ((WHITE, 3 * unit), (MASK_RGB, unit)):
+        cv2.drawContours(canvas, outline, -1, line, width, cv2.LINE_AA)
     for number, click in enumerate(clicks, 1):
         _draw_click(canvas, click, str(number), unit)
     return canvas

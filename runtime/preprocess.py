@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -63,11 +64,14 @@ def check_image(image: object) -> Image:
         ValueError: not H x W x 3, or empty.
     """
     if not isinstance(image, np.ndarray):
+        hint = ": inter2former_deploy.pictures.read_image reads a file" if isinstance(image, str | bytes | Path) else ""
         raise TypeError(
-            f"image must be a numpy array, uint8 RGB of shape (height, width, 3), got {type(image).__name__}"
+            f"image must be a numpy array, uint8 RGB of shape (height, width, 3), got {type(image).__name__}{hint}"
         )
     if image.dtype != np.uint8:
-        hint = "divide 16-bit values by 257" if image.dtype == np.uint16 else "scale it to 0-255, round and cast"
+        hint = "scale it to 0-255, round and cast"
+        if image.dtype == np.uint16:
+            hint = "divide values of all 16 bits by 257 (of 12 bits: by 16.06); read_image does it for files"
         raise TypeError(f"image must be of uint8, 0 to 255, got {image.dtype}: {hint}")
     if image.ndim != 3 or image.shape[2] != 3:
         hint = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
@@ -102,6 +103,11 @@ class Segmenter:
     def size(self) -> int:
         """S, the model resolution: the side of the square that images are scaled into, pixels."""
         return self.bundle.manifest.size
+
+    @property
+    def encoded_nbytes(self) -> int:
+        """Size of any image's encoding, in memory and, but for a header, in a file, bytes."""
+        return 4 * sum(map(math.prod, self._encoder.shapes.values()))
 
     def open(self, image: np.ndarray | EncodedImage) -> Session:
         """Begin to segment an image. It is encoded once for all its clicks, unless it is already.

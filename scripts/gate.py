@@ -78,8 +78,8 @@ def wrong(every: int) -> int:
             print(f"{verdict}: {mutant.file}, {mutant.name}" + (f" [{', '.join(tensors[:3])}]" if tensors else ""))
     effective = verdicts["refused"] + verdicts["accepted"]
     print(
-        f"wrong graphs: {verdicts['refused']} refused of {effective} whose results differ; {verdicts['without effect']} "
-        f"changed no result, {verdicts['does not run']} do not run; {arithmetic()}"
+        f"wrong graphs: {verdicts['refused']} refused of {effective} whose results differ; "
+        f"{verdicts['without effect']} changed no result, {verdicts['does not run']} do not run; {arithmetic()}"
     )
     return verdicts["accepted"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -11,13 +12,15 @@ import typer
 
 import inter2former_deploy
 from inter2former_deploy.cli import ablate, bench, doctor, encode, evaluate, export, info, segment, train, verify
+from inter2former_deploy.cli.stopping import Stopped, stopped_by_signals
 from inter2former_deploy.errors import BundleError, MissingPackageError, OperatorLibraryError
 
 # Exit codes beside 0; Typer itself exits with 2 on wrong usage.
 FAILED, BAD_INPUT, UNEXPECTED = 1, 2, 3
 EXIT_CODES = (
     "Exit codes: 0 all well; 1 a comparison failed or a problem was found; 2 wrong usage or bad input; "
-    "3 an unexpected error; 4 training stopped before its last step, and can go on."
+    "3 an unexpected error; 4 training stopped before its last step, and can go on; 128 and the signal's number when "
+    "a signal stopped it, such as 143 for SIGTERM."
 )
 # Of bad input and what is not installed; all others are defects.
 EXPECTED_ERRORS = (ValueError, OSError, BundleError, OperatorLibraryError, MissingPackageError)
@@ -74,8 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: always, with one of the exit codes.
     """
     _Options.debug = False
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about tags of pictures; what matters becomes an error
     try:
-        app(args=arguments, prog_name="i2f")
+        with stopped_by_signals():
+            app(args=arguments, prog_name="i2f")
+    except Stopped as stop:
+        typer.echo(f"i2f: {stop}", err=True)
+        sys.exit(stop.code)
     except EXPECTED_ERRORS as error:
         _fail(error, str(error), BAD_INPUT)
     except Exception as error:

@@ -12,6 +12,7 @@ from inter2former_deploy.cli.packages import PHOTO_MODULES, TORCH_MODULES, requi
 from inter2former_deploy.cli.train import Ema, LearningRate, RampShare, Stages, Targets, Warmup, train_config
 from inter2former_deploy.clicks import MAX_CLICKS
 from inter2former_deploy.config import load_config
+from inter2former_deploy.files import check_new_folder
 from inter2former_deploy.threads import available_cpus
 
 
@@ -49,6 +50,7 @@ def ablate(
     """
     given = dict(locals())
     require(*TORCH_MODULES, *PHOTO_MODULES, extra="train", needed_by="i2f ablate")  # it trains on synthetic scenes
+    check_new_folder(output, "--output")
     import torch
 
     from inter2former_deploy.data import open_dataset

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from inter2former_deploy.cli.packages import EXPORT_MODULES, PLOT_MODULES, require
-from inter2former_deploy.files import replacing
+from inter2former_deploy.files import check_new_folder, replacing
 
 app = typer.Typer(
     help="Measure operators, clicks and encoding against PyTorch, plain onnxruntime and the machine's limits.",
@@ -42,6 +42,7 @@ def ops(
     require(*EXPORT_MODULES, extra="export", needed_by="i2f bench ops")
     from inter2former_deploy.bench import operators, report
 
+    _check_output(output)
     wanted = only or tuple(operators.CASES)
     keep = _keep(output)
     _write(report.measure_operators(threads, seconds, typer.echo, keep, only=wanted, sizes=size, alone=alone), output)
@@ -53,6 +54,7 @@ def click(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, s
     require(*EXPORT_MODULES, extra="export", needed_by="i2f bench click")
     from inter2former_deploy.bench import report
 
+    _check_output(output)
     _write(report.measure_clicks(threads, seconds, typer.echo, _keep(output), size), output)
 
 
@@ -62,6 +64,7 @@ def encode(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, 
     require(*EXPORT_MODULES, extra="export", needed_by="i2f bench encode")
     from inter2former_deploy.bench import report
 
+    _check_output(output)
     _write(report.measure_encoding(threads, seconds, typer.echo, _keep(output), size), output)
 
 
@@ -82,6 +85,7 @@ def session(
     require(*EXPORT_MODULES, extra="export", needed_by="i2f bench session")
     from inter2former_deploy.bench import report
 
+    _check_output(output)
     _write(report.measure_session(bundle, checkpoint, threads, seconds, typer.echo), output)
 
 
@@ -95,6 +99,7 @@ def figure(
     require(*EXPORT_MODULES, *PLOT_MODULES, extra="train", needed_by="i2f bench figure")
     from inter2former_deploy.bench import plots, report
 
+    _check_output(output)
     plots.check_picture(output)
     areas = plots.measure_areas(threads, seconds, typer.echo)
     experts = report.measure_experts(threads, seconds, typer.echo)
@@ -108,6 +113,14 @@ def compare(before: Path, after: Path) -> None:
     from inter2former_deploy.bench import report
 
     typer.echo(report.compare(report.read(before), report.read(after)))
+
+
+def _check_output(output: Path | None) -> None:
+    """Before the measuring begins, not after it."""
+    if output is not None:
+        if output.is_dir():
+            raise ValueError(f"--output {output} is a folder: name a file")
+        check_new_folder(output.parent, "--output")
 
 
 def _keep(output: Path | None) -> Callable[[object], None]:

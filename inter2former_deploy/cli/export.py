@@ -12,6 +12,7 @@ from inter2former_deploy.cli.packages import EXPORT_MODULES, require
 from inter2former_deploy.cli.progress import Steps
 from inter2former_deploy.config import PRESETS, load_config
 from inter2former_deploy.errors import ExportMismatchError
+from inter2former_deploy.files import check_new_bundle
 
 
 def export(
@@ -84,6 +85,10 @@ def export(
     Exits with 1 if they do not. Progress goes to standard error.
     """
     require(*EXPORT_MODULES, extra="export", needed_by="i2f export")
+    check_new_bundle(output, force=force, keep_failed=keep_failed)
+    if checkpoint is not None and not checkpoint.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
+    configuration = load_config(config) if config else None
     steps = Steps()
     steps("load PyTorch")
     from inter2former_deploy.exporters.agreement import AgreementReport
@@ -97,7 +102,7 @@ def export(
         report = export_bundle(
             checkpoint,
             output,
-            config=load_config(config) if config else None,
+            config=configuration,
             size=size,
             edge_rule=edge_rule,
             opset=opset or DEFAULT_OPSET,

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from inter2former_deploy.files import check_apart, check_new_file, nearest_folder, replacing
 from inter2former_deploy.labels import Click
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from inter2former_deploy.runtime import EncodedImage, Segmenter
+
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".pgm")  # a mask must come back as it was written
-PICTURES = (*LOSSLESS, ".jpg", ".jpeg", ".webp", ".ppm")
+PICTURES = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".jpg", ".jpeg", ".webp")
+LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".png": 1_000_000}  # pixels; of the encoders
 
 # Options that i2f encode has, too.
 Threads = Annotated[
@@ -26,6 +30,19 @@ Threads = Annotated[
 ]
 CustomOps = Annotated[
     bool, typer.Option(help="Use the fast operator library, or plain onnxruntime: same masks, slower.")
+]
+ConvertColours = Annotated[
+    bool,
+    typer.Option(
+        help="Convert colours to sRGB by the picture's profile, as browsers do, or take them as they are, as the "
+        "evaluation of the release does."
+    ),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Refuse pictures of more pixels; 536,870,912 if not given.", show_default=False
+    ),
 ]
 
 
@@ -46,8 +63,9 @@ def segment(
         Path,
         typer.Argument(
             metavar="IMAGE",
-            help="Any picture OpenCV reads. It is turned as its orientation tag says; "
-            "grey becomes RGB, alpha is dropped, 16 bits become 8. Or a file that i2f encode wrote.",
+            help="A picture: JPEG, PNG, WebP, TIFF, BMP, GIF, PNM, JPEG 2000, AVIF; HEIC with pillow-heif. It is "
+            "turned as its orientation tag says; grey becomes RGB, alpha is dropped, 16 bits become 8. Or a file that "
+            "i2f encode wrote.",
             show_default=False,
         ),
     ],
@@ -73,6 +91,8 @@ def segment(
             show_default=False,
         ),
     ] = None,
+    convert_colours: ConvertColours = True,
+    max_pixels: MaxPixels = None,
     threads: Threads = None,
     custom_ops: CustomOps = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print times and areas as JSON.")] = False,
@@ -89,21 +109,35 @@ def segment(
     _check_target(output, LOSSLESS, "--output")
     if overlay is not None:
         _check_target(overlay, PICTURES, "--overlay")
+    outputs = {"--output": output} | ({} if overlay is None else {"--overlay": overlay})
+    check_apart({"IMAGE": image} | outputs)
+    if cache is not None and not nearest_folder(cache).is_dir():
+        raise ValueError(f"--cache {cache}: {nearest_folder(cache)} is a file, not a folder")
 
     import numpy as np
 
     from inter2former_deploy.overlay import draw_overlay
-    from inter2former_deploy.runtime import EncodedImage, EncodedImages, Segmenter
+    from inter2former_deploy.pictures import MAX_PIXELS, read_image
+    from inter2former_deploy.runtime import EncodedImage, Segmenter
+    from inter2former_deploy.runtime.bundle import read_bundle
     from inter2former_deploy.runtime.encoded import SUFFIX
 
+    read_bundle(bundle)
     encoded = EncodedImage.load(image) if image.suffix == SUFFIX else None
     if encoded is None:
-        pixels = read_image(image)
+        pixels = read_image(image, convert_colours=convert_colours, max_pixels=max_pixels or MAX_PIXELS, tell=note)
         height, width = pixels.shape[:2]
     elif overlay is None:
         height, width = encoded.frame.height, encoded.frame.width
     else:
         raise ValueError(f"--overlay needs the picture; {image} holds only what the encoder made of it")
+    for option, path in outputs.items():
+        longest = LONGEST_SIDE.get(path.suffix.lower())
+        if longest is not None and max(width, height) > longest:
+            raise ValueError(
+                f"{option} {path}: {image} is {width} x {height} pixels, {path.suffix} holds at most {longest} a side: "
+                "name a .tif"
+            )
     for click in clicks:  # before the work begins; NaN is outside, too
         if not (0 <= click.x < width and 0 <= click.y < height):
             raise ValueError(f"click {click.x:g},{click.y:g} lies outside {image}, which is {width} x {height} pixels")
@@ -113,7 +147,7 @@ def segment(
     loaded = time.perf_counter()
     found = encoded is not None
     if encoded is None and cache is not None:
-        encoded, found = EncodedImages(cache).find_or_encode(segmenter, pixels)
+        encoded, found = _find_or_encode(cache, segmenter, pixels)
     session = segmenter.open(pixels if encoded is None else encoded)
     opened = time.perf_counter()
     report: dict[str, Any] = {
@@ -151,25 +185,29 @@ def segment(
         typer.echo(f"wrote {output}" + (f" and {overlay}" if overlay else ""))
 
 
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """A picture as `Segmenter.open` takes it: uint8 RGB, `[H, W, 3]`, upright.
+def note(line: str) -> None:
+    """Say on standard error how something was understood, or what was not done; the work goes on."""
+    typer.echo(f"i2f: note: {line}", err=True)
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no picture that OpenCV reads.
-    """
-    import cv2
-    import numpy as np
 
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no image {path}")
+def _find_or_encode(cache: Path, segmenter: Segmenter, pixels: npt.NDArray[np.uint8]) -> tuple[EncodedImage, bool]:
+    """The picture's encoding and whether it was in the cache; a cache that fails costs time, not the mask."""
+    from inter2former_deploy.runtime.encoded import EncodedImages, picture_key
+
+    images = EncodedImages(cache)
     try:
-        pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error as error:  # of a picture beyond OpenCV's limits
-        raise ValueError(f"OpenCV does not read {path}: {error.err}") from error
-    if pixels is None:
-        raise ValueError(f"{path} is no picture that OpenCV reads")
-    return np.ascontiguousarray(pixels[..., ::-1])
+        found = images.find(picture_key(pixels), segmenter.bundle.fingerprint)
+    except OSError as error:
+        note(f"the cache {cache} is not readable: {error}")
+        found = None
+    if found is not None:
+        return found, True
+    encoded = segmenter.encode(pixels)
+    try:
+        images.add(encoded)
+    except OSError as error:
+        note(f"the encoding is not kept in {cache}: {error}")
+    return encoded, False
 
 
 def _point(text: str) -> tuple[float, float]:
@@ -190,12 +228,14 @@ def _check_target(path: Path, suffixes: tuple[str, ...], option: str) -> None:
     """Before the work begins, not after it."""
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{option} {path} must end in one of {', '.join(suffixes)}")
-    if not path.parent.is_dir():
-        raise ValueError(f"{option} {path}: there is no folder {path.parent}")
+    check_new_file(path, option)
 
 
 def _write(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
     import cv2
 
-    if not cv2.imwrite(str(path), pixels):
+    written, code = cv2.imencode(path.suffix, pixels)
+    if not written:
         raise OSError(f"could not write {path}")
+    with replacing(path.resolve()) as unfinished:  # what a link leads to, not the link
+        unfinished.write_bytes(code.data)

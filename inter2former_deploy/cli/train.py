@@ -12,6 +12,7 @@ import typer
 
 from inter2former_deploy.cli.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
 from inter2former_deploy.config import load_config
+from inter2former_deploy.files import check_new_folder
 from inter2former_deploy.threads import available_cpus
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def train(
         extra="train",
         needed_by="i2f train",
     )
+    check_new_folder(output, "--output")
     import torch
 
     from inter2former_deploy.data import DataError, check, open_dataset

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inter2former_deploy.pictures import read_image
+
 FILES = {
     "astronaut": ("skimage", "data/astronaut.png"),
     "brick": ("skimage", "data/brick.png"),
@@ -52,12 +54,11 @@ def load_photo(name: str) -> NDArray[np.uint8]:
     package, file = FILES[name]
     spec = find_spec(package)
     path = Path(spec.origin).parent / file if spec and spec.origin else None
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path and path.is_file() else None
-    if image is None:
+    if path is None or not path.is_file():
         raise RuntimeError(
             f"the photograph {name!r} comes with {package}: pip install scikit-image scikit-learn matplotlib"
         )
-    photo = np.ascontiguousarray(np.asarray(image, np.uint8)[..., ::-1])
+    photo = read_image(path, convert_colours=False)
     photo.setflags(write=False)
     return photo
 

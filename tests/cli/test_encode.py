@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from toy_bundle import write_toy_bundle
 
-from inter2former_deploy.cli.segment import read_image
+from inter2former_deploy.pictures import read_image
 from inter2former_deploy.runtime import EncodedImage, Segmenter
 
 
@@ -84,16 +86,89 @@ def test_broken_pictures_are_named_and_skipped(
     cache = tmp_path / "cache"
     done = i2f("encode", photos, tmp_path / "gone.png", "-o", cache, "--bundle", toy_bundle, "--no-custom-ops")
     assert done.code == 1
-    assert f"2/4  skipped: {photos / 'b.jpg'} is no picture that OpenCV reads" in done.err
+    assert f"2/4  skipped: {photos / 'b.jpg'} is no picture that can be read: it must be JPEG" in done.err
     assert f"4/4  skipped: there is no image {tmp_path / 'gone.png'}" in done.err
     assert f"2 broken: {photos / 'b.jpg'}, {tmp_path / 'gone.png'}" in done.out
     assert len(list(cache.iterdir())) == 2
 
 
+def test_what_is_not_read_in_a_folder_is_named(
+    i2f: Callable[..., Any], toy_bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    write_picture(photos / "._a.png", 4)
+    write_picture(photos / "c.jfif.png", 5).rename(photos / "c.jfif")
+    cache = photos / "encoded"  # in the folder itself: what is in it is not spoken of
+    arguments = ("encode", photos, photos / "a.png", "-o", cache, "--bundle", toy_bundle, "--no-custom-ops")
+    assert i2f(*arguments).code == 0
+    (photos / "deep" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x1cftypheic" + bytes(100))
+    (photos / "raw.dng").touch()
+    done = i2f(*arguments)
+    assert done.code == 1
+    assert f"skipped: {photos}/deep/IMG_1.HEIC: HEIC is read where pillow-heif is installed: pip install" in done.err
+    assert f"{cache}: 0 encoded, 3 there already, 2 broken: {photos}/deep/IMG_1.HEIC, {photos}/raw.dng\n" in done.out
+    assert done.out.endswith(f"not pictures by their suffix: 1: {photos}/notes.txt\n")
+    report = json.loads(i2f(*arguments, "--json").out)
+    assert (len(report["files"]), list(report["broken"]), report["others"]) == (
+        3,
+        [f"{photos}/deep/IMG_1.HEIC", f"{photos}/raw.dng"],
+        [f"{photos}/notes.txt"],
+    )
+
+
+def test_a_folder_of_pictures_that_nothing_reads_says_what_to_install(
+    i2f: Callable[..., Any], toy_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for name in ("a.heic", "b.HEIC", "c.txt"):
+        (tmp_path / name).touch()
+    done = i2f("encode", tmp_path, "-o", tmp_path / "cache", "--bundle", toy_bundle)
+    assert done.code == 2
+    assert f"there is no picture in {tmp_path}, of .jpg" in done.err
+    assert "; 2 files: HEIC is read where pillow-heif is installed: pip install pillow-heif; 1 files: not" in done.err
+
+
+def test_the_cache_is_looked_at_first(
+    i2f: Callable[..., Any], toy_bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(Segmenter, "encode", fail)
+    arguments = ("encode", photos, "--bundle", toy_bundle, "--no-custom-ops", "-o")
+    done = i2f(*arguments, photos / "a.png" / "cache")
+    assert (done.code, done.err) == (
+        2,
+        f"i2f: --output {photos}/a.png/cache: {photos}/a.png is a file, not a folder\n",
+    )
+    one = Segmenter(toy_bundle, custom_ops=False).encoded_nbytes
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2 * one - 1))
+    done = i2f(*arguments, tmp_path / "cache")
+    assert done.code == 2
+    assert f"i2f: encoding 2 pictures needs about {2 * one / 1e9:.2f} GB in {tmp_path}/cache" in done.err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_is_there_already_needs_no_room(
+    i2f: Callable[..., Any], toy_bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("encode", photos, "-o", tmp_path / "cache", "--bundle", toy_bundle, "--no-custom-ops")
+    assert i2f(*arguments).code == 0
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
+    assert "0 encoded, 2 there already" in i2f(*arguments).out
+
+
 def test_a_folder_without_pictures_is_bad_input(i2f: Callable[..., Any], toy_bundle: Path, tmp_path: Path) -> None:
     done = i2f("encode", tmp_path, "-o", tmp_path / "cache", "--bundle", toy_bundle)
     assert done.code == 2
-    assert f"there is no picture in {tmp_path}, of .png" in done.err
+    assert f"there is no picture in {tmp_path}, of .jpg" in done.err
+
+
+def test_the_size_of_an_encoding_is_known_before_it_is_made(toy_bundle: Path) -> None:
+    segmenter = Segmenter(toy_bundle, custom_ops=False)
+    assert segmenter.encoded_nbytes == segmenter.encode(np.zeros((9, 9, 3), np.uint8)).nbytes
 
 
 def test_segment_takes_what_was_encoded(

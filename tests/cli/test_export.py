@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,6 +83,8 @@ def test_options_reach_the_exporter(i2f: Callable[..., Any], monkeypatch: pytest
         )
 
     monkeypatch.setattr(exporter, "export_bundle", record)
+    monkeypatch.chdir(tmp_path)
+    Path("weights.pth").touch()
     words = "export weights.pth -o out --size 512 --edge-rule exact --config probe --opset 21 --force --keep-failed"
     assert i2f(*words.split(), "--threads", 3, "--no-custom-ops", "--precision", "int8", "--min-iou", 0.9).code == 0
     given.pop("progress")
@@ -116,6 +119,45 @@ def test_bad_input(i2f: Callable[..., Any], tmp_path: Path, arguments: list[str]
     assert done.code == 2
     assert done.err.splitlines()[-1].startswith("i2f: ")
     assert message in done.err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "there"], "there exists: replace it with --force or name another folder"),
+        (["-o", "other", "--force"], "other exists and is no bundle: name another folder"),
+        (["-o", "no/bundle"], "there is no folder no"),
+        (["-o", "new", "no.pth"], "there is no checkpoint no.pth"),
+        (["-o", "new", "--config", "no.json"], "no.json is neither a preset"),
+    ],
+)
+def test_what_can_be_known_is_said_before_pytorch_is_loaded(
+    i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, file in [("there", "manifest.json"), ("other", "notes.txt")]:
+        Path(name).mkdir()
+        Path(name, file).touch()
+    done = i2f("export", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("i2f: ")  # no step before it
+    assert message in done.err
+
+
+def test_the_disk_is_looked_at_before_the_export(
+    i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("the export began")
+
+    monkeypatch.setattr(exporter, "export_encoder", fail)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=30_000_000))
+    done = i2f("export", "-o", tmp_path / "bundle", "--config", "probe", "--size", SIZE)
+    assert done.code == 2
+    assert "i2f: the bundle needs about 0.0" in done.err
+    assert "0.03 GB are free: make room or name another folder" in done.err
     assert list(tmp_path.iterdir()) == []
 
 

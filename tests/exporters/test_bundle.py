@@ -22,9 +22,10 @@ from inter2former_deploy.contract import (
 )
 from inter2former_deploy.errors import BundleError, CheckpointError, ExportMismatchError, OperatorLibraryError
 from inter2former_deploy.exporters import bundle, parity
-from inter2former_deploy.exporters.bundle import FILES, ExportReport, export_bundle, load_exported, verify_bundle
+from inter2former_deploy.exporters.bundle import ExportReport, export_bundle, load_exported, verify_bundle
 from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, check_parity
+from inter2former_deploy.files import BUNDLE_FILES
 from inter2former_deploy.manifest import BUNDLE_ID_KEY, Manifest
 from inter2former_deploy.modules.model import Inter2Former
 from inter2former_deploy.runtime.bundle import open_bundle
@@ -74,7 +75,7 @@ def export(checkpoint: Path, steps: list[str], tmp_path_factory: pytest.TempPath
 def test_a_bundle_is_whole(export: ExportReport, checkpoint: Path, steps: list[str]) -> None:
     folder, manifest = export.folder, Manifest.read(export.folder)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["bundle"]  # nothing is left of the work
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(BUNDLE_FILES)
     assert manifest == export.manifest
     for name in (ENCODER_FILE, DECODER_FILE):
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == manifest.files[name]
@@ -293,7 +294,7 @@ def test_inline_forms_stand_beside_the_graphs(
     for inline in (True, False):
         report = export_bundle(probe_model, tmp_path / "bundle", size=SIZE, inline=inline, num_threads=2, force=True)
         names = {path.name for path in report.folder.iterdir()}
-        assert names == {*FILES, *(INLINE_FILES.values() if inline else ())}
+        assert names == {*BUNDLE_FILES, *(INLINE_FILES.values() if inline else ())}
         manifest = Manifest.read(report.folder)
         assert manifest == report.manifest
         assert sorted(manifest.inline_files) == (sorted(INLINE_FILES.values()) if inline else [])

@@ -19,9 +19,10 @@ from inter2former_deploy.errors import BundleError, ExportMismatchError
 from inter2former_deploy.exporters import agreement, bundle, parity
 from inter2former_deploy.exporters import precision as precision_module
 from inter2former_deploy.exporters.agreement import make_scenes, pictures_for
-from inter2former_deploy.exporters.bundle import FILES, export_bundle, verify_bundle
+from inter2former_deploy.exporters.bundle import export_bundle, verify_bundle
 from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
 from inter2former_deploy.exporters.precision import count_layers, quantize_weight, reduce_precision
+from inter2former_deploy.files import BUNDLE_FILES
 from inter2former_deploy.manifest import Manifest
 from inter2former_deploy.modules.model import Inter2Former
 
@@ -198,7 +199,7 @@ def one_picture(graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPa
 def test_a_bundle_says_how_well_masks_agree(probe_model: Inter2Former, tmp_path: Path, precision: Any) -> None:
     folder = tmp_path / "bundle"
     report = export_bundle(probe_model, folder, size=SIZE, precision=precision, min_iou=0.25, custom_ops=False)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(BUNDLE_FILES)
     manifest = Manifest.read(folder)
     assert manifest.precision == precision
     assert manifest.agreement is not None
