@@ -25,3 +25,7 @@ class ExportMismatchError(RuntimeError):
     def __init__(self, message: str, report: object = None) -> None:
         super().__init__(message)
         self.report = report
+
+
+class PictureError(ValueError):
+    """A file is no picture that can be read, is cut off, or too large; the message names it and says what to do."""
