@@ -19,6 +19,10 @@ class OperatorLibraryError(RuntimeError):
     """The operator library is missing or does not load; the message says what to do."""
 
 
+class MissingPackageError(RuntimeError):
+    """A package of an extra is not installed; the message says what needs it and what to install."""
+
+
 class ExportMismatchError(RuntimeError):
     """The exported graphs do not agree with PyTorch; carries the parity report as `report`."""
 

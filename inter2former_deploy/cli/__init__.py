@@ -11,7 +11,7 @@ import typer
 
 import inter2former_deploy
 from inter2former_deploy.cli import ablate, bench, doctor, encode, evaluate, export, info, segment, train, verify
-from inter2former_deploy.errors import BundleError, OperatorLibraryError
+from inter2former_deploy.errors import BundleError, MissingPackageError, OperatorLibraryError
 
 # Exit codes beside 0; Typer itself exits with 2 on wrong usage.
 FAILED, BAD_INPUT, UNEXPECTED = 1, 2, 3
@@ -19,7 +19,8 @@ EXIT_CODES = (
     "Exit codes: 0 all well; 1 a comparison failed or a problem was found; 2 wrong usage or bad input; "
     "3 an unexpected error; 4 training stopped before its last step, and can go on."
 )
-EXPECTED_ERRORS = (ValueError, OSError, BundleError, OperatorLibraryError)  # of bad input; all others are defects
+# Of bad input and what is not installed; all others are defects.
+EXPECTED_ERRORS = (ValueError, OSError, BundleError, OperatorLibraryError, MissingPackageError)
 
 app = typer.Typer(
     name="i2f",

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from inter2former_deploy.cli.packages import PHOTO_MODULES, TORCH_MODULES, require
 from inter2former_deploy.cli.train import Ema, LearningRate, RampShare, Stages, Targets, Warmup, train_config
 from inter2former_deploy.clicks import MAX_CLICKS
 from inter2former_deploy.config import load_config
@@ -43,6 +44,7 @@ def ablate(
     Example: i2f ablate --steps 3000 -o ablate
     """
     given = dict(locals())
+    require(*TORCH_MODULES, *PHOTO_MODULES, extra="train", needed_by="i2f ablate")  # it trains on synthetic scenes
     import torch
 
     from inter2former_deploy.data import open_dataset

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from inter2former_deploy.cli.packages import EXPORT_MODULES, PLOT_MODULES, require
 from inter2former_deploy.files import replacing
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ def ops(
     ] = False,
 ) -> None:
     """Each operator over tokens, edge share and area; with its floor."""
+    require(*EXPORT_MODULES, extra="export", needed_by="i2f bench ops")
     from inter2former_deploy.bench import operators, report
 
     wanted = only or tuple(operators.CASES)
@@ -48,6 +50,7 @@ def ops(
 @app.command("click")
 def click(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, size: Sizes = BOTH) -> None:
     """Whole clicks: labels, decoder and mask."""
+    require(*EXPORT_MODULES, extra="export", needed_by="i2f bench click")
     from inter2former_deploy.bench import report
 
     _write(report.measure_clicks(threads, seconds, typer.echo, _keep(output), size), output)
@@ -56,6 +59,7 @@ def click(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, s
 @app.command("encode")
 def encode(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, size: Sizes = BOTH) -> None:
     """Opening an image: preprocessing, encoder and edge network, the encoder in every precision."""
+    require(*EXPORT_MODULES, extra="export", needed_by="i2f bench encode")
     from inter2former_deploy.bench import report
 
     _write(report.measure_encoding(threads, seconds, typer.echo, _keep(output), size), output)
@@ -75,6 +79,7 @@ def session(
     output: Output = None,
 ) -> None:
     """20 clicks on a photograph: 20-SPC and Online SPC."""
+    require(*EXPORT_MODULES, extra="export", needed_by="i2f bench session")
     from inter2former_deploy.bench import report
 
     _write(report.measure_session(bundle, checkpoint, threads, seconds, typer.echo), output)
@@ -87,6 +92,7 @@ def figure(
     seconds: Seconds = 1.0,
 ) -> None:
     """Latency over object area, and experts from 1 to 64, as a picture like the paper's Figure 3."""
+    require(*EXPORT_MODULES, *PLOT_MODULES, extra="train", needed_by="i2f bench figure")
     from inter2former_deploy.bench import plots, report
 
     plots.check_picture(output)

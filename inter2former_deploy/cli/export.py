@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from inter2former_deploy.cli.progress import Steps, export_extra
+from inter2former_deploy.cli.packages import EXPORT_MODULES, require
+from inter2former_deploy.cli.progress import Steps
 from inter2former_deploy.config import PRESETS, load_config
 from inter2former_deploy.errors import ExportMismatchError
 
@@ -71,13 +72,13 @@ def export(
 
     Exits with 1 if they do not. Progress goes to standard error.
     """
+    require(*EXPORT_MODULES, extra="export", needed_by="i2f export")
     steps = Steps()
     steps("load PyTorch")
-    with export_extra():
-        from inter2former_deploy.exporters.agreement import AgreementReport
-        from inter2former_deploy.exporters.bundle import export_bundle
-        from inter2former_deploy.exporters.graphs import DEFAULT_OPSET
-        from inter2former_deploy.exporters.parity import ParityReport
+    from inter2former_deploy.exporters.agreement import AgreementReport
+    from inter2former_deploy.exporters.bundle import export_bundle
+    from inter2former_deploy.exporters.graphs import DEFAULT_OPSET
+    from inter2former_deploy.exporters.parity import ParityReport
 
     if checkpoint is None and config:
         typer.echo("no checkpoint is given: the weights are synthetic, the masks will mean nothing", err=True)

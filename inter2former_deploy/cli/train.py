@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inter2former_deploy.cli.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
 from inter2former_deploy.config import load_config
 
 if TYPE_CHECKING:
@@ -106,13 +107,19 @@ def train(
     Example: i2f train photos/ --config demo --steps 20000 -o run
     """
     given = dict(locals())
+    sources = data or ["synthetic"]
+    require(
+        *TORCH_MODULES,
+        *(PHOTO_MODULES if "synthetic" in sources else PLOT_MODULES),
+        extra="train",
+        needed_by="i2f train",
+    )
     import torch
 
     from inter2former_deploy.data import DataError, check, open_dataset
     from inter2former_deploy.training import train as run
 
     numbers = train_config(given)
-    sources = data or ["synthetic"]
     datasets = [open_dataset(source, images=images) for source in sources if source != "synthetic"]
     problems = [p for d in datasets for p in check(d, _checked)]
     if problems:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from inter2former_deploy.cli.progress import Steps, export_extra
+from inter2former_deploy.cli.packages import EXPORT_MODULES, require
+from inter2former_deploy.cli.progress import Steps
 
 
 def verify(
@@ -32,10 +33,10 @@ def verify(
 
     Exits with 1 if something is beyond its limit. Progress goes to standard error.
     """
+    require(*EXPORT_MODULES, extra="export", needed_by="i2f verify")
     steps = Steps()
     steps("load PyTorch")
-    with export_extra():
-        from inter2former_deploy.exporters.bundle import verify_bundle
+    from inter2former_deploy.exporters.bundle import verify_bundle
 
     report = verify_bundle(bundle, checkpoint, custom_ops=custom_ops, num_threads=threads, progress=steps)
     typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.table())

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,18 +123,6 @@ def test_a_bundle_that_is_there_stays(i2f: Callable[..., Any], exported: Path) -
     done = i2f("export", "-o", exported, "--config", "probe")
     assert (done.code, done.out) == (2, "")
     assert done.err.endswith(f"i2f: {exported} exists: replace it with --force or name another folder\n")
-
-
-@pytest.mark.parametrize("command", [["export", "-o", "bundle"], ["verify", "bundle"]])
-def test_without_the_export_extra(i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
-    for name in [name for name in sys.modules if name.startswith("inter2former_deploy.exporters")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    done = i2f(*command)
-    assert done.code == 2
-    assert done.err.endswith(
-        "i2f: this command needs onnx, which is not installed: pip install 'inter2former-deploy[export]'\n"
-    )
 
 
 def test_info_of_reduced_precision() -> None:
