@@ -123,7 +123,7 @@ def check_agreement(
         size: S.
         min_iou: Least mean IoU; `MIN_IOU` of the precision when None.
         custom_ops: Run the graphs with the operator library.
-        num_threads: Of onnxruntime; as many as cores when None.
+        num_threads: Of onnxruntime; as many as this process may keep busy when None.
         progress: Told what comes next.
     """
     start = time.perf_counter()

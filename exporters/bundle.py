@@ -89,7 +89,7 @@ def export_bundle(
         custom_ops: Verify with the operator library, too; without it the manifest says that nobody did.
         force: Replace a bundle that is there.
         keep_failed: Leave the graphs of a failed export in `<folder>.failed`, without a manifest.
-        num_threads: Of onnxruntime in the verification; as many as cores when None.
+        num_threads: Of onnxruntime in the verification; as many as this process may keep busy when None.
         progress: Told what comes next.
 
     Raises:
@@ -197,7 +197,7 @@ def verify_bundle(
         checkpoint: The weights that it was exported from, or the model; None where they are bundled, or synthetic and
             made again.
         custom_ops: Compare with the operator library, too.
-        num_threads: Of onnxruntime; as many as cores when None.
+        num_threads: Of onnxruntime; as many as this process may keep busy when None.
         progress: Told what comes next.
 
     Raises:

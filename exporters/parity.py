@@ -53,6 +53,7 @@ from inter2former_deploy.modules.attention import HybridAttention
 from inter2former_deploy.modules.experts import HybridExperts
 from inter2former_deploy.modules.model import ImageFeatures, Inter2Former
 from inter2former_deploy.modules.upsampling import BOX_THRESHOLD
+from inter2former_deploy.threads import available_cpus
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -185,7 +186,7 @@ def check_parity(
         decoder: decoder.onnx.
         size: S.
         custom_ops: Compare with the operator library, too.
-        num_threads: Of onnxruntime; as many as cores when None.
+        num_threads: Of onnxruntime; as many as this process may keep busy when None.
         progress: Told what comes next.
 
     Raises:
@@ -208,7 +209,7 @@ class Graph:
 
     def __init__(self, path: Path, outputs: Sequence[str], *, custom_ops: bool, num_threads: int | None) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads or 0
+        options.intra_op_num_threads = num_threads or available_cpus()
         options.log_severity_level = 3
         if custom_ops:
             library.register(options)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -23,6 +23,7 @@ from inter2former_deploy.runtime.onnx_bytes import keep_outputs
 from inter2former_deploy.runtime.postprocess import Box
 from inter2former_deploy.runtime.preprocess import Floats, Frame, Image, check_image, model_input
 from inter2former_deploy.runtime.session import Session
+from inter2former_deploy.threads import available_cpus
 
 Features = dict[str, ort.OrtValue]
 
@@ -33,9 +34,13 @@ class Segmenter:
     One Segmenter may serve several threads, each with sessions of its own: decodes run side by side on the
     Segmenter's threads; images are encoded one at a time, since each uses all threads and much memory.
 
+    A Segmenter is pickled as its arguments: another process, or another machine that has the bundle at the same place,
+    loads it anew, with what `num_threads=None` means there. Encoded images that it remembers stay behind.
+
     Args:
         bundle: the folder that `i2f export` wrote.
-        num_threads: threads an operator may use; as many as the machine has cores when None.
+        num_threads: threads an operator may use; when None as many as this process may keep busy
+            (`threads.available_cpus`: the least of its CPU affinity and its control groups' quota).
         custom_ops: use the operator library; without it plain onnxruntime gives the same masks, slower.
         cache_bytes: memory for encoded images, so that opening one of the last pictures again costs nothing. One
             takes about 41 bytes a pixel of the model's square (`EncodedImage.nbytes`).
@@ -56,20 +61,34 @@ class Segmenter:
     ) -> None:
         _expect_whole("num_threads", 1 if num_threads is None else num_threads, 1)
         _expect_whole("cache_bytes", cache_bytes, 0)
+        self._arguments = {"num_threads": num_threads, "custom_ops": custom_ops, "cache_bytes": cache_bytes}
         self.bundle: Bundle = read_bundle(Path(bundle))
         with ThreadPoolExecutor(1) as thread:
             check = thread.submit(self.bundle.check_files)  # while onnxruntime loads the same files
             try:
-                self._load(num_threads, custom_ops)
+                self._load(num_threads or available_cpus(), custom_ops)
             finally:
                 check.result()  # if it fails, it explains what else may have failed
         self._encoding = Lock()
         self._recent = RecentImages(cache_bytes)
 
-    def _load(self, num_threads: int | None, custom_ops: bool) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        return {"bundle": self.bundle.folder.absolute(), **self._arguments}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def _load(self, num_threads: int, custom_ops: bool) -> None:
         encoder, decoder = self.bundle.encoder, self.bundle.decoder
         self._encoder = _Graph(
-            encoder, encoder, (ENCODER_INPUT,), IMAGE_FEATURES, num_threads, custom_ops, reuse_memory=False
+            encoder,
+            encoder,
+            (ENCODER_INPUT,),
+            IMAGE_FEATURES,
+            num_threads,
+            custom_ops,
+            reuse_memory=False,
+            spin=False,
         )
         # Its working memory is many times what it leaves behind: give it back. A click's is little and used again.
         self._encoder.run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -98,13 +117,8 @@ class Segmenter:
             ValueError: not of shape H x W x 3, or empty; the message says how to convert grey, alpha and the like.
             EncodedImageError: another bundle encoded it.
         """
-        if isinstance(image, EncodedImage):
-            self._check_encoded(image)
-            encoded = image
-        else:
-            encoded = self.encode(image)
-        features = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in encoded.features.items()}
-        return Session(encoded.frame, partial(self._decode, features))
+        encoded = image if isinstance(image, EncodedImage) else self.encode(image)
+        return Session(encoded.frame, _Decode(self, encoded))
 
     def encode(self, image: np.ndarray) -> EncodedImage:
         """Encode an image for `open`: to keep it, or to save it for another time.
@@ -147,12 +161,34 @@ class Segmenter:
         return Box(*outputs["box"].numpy().tolist()), outputs["box_logits"].numpy()
 
 
+class _Decode:
+    """Decodes label maps of one image. It is pickled as what it was made of.
+
+    Raises:
+        EncodedImageError: another bundle encoded the image, or in another process the bundle has changed meanwhile.
+    """
+
+    def __init__(self, segmenter: Segmenter, image: EncodedImage) -> None:
+        segmenter._check_encoded(image)
+        self._segmenter, self._image = segmenter, image
+        self._features = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in image.features.items()}
+
+    def __call__(self, labels: Labels) -> tuple[Box, Floats]:
+        return self._segmenter._decode(self._features, labels)
+
+    def __reduce__(self) -> tuple[type[_Decode], tuple[Segmenter, EncodedImage]]:
+        return type(self), (self._segmenter, self._image)
+
+
 class _Graph:
     """A graph in onnxruntime: the model of a file, or what was made of it.
 
     Where `reuse_memory`, onnxruntime plans ahead which tensor takes over the memory of which, by equal sizes, and holds
     each piece until the last of its tensors is done. The encoder's live tensors are a fraction of that, and the pages
     that it touches are what its memory costs in time: without, each tensor has its own, until it is done.
+
+    Where `spin`, threads that run out of work look for more for a while before they sleep. The decoder gains by it;
+    the encoder's threads would take time from the click that comes right after.
     """
 
     def __init__(
@@ -161,14 +197,16 @@ class _Graph:
         model: Path | bytes,
         inputs: Sequence[str],
         outputs: Sequence[str],
-        num_threads: int | None,
+        num_threads: int,
         custom_ops: bool,
         *,
         reuse_memory: bool = True,
+        spin: bool = True,
     ) -> None:
         options = ort.SessionOptions()
         options.enable_mem_reuse = reuse_memory
-        options.intra_op_num_threads = num_threads or 0  # 0: onnxruntime's choice, the number of cores
+        options.intra_op_num_threads = num_threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
         options.log_severity_level = 3  # errors only
         if custom_ops:
             library.register(options)

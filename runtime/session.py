@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import RLock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,9 @@ class Session:
     Every click keeps what `undo` needs: its label map, cropped to what is not possible background (a byte a model
     pixel), and for the last few clicks the logits of its box (4 bytes a pixel). An undo beyond those decodes the
     kept label map again, which gives the same logits. Calls from several threads take turns.
+
+    A session can be pickled, with its clicks and its encoded image: another process goes on where this one is, with
+    the segmenter that it loads for it (one for all sessions of a segmenter that are pickled together).
     """
 
     def __init__(self, frame: Frame, decode: Decode) -> None:
@@ -39,6 +43,14 @@ class Session:
         self._decode = decode
         self._labels = unknown_labels(frame.size)  # of the last click, before its prediction is folded in
         self._steps: list[_Step] = []
+        self._lock = RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
         self._lock = RLock()
 
     def click(self, x: float, y: float, positive: bool = True) -> Mask:

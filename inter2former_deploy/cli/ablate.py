@@ -12,6 +12,7 @@ from inter2former_deploy.cli.packages import PHOTO_MODULES, TORCH_MODULES, requi
 from inter2former_deploy.cli.train import Ema, LearningRate, RampShare, Stages, Targets, Warmup, train_config
 from inter2former_deploy.clicks import MAX_CLICKS
 from inter2former_deploy.config import load_config
+from inter2former_deploy.threads import available_cpus
 
 
 def ablate(
@@ -37,7 +38,10 @@ def ablate(
     length: Annotated[int, typer.Option(min=1, help="Number of synthetic pictures.")] = 100,
     clicks: Annotated[int, typer.Option(min=1, help="Clicks a session.")] = MAX_CLICKS,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare training pictures.")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads to use.", show_default=False)] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads to use; as many as usable CPUs if not given.", show_default=False),
+    ] = None,
 ) -> None:
     """Train and score the paper's ablations: attention, prompt, upsampling, edge rule.
 
@@ -56,8 +60,7 @@ def ablate(
         train_variants,
     )
 
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or available_cpus())
     samples = open_dataset(dataset, length=length, size=size)
     numbers = train_config(given)
     weights = train_variants(load_config(config), numbers, output, report=typer.echo, workers=workers, initial=initial)

@@ -63,7 +63,11 @@ def export(
     ] = False,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads of onnxruntime; as many as cores if not given.", show_default=False),
+        typer.Option(
+            min=1,
+            help="Threads of onnxruntime; as many as usable CPUs if not given.",
+            show_default=False,
+        ),
     ] = None,
     custom_ops: Annotated[bool, typer.Option(help="Compare with the operator library, too.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,

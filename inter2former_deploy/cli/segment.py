@@ -21,7 +21,8 @@ PICTURES = (*LOSSLESS, ".jpg", ".jpeg", ".webp", ".ppm")
 
 # Options that i2f encode has, too.
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads to use; as many as cores if not given.", show_default=False)
+    int | None,
+    typer.Option(min=1, help="Threads to use; as many as usable CPUs if not given.", show_default=False),
 ]
 CustomOps = Annotated[
     bool, typer.Option(help="Use the fast operator library, or plain onnxruntime: same masks, slower.")

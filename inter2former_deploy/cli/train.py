@@ -12,6 +12,7 @@ import typer
 
 from inter2former_deploy.cli.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
 from inter2former_deploy.config import load_config
+from inter2former_deploy.threads import available_cpus
 
 if TYPE_CHECKING:
     from inter2former_deploy.training import TrainConfig
@@ -91,7 +92,10 @@ def train(
     ] = None,
     distillation: Annotated[float, typer.Option(help="Weight of the teacher's term.")] = 1.0,
     device: Annotated[str, typer.Option(help="Of torch: cpu, cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Of torch; its own choice if not given.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of torch; as many as usable CPUs if not given.", show_default=False),
+    ] = None,
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that share the pictures of every step, and the threads.")
     ] = 1,
@@ -124,8 +128,7 @@ def train(
     problems = [p for d in datasets for p in check(d, _checked)]
     if problems:
         raise DataError(f"{len(problems)} samples cannot be used:\n" + "\n".join(f"  {p}" for p in problems))
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or available_cpus())
     weights = run(
         load_config(config),
         numbers,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from inter2former_deploy.masks import MaskError, read_mask, read_objects
 from inter2former_deploy.pictures import SUFFIXES
+from inter2former_deploy.threads import available_cpus
 
 from .sample import EMPTY, DataError, FileDataset, LastRead, Sample, Tally
 
@@ -279,7 +280,7 @@ class FolderDataset(FileDataset):
                 return [None]  # named when the sample is read
 
         objects: list[Pair] = []
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(available_cpus()) as pool:
             for pair, found in zip(self.pairs, pool.map(ids, self.pairs), strict=True):
                 objects += [pair if i is None else replace(pair, name=f"{pair.name}#{i}", id=i) for i in found]
                 if not found:

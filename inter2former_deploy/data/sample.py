@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from inter2former_deploy.masks import IGNORED as IGNORED
 from inter2former_deploy.pictures import PictureError
 from inter2former_deploy.pictures import read_image as read_picture
+from inter2former_deploy.threads import available_cpus
 
 NAMED = 20  # how many of a kind are named; the others are counted
 
@@ -206,7 +206,7 @@ def check(dataset: Dataset, progress: Callable[[int, int], None] | None = None) 
 
     parts = _by_picture(dataset)
     done = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cpus()) as pool:
         for indices, errors in zip(parts, pool.map(read, parts), strict=True):
             for index, error in zip(indices, errors, strict=True):
                 if error is None:

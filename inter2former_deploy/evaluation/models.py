@@ -7,6 +7,7 @@ from pathlib import Path
 
 from inter2former_deploy.config import load_config
 from inter2former_deploy.runtime import Segmenter
+from inter2former_deploy.threads import available_cpus
 
 from .reference import ReferenceSegmenter
 
@@ -32,8 +33,7 @@ def open_reference_models(
     from inter2former_deploy.checkpoint import load_checkpoint
     from inter2former_deploy.modules.model import Inter2Former
 
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads or available_cpus())
     for size in sizes:
         if size < 16 or size % 16:
             raise ValueError(f"the model resolution must be a multiple of 16, got {size}")
