@@ -147,7 +147,7 @@ class CocoDataset(FileDataset):
         chosen = named if len(named) == 1 else best
         if len(chosen) > 1:
             raise DataError(
-                f"{annotations}: pictures of these names are in {_listed(chosen)}: say with --images FOLDER which to take"
+                f"{annotations}: pictures of these names are in {_listed(chosen)}: choose with --images FOLDER"
             )
         if chosen:
             self.notes.append(f"pictures found in {chosen[0]}")
@@ -298,7 +298,9 @@ def _rings(segmentation: Any, height: int | None, width: int | None) -> tuple[li
             side = max(height, width)
             if values.min() < -_FAR_OUTSIDE * side or values.max() > (1 + _FAR_OUTSIDE) * side:
                 at = values[np.abs(values).argmax()]
-                raise ValueError(f"coordinate {at:g} of polygon number {number} is far outside {width} x {height} pixels")
+                raise ValueError(
+                    f"coordinate {at:g} of polygon number {number} is far outside {width} x {height} pixels"
+                )
         largest = max(largest, float(np.abs(values).max()))
         fractions = fractions or bool((values % 1 != 0).any())
         rings.append(ring)
@@ -391,7 +393,9 @@ def _other_format(data: Any) -> str:
     if "segments_info" in first:
         return "panoptic annotations, whose masks are in PNG files: give the instances file of the same pictures"
     if isinstance(data.get("image"), dict) and isinstance(annotations, list):
-        return "a file of SA-1B, of one picture: join the files into one with images and annotations, each with image_id"
+        return (
+            "a file of SA-1B, of one picture: join the files into one with images and annotations, each with image_id"
+        )
     if any(key.startswith("_via_") for key in data):
         return "a project of VIA: export it as COCO"
     if "caption" in first:

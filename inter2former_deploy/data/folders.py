@@ -68,7 +68,9 @@ LAYOUTS = (  # of several masks for the same images, the first
 MASK_SUFFIXES = {*SUFFIXES, ".mat"}
 RESOLUTIONS = {"480p", "1080p", "Full-Resolution"}  # of DAVIS, each with the same frames
 
-_SPLIT = re.compile(r"(?:.*[-_])?(?:(train|training|tr)|(val|valid|validation|vd)|(test|testing|te\d?))(?:\d{4})?", re.I)
+_SPLIT = re.compile(
+    r"(?:.*[-_])?(?:(train|training|tr)|(val|valid|validation|vd)|(test|testing|te\d?))(?:\d{4})?", re.I
+)
 _JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "__pycache__"}
 _LISTS = ("ImageSets", "list", "lists", "splits")
 _OTHER_TASKS = {"Main", "Action", "Layout"}  # lists of VOC that are not of segmentation
@@ -129,8 +131,10 @@ class FolderDataset(FileDataset):
             self._ignored.add(HIDDEN, self._relative(path))
         for path in tree.broken_links:
             self.passed_over.add(BROKEN_LINKS, self._relative(path))
-        found = [*self._side_by_side(tree, self._in_layouts(tree, pairs := []))]
-        self.pairs = self._choose([*pairs, *found], [s for s in splits if s != ALL_SPLITS], groups)
+        pairs: list[Pair] = []
+        known = self._in_layouts(tree, pairs)
+        pairs += self._side_by_side(tree, known)
+        self.pairs = self._choose(pairs, [s for s in splits if s != ALL_SPLITS], groups)
         if any(pair.each if each is None else each for pair in self.pairs):
             self.pairs = self._objects(each)
         self._refuse_if_strict(root)
@@ -176,7 +180,9 @@ class FolderDataset(FileDataset):
             elif key not in images:
                 self.passed_over.add(NO_PICTURE, self._relative(path))
         for key, image in images.items():
-            pair = self._labelled(Pair(image, image, self._relative(image), each=layout.each), parent, layout, key, lists)
+            pair = self._labelled(
+                Pair(image, image, self._relative(image), each=layout.each), parent, layout, key, lists
+            )
             if key in masks:
                 yield replace(pair, mask=masks[key])
             elif key in numbered:
@@ -205,9 +211,7 @@ class FolderDataset(FileDataset):
                 else:
                     self.passed_over.add(NO_PICTURE, self._relative(masks[stem]))
 
-    def _labelled(
-        self, pair: Pair, parent: Path, layout: Layout, key: str, lists: dict[str, set[str]]
-    ) -> Pair:
+    def _labelled(self, pair: Pair, parent: Path, layout: Layout, key: str, lists: dict[str, set[str]]) -> Pair:
         """The pair with its group, split, resolution and labels."""
         folders = key.split("/")[:-1]
         resolution = folders[0] if folders and folders[0] in RESOLUTIONS else ""
@@ -218,11 +222,11 @@ class FolderDataset(FileDataset):
         listed = [name for name, entries in lists.items() if entries & keys]
         names = {name.rsplit("/", 1)[-1] for name in listed}
         split = next((name for name in _SINGLE if name in names), "") or layout.split or _split_of((*place, *folders))
-        labels = {split, resolution, *listed, *names}
         around = (self.root.absolute().name, *place)
         if "cascade_psp" in around:  # HQSeg-44K trains with all of it
             split = "train"
-        elif "thin_object_detection" in around and split in ("", "test"):  # and validates with these
+        labels = {split, resolution, *listed, *names}
+        if "thin_object_detection" in around and split in ("", "test"):  # and validates with these
             split = "val"
         labels = {label for label in (*labels, split) if label}
         return replace(pair, group=group, split=split, resolution=resolution, labels=frozenset(labels))
@@ -266,7 +270,9 @@ class FolderDataset(FileDataset):
             names = ", ".join(f"{layout.images}/ and {layout.masks}/" for layout in LAYOUTS)
             return f"no folders of images and masks side by side; known names: {names}"
         lines = "".join(f"\n  {line}" for line in (*self.passed_over.lines(), *self._ignored.lines()))
-        return "no picture has a mask of its name" + (f"; there are only{lines}" if lines else ": the folders are empty")
+        return "no picture has a mask of its name" + (
+            f"; there are only{lines}" if lines else ": the folders are empty"
+        )
 
     def _objects(self, each: bool | None) -> list[Pair]:
         """One pair for every id of the label maps."""
@@ -344,7 +350,9 @@ class _Tree:
 
 def _read_lists(tree: _Tree, parent: Path) -> dict[str, set[str]]:
     """The lists of samples beside a data set's folders, by their names: paths without suffix, or sequences."""
-    files = {p.stem: p for p in tree.files.get(parent, ()) if p.name in {f"{name}.txt" for name in (*_SINGLE, "trainval")}}
+    files = {
+        p.stem: p for p in tree.files.get(parent, ()) if p.name in {f"{name}.txt" for name in (*_SINGLE, "trainval")}
+    }
     for name in _LISTS:
         for path in tree.below(parent / name):
             at = path.relative_to(parent / name)

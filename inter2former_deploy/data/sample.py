@@ -227,7 +227,7 @@ def _by_picture(dataset: Dataset) -> list[list[int]]:
 
 
 def read_image(path: Path, *, convert_colours: bool = False) -> NDArray[np.uint8]:
-    """A picture file as uint8 RGB `[H, W, 3]`, upright, with colours as they are stored unless they are to be converted.
+    """A picture file as uint8 RGB `[H, W, 3]`, upright, with colours as stored or converted to sRGB.
 
     Raises:
         DataError: the file is missing or no picture.
