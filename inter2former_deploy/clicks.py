@@ -169,7 +169,7 @@ def _squared_distances(region: Mask, y: NDArray[np.intp], x: NDArray[np.intp]) -
     return nearest
 
 
-def _span(found: Mask) -> tuple[int, int]:
+def _span(found: Any) -> tuple[int, int]:
     """First true and one past the last; (0, 0) without any."""
     where = np.flatnonzero(found)
     return (int(where[0]), int(where[-1]) + 1) if where.size else (0, 0)

@@ -83,7 +83,7 @@ def read_mask(source: str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Ma
         MaskError: the file is missing, no picture, cut off, or too large.
     """
     found = _read(source, max_pixels)
-    mask = (found.ids != 0).astype(np.uint8)
+    mask: Mask = (found.ids != 0).astype(np.uint8)
     mask[found.ids == found.void] = IGNORED
     return mask
 

@@ -71,7 +71,7 @@ def overlay_worst(evaluation: Evaluation, model: Opens, dataset: Dataset, folder
         if sample.name not in worst:
             continue
         rank, result = worst[sample.name]
-        session = model.open(model.encode(sample.image))
+        session = model.open(sample.image)
         mask = np.zeros(sample.mask.shape, bool)
         for click in result.clicks:
             mask = session.click(click.x, click.y, click.positive)

@@ -28,13 +28,14 @@ class ClickSession(Protocol):
 
 
 class Opens(Protocol):
-    """What opens images: `runtime.Segmenter` and `ReferenceSegmenter` do."""
+    """What opens images: `runtime.Segmenter` and `ReferenceSegmenter` do.
 
-    def encode(self, image: NDArray[np.uint8]) -> Any:
-        """What `open` needs of an image, uint8 RGB `[H, W, 3]`: the work that is done once for all its objects."""
+    It may have a method `encode(image)`, too, whose result `open` takes instead of the image: then a picture is encoded
+    once for all its objects.
+    """
 
-    def open(self, encoded: Any) -> ClickSession:
-        """A session on an image that `encode` has seen."""
+    def open(self, image: Any) -> ClickSession:
+        """A session on an image, uint8 RGB `[H, W, 3]`."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class _Opener:
 
     def __init__(self, model: Opens) -> None:
         self._model = model
+        self._encode: Callable[[NDArray[np.uint8]], Any] = getattr(model, "encode", lambda image: image)
         self._picture = ""
         self._encoded: Any = None
         self._encode_seconds = 0.0
@@ -168,7 +170,7 @@ class _Opener:
         start = time.perf_counter()
         if not sample.picture or sample.picture != self._picture:
             self._picture, self._encoded = "", None  # let go of the last first
-            self._encoded = self._model.encode(sample.image)
+            self._encoded = self._encode(sample.image)
             self._picture = sample.picture
             self._encode_seconds = time.perf_counter() - start
             start = time.perf_counter()
