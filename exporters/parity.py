@@ -53,6 +53,7 @@ from inter2former_deploy.exporters.graphs import DecoderGraph, EncoderGraph
 from inter2former_deploy.exporters.judgement import Check, Exact, equal, judged, limited
 from inter2former_deploy.labels import Click, add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.manifest import Precision
+from inter2former_deploy.masks import iou
 from inter2former_deploy.modules.model import Inter2Former
 from inter2former_deploy.threads import available_cpus
 
@@ -409,12 +410,6 @@ def _decode_checks(
 
 def _resize(x: Tensor, side: int) -> Tensor:
     return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
-
-
-def iou(one: Array, other: Array) -> float:
-    """Intersection over union of two masks; 1 where both are empty."""
-    union = int(np.count_nonzero(one | other))
-    return float(np.count_nonzero(one & other)) / union if union else 1.0
 
 
 def _require_kernels(decoder: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inter2former_deploy.clicks import IGNORED, Click, iou, mean_iou, next_click, number_of_clicks
+from inter2former_deploy.clicks import IGNORED, Click, mean_iou, next_click, number_of_clicks
+from inter2former_deploy.masks import iou
 
 POINTS = json.loads((Path(__file__).parent / "golden" / "clicks_points.json").read_text())
 
@@ -107,7 +108,7 @@ def test_ignored_pixels_are_neither_clicked_nor_scored() -> None:
     target[:, :6], target[0, 0] = IGNORED, 1
     prediction[:, :5] = True
     assert next_click(prediction, target) is None
-    assert iou(prediction, target) == 1.0
+    assert iou(prediction, target, target != IGNORED) == 1.0
 
 
 def test_earlier_clicks_are_not_repeated() -> None:
@@ -122,7 +123,10 @@ def test_earlier_clicks_are_not_repeated() -> None:
 def test_agreement_and_empty_masks() -> None:
     empty = np.zeros((4, 4), np.uint8)
     assert next_click(empty, empty) is None
-    assert iou(empty, empty) == 0.0
+    assert iou(empty, empty) == 1.0  # they agree
+    assert iou(empty, empty + 1) == 0.0
+    with pytest.raises(ValueError, match="one shape"):
+        iou(empty, empty[1:])
 
 
 @pytest.mark.parametrize(

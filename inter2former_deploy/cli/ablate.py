@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from inter2former_deploy.cli.evaluate import Splits
 from inter2former_deploy.cli.packages import PHOTO_MODULES, TORCH_MODULES, require
 from inter2former_deploy.cli.train import Ema, LearningRate, RampShare, Stages, Targets, Warmup, train_config
 from inter2former_deploy.clicks import MAX_CLICKS
@@ -35,6 +36,7 @@ def ablate(
     ema: Ema = 0.999,
     ramp_share: RampShare = 0.4,
     dataset: Annotated[str, typer.Option(help="What to score on, as for i2f eval.")] = "synthetic",
+    split: Splits = None,
     size: Annotated[int, typer.Option(help="Model resolution of the scores.")] = 1024,
     length: Annotated[int, typer.Option(min=1, help="Number of synthetic pictures.")] = 100,
     clicks: Annotated[int, typer.Option(min=1, help="Clicks a session.")] = MAX_CLICKS,
@@ -53,7 +55,7 @@ def ablate(
     check_new_folder(output, "--output")
     import torch
 
-    from inter2former_deploy.data import open_dataset
+    from inter2former_deploy.data import FolderDataset, open_dataset
     from inter2former_deploy.evaluation import plot_mean_iou, table
     from inter2former_deploy.evaluation.ablation import (
         evaluate_variants,
@@ -63,7 +65,9 @@ def ablate(
     )
 
     torch.set_num_threads(threads or available_cpus())
-    samples = open_dataset(dataset, length=length, size=size)
+    samples = open_dataset(dataset, splits=split or (), length=length, size=size)
+    if isinstance(samples, FolderDataset) and len(samples.splits) > 1:
+        raise ValueError(f"{dataset} has the splits {', '.join(samples.splits)}: choose with --split")
     numbers = train_config(given)
     weights = train_variants(load_config(config), numbers, output, report=typer.echo, workers=workers, initial=initial)
 

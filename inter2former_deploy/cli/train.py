@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inter2former_deploy.cli.evaluate import ConvertColours, Crowds, EachId, Splits, Strict
 from inter2former_deploy.cli.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
 from inter2former_deploy.config import load_config
 from inter2former_deploy.files import check_new_folder
 from inter2former_deploy.threads import available_cpus
 
 if TYPE_CHECKING:
+    from inter2former_deploy.data import Dataset
     from inter2former_deploy.training import TrainConfig
 
 STOPPED = 4  # exit code: before the last step
+_LISTED = 50  # broken samples that are named; the others are counted
 
 # Options that i2f ablate has, too.
 Stages = Annotated[
@@ -65,6 +68,11 @@ def train(
     images: Annotated[
         Path | None, typer.Option(help="Folder of the images that JSON files name.", show_default=False)
     ] = None,
+    split: Splits = None,
+    each_id: EachId = None,
+    crowds: Crowds = False,
+    strict: Strict = False,
+    convert_colours: ConvertColours = False,
     synthetic: Annotated[
         float, typer.Option(min=0, max=1, help="Share of synthetic pictures when both kinds are given.")
     ] = 0.5,
@@ -122,14 +130,24 @@ def train(
     check_new_folder(output, "--output")
     import torch
 
-    from inter2former_deploy.data import DataError, check, open_dataset
+    from inter2former_deploy.data import open_dataset
     from inter2former_deploy.training import train as run
 
     numbers = train_config(given)
-    datasets = [open_dataset(source, images=images) for source in sources if source != "synthetic"]
-    problems = [p for d in datasets for p in check(d, _checked)]
-    if problems:
-        raise DataError(f"{len(problems)} samples cannot be used:\n" + "\n".join(f"  {p}" for p in problems))
+    datasets: list[Dataset] = []
+    for source in sources:
+        if source == "synthetic":
+            continue
+        found = open_dataset(
+            source,
+            images=images if Path(source).is_file() else None,
+            splits=(split or ()) if Path(source).is_dir() else (),
+            each=each_id if Path(source).is_dir() else None,
+            crowds=crowds,
+            strict=strict,
+            convert_colours=convert_colours,
+        )
+        datasets.append(_usable(source, found, bool(split)))
     torch.set_num_threads(threads or available_cpus())
     weights = run(
         load_config(config),
@@ -150,6 +168,34 @@ def train(
     if not weights:
         raise typer.Exit(STOPPED)
     typer.echo(f"weights: {weights}  ({weights.stat().st_size / 1e6:.1f} MB)")
+
+
+def _usable(source: str, dataset: Dataset, split_chosen: bool) -> Dataset:
+    """The samples to train on: everything is read once before the first step.
+
+    Raises:
+        DataError: the data set has several splits of which none was chosen, samples are broken, or none is left.
+    """
+    from inter2former_deploy.data import DataError, FileDataset, FolderDataset, Part, check
+
+    missing: list[str] = []
+    if isinstance(dataset, FileDataset):
+        for line in dataset.remarks():
+            typer.echo(f"{source}: {line}")
+        missing = dataset.problems
+    if isinstance(dataset, FolderDataset) and len(dataset.splits) > 1 and not split_chosen:
+        names = ", ".join(split or "none" for split in dataset.splits)
+        raise DataError(f"{source} has the splits {names}: choose with --split NAME; --split all trains on all of them")
+    result = check(dataset, _checked)
+    if problems := [*missing, *result.problems]:
+        lines = "\n".join(f"  {problem}" for problem in problems[:_LISTED])
+        more = f"\n  and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise DataError(f"{source}: {len(problems)} samples cannot be used:\n{lines}{more}")
+    for line in result.passed_over.lines():
+        typer.echo(f"{source}: passed over: {line}")
+    if not result.usable:
+        raise DataError(f"{source}: no sample has an object")
+    return dataset if len(result.usable) == len(dataset) else Part(dataset, result.usable)
 
 
 def _checked(done: int, total: int) -> None:

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inter2former_deploy.clicks import IGNORED
+from inter2former_deploy.masks import IGNORED as IGNORED
+from inter2former_deploy.pictures import PictureError
+from inter2former_deploy.pictures import read_image as read_picture
 from inter2former_deploy.threads import available_cpus
+
+NAMED = 20  # how many of a kind are named; the others are counted
+
+# Kinds of what is passed over and counted.
+EMPTY = "masks without an object"
+UNREADABLE_ANNOTATIONS = "annotations that cannot be used"
 
 
 class DataError(ValueError):
     """Files of a dataset are missing, unreadable or do not fit together; the message names them."""
+
+
+class PassedOverError(DataError):
+    """A sample without an object, as real datasets have them: it is counted, and the others go on.
+
+    Args:
+        kind: what it is, in the plural.
+        name: of the sample, with what is wrong where the kind does not say it.
+    """
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(kind, name)
+        self.kind, self.name = kind, name
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.kind}"
 
 
 @dataclass(frozen=True)
@@ -28,12 +53,14 @@ class Sample:
     image: NDArray[np.uint8]  # [H, W, 3] RGB
     mask: NDArray[np.uint8]  # [H, W], 1 object, 0 background, `IGNORED` neither
     group: str = ""  # scores are also given for every group of a dataset
+    split: str = ""  # train or test, a resolution: samples of two splits are never in one score
+    picture: str = ""  # name of the picture, the same for all its objects; "" if it has this one alone
 
     def __post_init__(self) -> None:
         if self.image.shape[:2] != self.mask.shape:
             raise DataError(f"{self.name}: the image is {_size(self.image)} but the mask {_size(self.mask)}")
         if not (self.mask == 1).any():
-            raise DataError(f"{self.name}: the mask is empty")
+            raise PassedOverError(EMPTY, self.name)
 
 
 class Dataset(Protocol):
@@ -46,74 +73,191 @@ class Dataset(Protocol):
         """The sample, read or drawn anew on every access.
 
         Raises:
+            PassedOverError: this sample has no object.
             DataError: this sample is broken.
         """
 
 
-def check(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Reads every sample once, several at a time, and returns one line for each broken one.
+class Tally:
+    """What was passed over: how many of each kind, and the names of the first."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[str]] = {}
+
+    def add(self, kind: str, name: str) -> None:
+        """Count one."""
+        self.names.setdefault(kind, []).append(name)
+
+    def add_all(self, other: Tally) -> None:
+        """Count what another tally counted."""
+        for kind, names in other.names.items():
+            self.names.setdefault(kind, []).extend(names)
+
+    def counts(self) -> dict[str, int]:
+        """How many of each kind."""
+        return {kind: len(names) for kind, names in self.names.items()}
+
+    def lines(self) -> list[str]:
+        """One line for each kind."""
+        return [f"{len(names)} {kind}: {first_names(names)}" for kind, names in self.names.items()]
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+
+class FileDataset:
+    """What the datasets of files share: what they have to say, and pictures that are read once for all their objects.
+
+    Samples of one picture follow each other; whoever reads them in order decodes the picture once.
+
+    Args:
+        convert_colours: convert the pictures' colours to sRGB by their profiles. False: the numbers as they are
+            stored, as the authors' code reads them.
+        strict: what would be passed over is an error.
+    """
+
+    def __init__(self, *, convert_colours: bool, strict: bool) -> None:
+        self.strict = strict
+        self.passed_over = Tally()
+        self.problems: list[str] = []  # what is missing although samples need it
+        self.notes: list[str] = []  # how the files were understood
+        self._convert_colours = convert_colours
+        self._last_image: LastRead[NDArray[np.uint8]] = LastRead()
+
+    def remarks(self) -> list[str]:
+        """What a command tells its user about the files, a line each."""
+        return [*self.notes, *(f"passed over: {line}" for line in self.passed_over.lines())]
+
+    def picture_of(self, index: int) -> object:
+        """What is equal for samples of one picture."""
+        raise NotImplementedError
+
+    def _read_image(self, path: Path) -> NDArray[np.uint8]:
+        return self._last_image(path, lambda: read_image(path, convert_colours=self._convert_colours))
+
+    def _refuse_if_strict(self, source: object) -> None:
+        if self.strict and (self.passed_over or self.problems):
+            lines = "\n".join(f"  {line}" for line in (*self.problems, *self.passed_over.lines()))
+            raise DataError(f"{source}: not all of it can be used, and it was asked for strictly:\n{lines}")
+
+
+_Value = TypeVar("_Value")
+
+
+class LastRead(threading.local, Generic[_Value]):
+    """Remembers what was read last, for each thread of its own. A copy in another process starts anew."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._value: _Value | None = None
+
+    def __call__(self, key: object, read: Callable[[], _Value]) -> _Value:
+        """The value of a key, read if it was not the last one."""
+        if self._value is None or self._key != key:
+            self._value = None  # let go of it first
+            self._value, self._key = read(), key
+        return self._value
+
+    def __reduce__(self) -> tuple[type[LastRead[Any]], tuple[()]]:
+        return LastRead, ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of a dataset."""
+
+    dataset: Dataset
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self.indices[index]]
+
+
+@dataclass
+class Checked:
+    """What reading every sample once has shown."""
+
+    usable: list[int] = field(default_factory=list)
+    passed_over: Tally = field(default_factory=Tally)
+    problems: list[str] = field(default_factory=list)  # broken samples, a line each
+
+
+def check(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> Checked:
+    """Reads every sample once, several pictures at a time.
 
     Args:
         dataset: what to read.
         progress: told the number of samples read and their total.
     """
-    problems: list[str] = []
+    result = Checked()
 
-    def read(index: int) -> str | None:
-        try:
-            dataset[index]
-        except DataError as error:
-            return str(error)
-        return None
+    def read(indices: Sequence[int]) -> list[DataError | None]:
+        errors: list[DataError | None] = []
+        for index in indices:
+            try:
+                dataset[index]
+                errors.append(None)
+            except DataError as error:
+                errors.append(error)
+        return errors
 
+    parts = _by_picture(dataset)
+    done = 0
     with ThreadPoolExecutor(available_cpus()) as pool:
-        for done, problem in enumerate(pool.map(read, range(len(dataset))), start=1):
-            problems += [problem] if problem else []
-            if progress:
-                progress(done, len(dataset))
-    return problems
+        for indices, errors in zip(parts, pool.map(read, parts), strict=True):
+            for index, error in zip(indices, errors, strict=True):
+                if error is None:
+                    result.usable.append(index)
+                elif isinstance(error, PassedOverError) and not getattr(dataset, "strict", False):
+                    result.passed_over.add(error.kind, error.name)
+                else:
+                    result.problems.append(str(error))
+                done += 1
+                if progress:
+                    progress(done, len(dataset))
+    return result
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """An image file as uint8 RGB `[H, W, 3]`.
+def _by_picture(dataset: Dataset) -> list[list[int]]:
+    key: Callable[[int], object] = dataset.picture_of if isinstance(dataset, FileDataset) else lambda index: index
+    return [list(indices) for _, indices in groupby(range(len(dataset)), key)]
+
+
+def read_image(path: Path, *, convert_colours: bool = False) -> NDArray[np.uint8]:
+    """A picture file as uint8 RGB `[H, W, 3]`, upright, with colours as stored or converted to sRGB.
 
     Raises:
-        DataError: the file is missing or no image.
+        DataError: the file is missing or no picture.
     """
-    image = _read(path, cv2.IMREAD_COLOR)
-    return np.ascontiguousarray(image[..., ::-1])
+    try:
+        return read_picture(path, convert_colours=convert_colours)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (PictureError, OSError) as error:
+        raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
-def read_mask(path: Path) -> NDArray[np.uint8]:
-    """A mask file as 0, 1 and `IGNORED`, uint8 `[H, W]`.
-
-    Grey masks that reach 128 or more are cut at 128 (0/255 masks with soft borders), others at 1; of a mask with the
-    values 0, 1 and 255 alone, 255 is `IGNORED`. In coloured masks all that is not black is object.
-
-    Raises:
-        DataError: the file is missing or no image.
-    """
-    mask = _read(path, cv2.IMREAD_UNCHANGED)
-    if mask.ndim == 3:
-        colours = mask[..., :3]
-        if (colours != colours[..., :1]).any():
-            return np.asarray(colours.any(-1), np.uint8)
-        mask = colours[..., 0]
-    if mask.dtype != np.uint8:
-        return (mask > 0).astype(np.uint8)
-    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    if 1 in present and set(present.tolist()) <= {0, 1, IGNORED}:
-        return np.asarray(mask, np.uint8)
-    return (mask >= (128 if present[-1] >= 128 else 1)).astype(np.uint8)
+def first_names(names: Iterable[object]) -> str:
+    """The first names of many, and how many more there are."""
+    listed = [str(name) for name in names]
+    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
+    return ", ".join(listed[:NAMED]) + more
 
 
-def _read(path: Path, flags: int) -> NDArray[np.uint8]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    image = cv2.imread(str(path), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise DataError(f"{path}: not a readable image")
-    return np.asarray(image)
+def unique(names: Iterable[str]) -> Iterator[str]:
+    """The names, those that were there before with a number."""
+    seen: set[str] = set()
+    counts: dict[str, int] = {}
+    for name in names:
+        chosen = name
+        while chosen in seen:
+            counts[name] = counts.get(name, 1) + 1
+            chosen = f"{name} ({counts[name]})"
+        seen.add(chosen)
+        yield chosen
 
 
 def _size(array: NDArray[np.uint8]) -> str:

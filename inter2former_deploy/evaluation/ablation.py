@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inter2former_deploy.checkpoint import load_checkpoint
 from inter2former_deploy.config import ModelConfig
-from inter2former_deploy.data import Dataset, Sample
+from inter2former_deploy.data import Dataset, Part, Tally
 from inter2former_deploy.modules.model import Inter2Former
 from inter2former_deploy.training import TrainConfig, train
 
 from .reference import ReferenceSegmenter
 from .sessions import Evaluation, evaluate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BASE = "hybrid, dynamic prompt, local upsampling, exact edges"
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -27,20 +29,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "edge rule as released": {"edge_rule": "released"},
 }
 SHARES_BASE = ("full upsampling",)  # training upsamples the whole map anyway: these weights are the base's
-
-
-@dataclass(frozen=True)
-class _One:
-    """One sample of a dataset."""
-
-    dataset: Dataset
-    index: int
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, _: int) -> Sample:
-        return self.dataset[self.index]
 
 
 def train_variants(
@@ -93,28 +81,33 @@ def evaluate_variants(
     parts: dict[str, list[Evaluation]] = {name: [] for name in models}
     for index in range(len(dataset)):
         for name, model in models.items():
-            parts[name].append(evaluate(model, _One(dataset, index), clicks=clicks))
+            parts[name].append(evaluate(model, Part(dataset, [index]), clicks=clicks))
         if progress:
             progress(index + 1, len(dataset), "")
     return {name: _joined(evaluations) for name, evaluations in parts.items()}
 
 
 def _joined(parts: Sequence[Evaluation]) -> Evaluation:
-    return Evaluation([r for p in parts for r in p.results], [t for p in parts for t in p.problems])
+    passed_over = Tally()
+    for part in parts:
+        passed_over.add_all(part.passed_over)
+    return Evaluation([r for p in parts for r in p.results], [t for p in parts for t in p.problems], passed_over)
 
 
 def plot_speed_and_accuracy(rows: Mapping[str, Mapping[str, Any]], out: Path) -> None:
-    """NoC@90 against the time of a click, one point for each variant (the paper's Figure 5)."""
-    import matplotlib
+    """Writes a picture of NoC@90 against the time of a click, one point for each variant (the paper's Figure 5)."""
+    speed_and_accuracy_figure(rows).savefig(out)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+def speed_and_accuracy_figure(rows: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """The figure that `plot_speed_and_accuracy` writes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = figure.subplots()
     for name, row in rows.items():
         axis.scatter(1000 * row["online SPC"], row["NoC@90"], label=name)
     axis.set(xlabel="milliseconds a click", ylabel="NoC@90 (lower is better)")
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-    figure.savefig(out)
-    plt.close(figure)
+    return figure

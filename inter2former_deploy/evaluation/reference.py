@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,14 @@ from inter2former_deploy.runtime.session import Session
 
 if TYPE_CHECKING:
     from inter2former_deploy.modules.model import Inter2Former
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A picture as the encoder left it."""
+
+    frame: Frame
+    features: Any  # what the model's `encode` gives
 
 
 class ReferenceSegmenter:
@@ -30,8 +39,8 @@ class ReferenceSegmenter:
         self.model, self.size = model.eval(), size
         self.experts = ExpertLoad(model, training=False)
 
-    def open(self, image: NDArray[np.uint8]) -> Session:
-        """A session on an image, uint8 RGB `[H, W, 3]`.
+    def encode(self, image: NDArray[np.uint8]) -> Encoded:
+        """What `open` needs of an image, uint8 RGB `[H, W, 3]`.
 
         Raises:
             TypeError, ValueError: it is no such image.
@@ -43,11 +52,21 @@ class ReferenceSegmenter:
         bgr = torch.from_numpy(model_input(checked, frame)[..., ::-1].copy())
         with torch.inference_mode():
             x = ((bgr - torch.tensor(MEAN_BGR)) / torch.tensor(STD_BGR)).permute(2, 0, 1)[None]
-            features = self.model.encode(x.contiguous())
+            return Encoded(frame, self.model.encode(x.contiguous()))
+
+    def open(self, image: NDArray[np.uint8] | Encoded) -> Session:
+        """A session on an image, uint8 RGB `[H, W, 3]`, or on what `encode` made of it.
+
+        Raises:
+            TypeError, ValueError: it is no such image.
+        """
+        import torch
+
+        encoded = image if isinstance(image, Encoded) else self.encode(image)
 
         def decode(labels: NDArray[np.uint8]) -> tuple[Box, NDArray[np.float32]]:
             with torch.inference_mode():
-                logits = self.model.decode(features, torch.from_numpy(labels)[None])[0, 0]
+                logits = self.model.decode(encoded.features, torch.from_numpy(labels)[None])[0, 0]
             return Box(0, 0, self.size, self.size), logits.numpy()
 
-        return Session(frame, decode)
+        return Session(encoded.frame, decode)

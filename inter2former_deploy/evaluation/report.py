@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -13,6 +13,9 @@ from inter2former_deploy.data import Dataset
 from inter2former_deploy.overlay import draw_overlay
 
 from .sessions import THRESHOLDS, Evaluation, Opens
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLUMNS = ("samples", *(f"NoC@{t * 100:.0f}" for t in THRESHOLDS), "failures@90", "1-mIoU", "3-mIoU", "5-mIoU")
 
@@ -32,21 +35,25 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def plot_mean_iou(curves: Mapping[str, Mapping[str, Any]], out: Path) -> None:
-    """Mean IoU against clicks, one line for each entry of scores."""
-    import matplotlib
+    """Writes a picture of the mean IoU against clicks, one line for each entry of scores; needs matplotlib."""
+    mean_iou_figure(curves).savefig(out)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+def mean_iou_figure(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """The figure that `plot_mean_iou` writes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
     for name, row in curves.items():
         means = row["mIoU by click"]
         axis.plot(range(1, len(means) + 1), means, marker=".", label=f"{name} ({row['samples']})")
+    most = max(len(row["mIoU by click"]) for row in curves.values())
     axis.set(xlabel="clicks", ylabel="mean IoU", ylim=(None, 1))
+    axis.set_xticks(range(1, most + 1) if most <= 10 else [1, *range(5, most + 1, 5)])  # clicks are whole
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.savefig(out)
-    plt.close(figure)
+    return figure
 
 
 def overlay_worst(evaluation: Evaluation, model: Opens, dataset: Dataset, folder: Path, count: int) -> list[Path]:
@@ -70,6 +77,7 @@ def overlay_worst(evaluation: Evaluation, model: Opens, dataset: Dataset, folder
             mask = session.click(click.x, click.y, click.positive)
         both = [draw_overlay(sample.image, mask, result.clicks), draw_overlay(sample.image, sample.mask == 1)]
         path = folder / f"{rank:03d}-{sample.name.replace('/', '_')}.jpg"
-        cv2.imwrite(str(path), np.concatenate(both, 1)[..., ::-1])
+        if not cv2.imwrite(str(path), np.concatenate(both, 1)[..., ::-1]):
+            raise OSError(f"could not write {path}")
         paths.append(path)
     return sorted(paths)

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from inter2former_deploy.clicks import MAX_CLICKS, iou, mean_iou, next_click, number_of_clicks
-from inter2former_deploy.data import Dataset
+from inter2former_deploy.clicks import IGNORED, MAX_CLICKS, mean_iou, next_click, number_of_clicks
+from inter2former_deploy.data import Dataset, PassedOverError, Sample, Tally
 from inter2former_deploy.labels import Click
+from inter2former_deploy.masks import iou
 
 THRESHOLDS = (0.85, 0.90, 0.95)  # of NoC
 REPORTED = (1, 2, 3, 5, 10, 20)  # n of n-mIoU
@@ -27,9 +28,13 @@ class ClickSession(Protocol):
 
 
 class Opens(Protocol):
-    """What opens images: `runtime.Segmenter` and `ReferenceSegmenter` do."""
+    """What opens images: `runtime.Segmenter` and `ReferenceSegmenter` do.
 
-    def open(self, image: NDArray[np.uint8]) -> ClickSession:
+    It may have a method `encode(image)`, too, whose result `open` takes instead of the image: then a picture is encoded
+    once for all its objects.
+    """
+
+    def open(self, image: Any) -> ClickSession:
         """A session on an image, uint8 RGB `[H, W, 3]`."""
 
 
@@ -41,9 +46,10 @@ class SampleResult:
     group: str
     clicks: list[Click]  # made; fewer than the budget when the mask became perfect
     ious: list[float]  # after each click of the budget; a perfect mask stays
-    open_seconds: float  # pre-processing and encoder
+    open_seconds: float  # pre-processing and encoder; the same for all objects of a picture, which is encoded once
     click_seconds: list[float]
     agreement: list[float] | None = None  # IoU with the other model's mask after each click
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,23 @@ class Evaluation:
 
     results: list[SampleResult]
     problems: list[str] = field(default_factory=list)  # samples that could not be run, and why
+    passed_over: Tally = field(default_factory=Tally)  # samples without an object
 
     def scores(self) -> dict[str, Any]:
-        """Scores of all samples and of every group, as plain numbers; empty without results."""
-        groups = sorted({r.group for r in self.results})
-        parts = {g: [r for r in self.results if r.group == g] for g in groups} if len(groups) > 1 else {}
-        return {"all": _scores(self.results), **{g: _scores(p) for g, p in parts.items()}} if self.results else {}
+        """Scores of all samples and of every group, as plain numbers; empty without results.
+
+        Where the samples are of several splits, there are no scores of all, but those of each split and of its groups.
+        """
+        rows: dict[str, list[SampleResult]] = {}
+        splits = sorted({r.split for r in self.results})
+        for split in splits:
+            of_split = [r for r in self.results if r.split == split]
+            several = len(splits) > 1
+            rows[(split or "no split") if several else "all"] = of_split
+            groups = sorted({r.group for r in of_split})
+            for group in groups if len(groups) > 1 else ():
+                rows[f"{group} {split}".strip() if several else group] = [r for r in of_split if r.group == group]
+        return {name: _scores(results) for name, results in rows.items()}
 
     def worst(self, count: int) -> list[SampleResult]:
         """The samples of the lowest mean IoU over all clicks, the worst first."""
@@ -70,7 +87,13 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers."""
         results = [{**asdict(r), "clicks": [list(c) for c in r.clicks]} for r in self.results]
-        return {"scores": self.scores(), "problems": self.problems, "differing": self.differing(), "results": results}
+        return {
+            "scores": self.scores(),
+            "problems": self.problems,
+            "passed over": self.passed_over.names,
+            "differing": self.differing(),
+            "results": results,
+        }
 
 
 def _scores(results: list[SampleResult]) -> dict[str, Any]:
@@ -98,9 +121,9 @@ def evaluate(
     against: Opens | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
-    """Runs a simulated session on every sample.
+    """Runs a simulated session on every sample; a picture is encoded once for the samples of it that follow each other.
 
-    A sample that cannot be run is named among the problems, and the others go on.
+    A sample without an object is counted, one that cannot be run is named among the problems, and the others go on.
 
     Args:
         model: what is scored.
@@ -110,36 +133,57 @@ def evaluate(
         against: another model that gets the same clicks; its masks are compared.
         progress: told the number of samples done, their total, and the name of the last.
     """
-    results: list[SampleResult] = []
-    problems: list[str] = []
+    result = Evaluation([])
+    opener, other = _Opener(model), _Opener(against) if against else None
     for index in range(len(dataset)):
         name = f"sample {index}"
         try:
             sample = dataset[index]
             name = sample.name
             rng = None if seed is None else np.random.default_rng([seed, index])
-            results.append(_run(model, against, sample.name, sample.group, sample.image, sample.mask, clicks, rng))
+            result.results.append(_run(opener, other, sample, clicks, rng))
+        except PassedOverError as nothing:
+            name = nothing.name
+            if getattr(dataset, "strict", False):
+                result.problems.append(str(nothing))
+            else:
+                result.passed_over.add(nothing.kind, nothing.name)
         except Exception as error:  # whatever is wrong with one sample, the others count
-            problems.append(f"{name}: {error}")
+            result.problems.append(f"{name}: {error}" if name not in str(error) else str(error))
         if progress:
             progress(index + 1, len(dataset), name)
-    return Evaluation(results, problems)
+    return result
+
+
+class _Opener:
+    """Opens sessions with a model and keeps the last picture's encoding."""
+
+    def __init__(self, model: Opens) -> None:
+        self._model = model
+        self._encode: Callable[[NDArray[np.uint8]], Any] = getattr(model, "encode", lambda image: image)
+        self._picture = ""
+        self._encoded: Any = None
+        self._encode_seconds = 0.0
+
+    def open(self, sample: Sample) -> tuple[ClickSession, float]:
+        """A session, and the seconds that it took to open, encoding included."""
+        start = time.perf_counter()
+        if not sample.picture or sample.picture != self._picture:
+            self._picture, self._encoded = "", None  # let go of the last first
+            self._encoded = self._encode(sample.image)
+            self._picture = sample.picture
+            self._encode_seconds = time.perf_counter() - start
+            start = time.perf_counter()
+        session = self._model.open(self._encoded)
+        return session, self._encode_seconds + time.perf_counter() - start
 
 
 def _run(
-    model: Opens,
-    against: Opens | None,
-    name: str,
-    group: str,
-    image: NDArray[np.uint8],
-    target: NDArray[np.uint8],
-    budget: int,
-    rng: np.random.Generator | None,
+    opener: _Opener, other: _Opener | None, sample: Sample, budget: int, rng: np.random.Generator | None
 ) -> SampleResult:
-    start = time.perf_counter()
-    session = model.open(image)
-    open_seconds = time.perf_counter() - start
-    other = against.open(image) if against else None
+    target, valid = sample.mask, sample.mask != IGNORED
+    session, open_seconds = opener.open(sample)
+    theirs = other.open(sample)[0] if other else None
     mask = np.zeros(target.shape, bool)
     made: list[Click] = []
     ious: list[float] = []
@@ -153,9 +197,10 @@ def _run(
         mask = session.click(click.x, click.y, click.positive)
         seconds.append(time.perf_counter() - start)
         made.append(click)
-        ious.append(iou(mask, target))
-        if other:
-            theirs = other.click(click.x, click.y, click.positive)
-            agreement.append(iou(mask, theirs.astype(np.uint8)) if (mask | theirs).any() else 1.0)
+        ious.append(iou(mask, target, valid))
+        if theirs:
+            agreement.append(iou(mask, theirs.click(click.x, click.y, click.positive)))
     ious += [ious[-1]] * (budget - len(ious))
-    return SampleResult(name, group, made, ious, open_seconds, seconds, agreement if other else None)
+    return SampleResult(
+        sample.name, sample.group, made, ious, open_seconds, seconds, agreement if other else None, sample.split
+    )

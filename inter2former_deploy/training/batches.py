@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -161,19 +162,16 @@ class Batches(torch.utils.data.Dataset[Batch]):
         scale = side / size
         # pixel centres: source = (i + 0.5) * scale + corner - 0.5
         matrix = np.array([[scale, 0, left + scale / 2 - 0.5], [0, scale, top + scale / 2 - 0.5]])
-        source = sample.image
-        if scale > 1.5:  # what will be reduced is smoothed first
-            source = np.asarray(cv2.GaussianBlur(source, (0, 0), 0.4 * scale), np.uint8)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        image = np.asarray(cv2.warpAffine(source, matrix, (size, size), flags=flags, borderValue=MEAN_BGR[::-1]))
-        nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-        mask = np.asarray(cv2.warpAffine(sample.mask, matrix, (size, size), flags=nearest))
+        image = _resampled(sample.image, matrix, size)
+        mask = np.asarray(
+            cv2.warpAffine(sample.mask, matrix, (size, size), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+        )
+        if not (mask == 1).any():  # a speck that fell between the pixels: it is given the one that it lies in
+            mask[_inside(rows[k], top, scale, size), _inside(columns[k], left, scale, size)] = 1
         if rng.random() < 0.5:
             image, mask, left = image[:, ::-1], mask[:, ::-1], -left - side
         gain = rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3)
         image = np.clip(image * gain + rng.uniform(-20, 20), 0, 255).astype(np.uint8)
-        if not (mask == 1).any():  # a speck that fell between the pixels
-            return self._real(rng, size)
         masks = np.repeat(np.asarray(mask, np.uint8)[None], self.config.targets, 0)
         return (
             np.asarray(image, np.uint8),
@@ -198,6 +196,34 @@ class Batches(torch.utils.data.Dataset[Batch]):
         grid = 2 * torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None] - 1  # [1, n, n, 2]
         features = torch.from_numpy(np.load(path).astype(np.float32))
         return F.grid_sample(features[None], grid.float(), align_corners=False, padding_mode="border")[0]
+
+
+def _resampled(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
+    """A square part of a picture, smoothed first where it is reduced: only the part is, and what its borders need.
+
+    Args:
+        image: `[H, W, 3]`.
+        matrix: `[2, 3]`, from pixels of the result to pixels of the picture: a scale and a shift.
+        size: side of the result.
+    """
+    scale, shift = matrix[0, 0], matrix[:, 2].copy()
+    if scale > 1.5:
+        sigma = 0.4 * scale
+        margin = math.ceil(4 * sigma) + 3  # OpenCV's kernel reaches 3 sigma, and half a pixel for rounding
+        height, width = image.shape[:2]
+        x0, y0 = (max(0, math.floor(at) - margin) for at in shift)
+        x1, y1 = (math.ceil(at + scale * size) + margin for at in shift)
+        part = image[y0 : min(y1, height), x0 : min(x1, width)]
+        image = np.asarray(cv2.GaussianBlur(part, (0, 0), sigma), np.uint8)
+        shift -= (x0, y0)
+    moved = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(image, moved, (size, size), flags=flags, borderValue=MEAN_BGR[::-1]), np.uint8)
+
+
+def _inside(at: int, start: float, scale: float, size: int) -> int:
+    """The pixel of a part that a pixel of the picture lies in."""
+    return min(max(int((at + 0.5 - start) / scale), 0), size - 1)
 
 
 # image, masks, segments, name, view

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inter2former_deploy.checkpoint import load_checkpoint, save_checkpoint
-from inter2former_deploy.clicks import iou
+from inter2former_deploy.clicks import IGNORED
 from inter2former_deploy.config import ModelConfig
 from inter2former_deploy.data import Dataset
+from inter2former_deploy.masks import iou
 from inter2former_deploy.modules.losses import jaccard_loss, training_loss
 from inter2former_deploy.modules.model import Inter2Former
 
@@ -144,7 +145,7 @@ class Trainer:
             "jaccard": jaccard.item(),
             "quantization": terms.quantization.item(),
             "straight": straight.item(),
-            "iou": float(np.mean([iou(p, m) for p, m in zip(predicted, masks.numpy(), strict=True)])),
+            "iou": float(np.mean([iou(p, m, m != IGNORED) for p, m in zip(predicted, masks.numpy(), strict=True)])),
             "load": self.experts.take(),
         }
 

@@ -12,7 +12,7 @@ from inter2former_deploy.evaluation.ablation import (
     VARIANTS,
     evaluate_variants,
     load_variants,
-    plot_speed_and_accuracy,
+    speed_and_accuracy_figure,
     train_variants,
 )
 from inter2former_deploy.training import Stage, TrainConfig
@@ -44,8 +44,12 @@ def test_all_variants_are_trained_alike_and_scored_on_the_same_samples(tmp_path)
         assert all(getattr(decoders[name], k) == v for k, v in changes.items())
     results = evaluate_variants(models, SyntheticDataset(length=2, size=64), clicks=2)
     assert {tuple(r.name for r in e.results) for e in results.values()} == {("thin-000000", "solid-000001")}
-    plot_speed_and_accuracy({n: e.scores()["all"] for n, e in results.items()}, tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").stat().st_size > 1000
+    rows = {n: e.scores()["all"] for n, e in results.items()}
+    (axis,) = speed_and_accuracy_figure(rows).axes
+    points = {c.get_label(): c.get_offsets().tolist() for c in axis.collections}
+    assert points == {n: [[1000 * row["online SPC"], row["NoC@90"]]] for n, row in rows.items()}
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("milliseconds a click", "NoC@90 (lower is better)")
+    assert [t.get_text() for t in axis.get_legend().get_texts()] == list(VARIANTS)
     torch.set_num_threads(threads)
 
 

@@ -30,10 +30,17 @@ def test_the_file_is_small_and_says_what_it_is():
     assert load_checkpoint(bundled_weights()).config == DEMO
 
 
-def test_five_clicks_find_plain_things():
-    ious = [
-        r.ious
-        for r in evaluate(ReferenceSegmenter(load_model(bundled_weights()), SIZE), EasyScenes(), clicks=5).results
-    ]
-    assert np.mean(ious, 0)[-1] > 0.8
-    assert np.mean(ious, 0)[0] > 0.5
+# IoU after each of three clicks. With oneDNN and PyTorch held to SSE 4.1 they differ by 0.0005, with the other edge
+# rule by 0.0027; later clicks differ more, since each follows from the mask before.
+RECORDED = [
+    [0.9109, 0.9134, 0.9485],
+    [0.7756, 0.7905, 0.7945],
+    [0.9966, 0.9984, 0.9984],
+    [0.9956, 0.9964, 0.9966],
+]
+
+
+def test_three_clicks_find_plain_things_as_they_did_when_the_weights_were_released():
+    model = ReferenceSegmenter(load_model(bundled_weights()), SIZE)
+    ious = [result.ious for result in evaluate(model, EasyScenes(), clicks=3).results]
+    np.testing.assert_allclose(ious, RECORDED, atol=0.002)

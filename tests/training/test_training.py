@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +18,12 @@ from typer.testing import CliRunner
 from inter2former_deploy.checkpoint import load_model, save_checkpoint
 from inter2former_deploy.cli import app
 from inter2former_deploy.config import DecoderConfig, EdgeNetworkConfig, EncoderConfig, ModelConfig
+from inter2former_deploy.contract import MEAN_BGR
 from inter2former_deploy.data import IGNORED, DataError, FolderDataset, Sample
 from inter2former_deploy.modules import operators
 from inter2former_deploy.training import Stage, TrainConfig, train
 from inter2former_deploy.training.auxiliary import Auxiliary
-from inter2former_deploy.training.batches import Batches
+from inter2former_deploy.training.batches import Batches, _resampled
 from inter2former_deploy.training.fast import OneGroupNorm, fast_forms
 from inter2former_deploy.training.interaction import draw_rounds, simulate
 from inter2former_deploy.training.loop import Trainer
@@ -425,10 +427,95 @@ def test_the_command_leaves_weights_and_goes_on_when_asked_for_more(tmp_path, pi
 
 def test_broken_pictures_are_named_before_any_step(tmp_path, pictures):
     (pictures / "images/b.png").write_bytes(b"no picture")
-    cv2.imwrite(str(pictures / "masks/a.png"), np.zeros((40, 50), np.uint8))
+    (pictures / "masks/a.png").write_bytes(b"no mask")
     result = CliRunner().invoke(app, ["train", str(pictures), "-o", str(tmp_path / "run")])
     assert isinstance(result.exception, DataError)  # exit code 2 and one message from `main`
     assert "2 samples cannot be used" in str(result.exception)
-    assert "b.png: not a readable image" in str(result.exception)
-    assert "a.png: the mask is empty" in str(result.exception)
+    assert "b.png" in str(result.exception)
+    assert "a.png: not a readable image" in str(result.exception)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def trained_on(monkeypatch, tmp_path):
+    """`trained_on(data, ...)`: the result of `i2f train`, and the names of the samples that it would train on."""
+
+    def run(*arguments):
+        given = []
+
+        def take(*_, datasets, **__):
+            given.extend(sample.name for dataset in datasets for sample in dataset)
+
+        monkeypatch.setattr("inter2former_deploy.training.train", take)
+        result = CliRunner().invoke(app, ["train", *map(str, arguments), "-o", str(tmp_path / "run")])
+        return result, given
+
+    return run
+
+
+def test_samples_without_an_object_are_counted_and_left_out(pictures, trained_on):
+    cv2.imwrite(str(pictures / "masks/a.png"), np.zeros((40, 50), np.uint8))
+    result, names = trained_on(pictures)
+    assert names == ["images/b.png"]
+    assert "passed over: 1 masks without an object: images/a.png" in result.output
+    result, names = trained_on(pictures, "--strict")
+    assert isinstance(result.exception, DataError)
+    assert "images/a.png: masks without an object" in str(result.exception)
+    cv2.imwrite(str(pictures / "masks/b.png"), np.zeros((40, 50), np.uint8))
+    result, names = trained_on(pictures)
+    assert "no sample has an object" in str(result.exception)
+
+
+def test_a_split_has_to_be_chosen_where_there_are_several(pictures, trained_on):
+    for split in ("train", "test"):
+        shutil.copytree(pictures, pictures.parent / "set" / split)
+    root = pictures.parent / "set"
+    result, names = trained_on(root)
+    assert "has the splits test, train: choose with --split NAME" in str(result.exception)
+    assert names == []
+    assert trained_on(root, "--split", "train")[1] == ["train/images/a.png", "train/images/b.png"]
+    assert len(trained_on(root, "--split", "all")[1]) == 4
+
+
+class Speck:
+    """An object of one pixel in a large picture."""
+
+    def __init__(self):
+        self.reads = 0
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, _):
+        self.reads += 1
+        rng = np.random.default_rng(3)
+        mask = np.zeros((1000, 1500), np.uint8)
+        mask[333, 1001] = 1
+        image = cv2.resize(rng.integers(0, 255, (50, 75, 3), dtype=np.uint8), (1500, 1000))
+        image[333, 1001] = 255
+        return Sample("speck", image, mask)
+
+
+def test_a_speck_in_a_large_picture_is_read_once_and_keeps_a_pixel():
+    data = Speck()
+    batches = Batches(replace(SHORT, targets=1), [data])
+    for seed in range(12):
+        _, masks, _, _, (left, top, width, height) = batches._real(np.random.default_rng(seed), 64)
+        y, x = np.argwhere(masks[0] == 1)[0]
+        if left < 0 and width > 0 and left + width <= 0:  # mirrored
+            left, x = -left - width, 63 - x
+        at = ((left + (x + 0.5) / 64 * width) * 1500, (top + (y + 0.5) / 64 * height) * 1000)
+        assert abs(at[0] - 1001.5) <= 0.51 * width / 64 * 1500 + 1
+        assert abs(at[1] - 333.5) <= 0.51 * height / 64 * 1000 + 1
+    assert data.reads == 12
+
+
+def test_a_part_of_a_picture_is_resampled_as_the_whole_picture_would_be():
+    image = Speck()[0].image
+    for scale, left, top, size in ((5.0, 300.0, 200.0, 64), (23.4, 0.0, -7.5, 64), (9.1, 900.3, 411.7, 64)):
+        matrix = np.array([[scale, 0, left], [0, scale, top]])
+        smooth = cv2.GaussianBlur(image, (0, 0), 0.4 * scale)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        expected = cv2.warpAffine(smooth, matrix, (size, size), flags=flags, borderValue=MEAN_BGR[::-1])
+        found = _resampled(image, matrix, size)
+        assert np.abs(found.astype(int) - expected).max() <= 2  # grey levels, by the order of rounding
