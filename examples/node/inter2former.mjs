@@ -9,11 +9,12 @@ const f32 = Math.fround; // round like float32, so that the masks are those of t
 /** A bundle, loaded: `const segmenter = await Segmenter.load("bundle")`. */
 export class Segmenter {
   static async load(folder, options = {}) {
-    const manifest = JSON.parse(await readFile(join(folder, "manifest.json"), "utf8"));
+    const read = (name) => readFile(join(folder, name)); // in a browser: fetch
+    const manifest = JSON.parse((await read("manifest.json")).toString());
     if (manifest.schema_version !== SCHEMA) {
       throw new Error(`${folder} has schema ${manifest.schema_version}, this example knows ${SCHEMA}`);
     }
-    const load = (name) => ort.InferenceSession.create(join(folder, name), options);
+    const load = async (name) => ort.InferenceSession.create(await read(name), options);
     const [encoder, decoder] = await Promise.all([load("encoder.onnx"), load("decoder.onnx")]);
     return Object.assign(new Segmenter(), { manifest, size: manifest.size, encoder, decoder });
   }

@@ -21,7 +21,10 @@ from inter2former_deploy.runtime.preprocess import bilinear_taps
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "node"
 UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ETIMEDOUT", "ECONNREFUSED", "ENETUNREACH")
-TIE = 1e-3  # logits nearer to 0 may fall to either side, as onnxruntime's versions and CPUs round differently
+# Where this was written all masks are equal. Another onnxruntime or CPU rounds otherwise, and a session passes that on from
+# click to click: with WebAssembly, 13 pixels of 240000 differed after six clicks, 329 at most, by logits below 0.07.
+TIE = 0.1  # largest logit of pixels that may differ
+SHARE = 2e-3  # of the picture's pixels that may differ
 
 
 def run(*command: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -98,6 +101,7 @@ def test_masks_are_those_of_the_python_runtime(example: Path, demo_bundle: Path,
         if session.clicks:
             logits = resized_logits(session.logits, -(-max(height, width) // 256) * 256, height, width)
             assert np.abs(logits[different]).max(initial=0) < TIE, f"step {i}, {step}: {different.sum()} pixels differ"
+            assert different.mean() < SHARE, f"step {i}, {step}: {different.sum()} pixels differ"
         else:
             assert not different.any()
         sizes.append(int(expected.sum()))
