@@ -22,7 +22,8 @@ from inter2former_deploy.runtime.preprocess import bilinear_taps
 EXAMPLE = Path(__file__).parents[2] / "examples" / "node"
 UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ETIMEDOUT", "ECONNREFUSED", "ENETUNREACH")
 # Where this was written all masks are equal. Another onnxruntime or CPU rounds otherwise, and a session passes that on
-# from click to click: with WebAssembly, 13 pixels of 240000 differed after six clicks, 329 at most, by logits below 0.07.
+# from click to click: with WebAssembly, 13 of 240000 pixels differed after six clicks, 329 at most, by logits up to
+# 0.07.
 TIE = 0.1  # largest logit of pixels that may differ
 SHARE = 2e-3  # of the picture's pixels that may differ
 
