@@ -387,6 +387,18 @@ def test_constants_are_exact_whatever_the_weights_were_rounded_to(
     assert len(loaded.notes) == 1
 
 
+def test_canny_maps_do_not_depend_on_the_precision_of_a_file(
+    probe_weights: Weights, probe_model: Inter2Former, tmp_path: Path
+) -> None:
+    weights = {n: t.bfloat16() if t.is_floating_point() else t for n, t in probe_weights.items()}
+    model = load_model(save(tmp_path / "half.pth", {"state_dict": weights}))
+    picture = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.edge_detector.canny_maps(picture), probe_model.edge_detector.canny_maps(picture))
+    image = 255 * torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(1))
+    canny, exact = model.edge_detector.canny, probe_model.edge_detector.canny
+    assert torch.equal(canny.encode(image), exact.encode(image))
+
+
 def test_a_last_bit_of_a_constant(probe_weights: Weights, tmp_path: Path) -> None:
     name = f"{CANNY}.g_h.weight"
     nearby = torch.nextafter(probe_weights[name], torch.tensor(1.0))
