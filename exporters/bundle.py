@@ -18,10 +18,10 @@ from typing import Any, get_args
 import onnx
 
 from inter2former_deploy import library
-from inter2former_deploy.checkpoint import bundled_weights, load_checkpoint, synthetic_state_dict
+from inter2former_deploy.checkpoint import bundled_weights, load_checkpoint, not_finite, synthetic_state_dict
 from inter2former_deploy.config import EdgeRule, ModelConfig
 from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, INLINE_FILES
-from inter2former_deploy.errors import BundleError, ExportMismatchError
+from inter2former_deploy.errors import BundleError, CheckpointError, ExportMismatchError
 from inter2former_deploy.exporters.agreement import AgreementReport, check_agreement
 from inter2former_deploy.exporters.bodies import check_opset, inline_bodies
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, decoder_shapes, export_decoder, export_encoder
@@ -117,6 +117,8 @@ def export_bundle(
     steps = _Steps(progress)
     with steps("read weights"):
         model, weights = load_weights(checkpoint, config=config, edge_rule=edge_rule, seed=seed)
+    for note in weights.get("notes", ()):
+        progress(f"{weights['file']}: {note}")
     decoder_shapes(model.config, size)  # checks the size
     kept = 1 if precision == "fp32" else 2  # encoders, while they are compared
     check_space(folder, kept * _nbytes(model) + SPACE_FOR_REST, "the bundle")
@@ -279,13 +281,18 @@ def load_weights(
     if isinstance(checkpoint, Inter2Former):
         config = config or checkpoint.config
         state, weights = checkpoint.state_dict(), {"source": "a model in memory"}
+        if problem := not_finite(state):
+            raise CheckpointError(f"the model holds weights that are no numbers: {problem}")
     elif checkpoint is None and config is not None:
         state, weights = synthetic_state_dict(config, seed), {"source": "synthetic", "seed": seed}
     else:
         path = bundled_weights() if checkpoint is None else Path(checkpoint)
-        state, config = load_checkpoint(path, config)
+        loaded = load_checkpoint(path, config)
+        state, config = loaded.state_dict, loaded.config
         source = "bundled" if path == bundled_weights() else "checkpoint"
         weights = {"source": source, "file": path.name, "sha256": sha256(path)}
+        if loaded.notes:
+            weights["notes"] = list(loaded.notes)
     if edge_rule is not None:
         config = config.with_decoder(edge_rule=edge_rule)
     model = Inter2Former(config)

@@ -1,35 +1,18 @@
-"""What exporter and runtime agree on: names and layouts of graph tensors, files of a bundle, the operator domain.
+"""What exporter, runtime and callers in other languages agree on: files of a bundle, graph tensors, label maps, clicks.
 
-Feature maps are channels-last, without a batch axis; one graph serves one image. S is the model resolution,
-h = w = S / 16, C the width of a token, `pyramid` = (C, C1, C2, C3) the channels, coarse to fine.
-
-encoder.onnx
-    image            float32 [S, S, 3]   RGB, 0-255, padded with `PAD_RGB` and resized (runtime/preprocess.py)
- -> image_embedding  float32 [h, w, C]
-    edge_0..3, edge_border_0..3, edge_corner_0..3   what local upsampling needs of the image:
-                     [2^(i+1)*h, 2^(i+1)*w, Co], [4, h, 2^(i+1)*w, Co], [4, h, w, Co], Co = (C1, C2, C3, 1)[i]
-                     (custom_ops/OPERATORS.md, LocalUpsample)
-    blank_qkv, blank_attention, blank_logsum   full attention of the decoder's first layer before any click, when every
-                     label is unknown: [h*w, 3*D], [h*w, D], [h*w, heads], D = `attention_dim` (FullAttention). They
-                     only save time, most of all at the first click: numbers that do not fit the embedding change
-                     nothing but that, and models without full attention ignore them
-    canny_maps       float32 [5, S, S]   grad_mag, grad_ori, thin, thresh, early; only to verify with
-
-decoder.onnx
-    labels           uint8 [S, S]        reference labels, 0 definite background ... 4 definite foreground
-    image_embedding, edge_*, blank_*     as above
- -> logits           float32 [S, S]      foreground where > 0; -100 outside the upsampled box
-    box_logits       float32 [hb*16, wb*16]   the same inside the upsampled box only
-    box              int64 [4]           left, top, right, bottom of that box in pixels, right and bottom exclusive
-    tokens           float32 [h*w, C]    after the hybrid layers; to verify with
-    edge_tokens      int64 [E]           tokens that got full attention; to verify with
+manifest.json carries all of it (`graph_tensors`, `preprocessing`, `interaction`), as numbers for programs and as
+sentences for people; docs/other-languages.md explains it. Feature maps are channels-last, without a batch axis; one
+graph serves one image. S is the model resolution, C the width of a token, `pyramid` the channels, coarse to fine.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-SCHEMA_VERSION = 3  # of manifest.json and the tensors above
+from inter2former_deploy.config import PATCH, ModelConfig
+from inter2former_deploy.labels import CLICK_RADIUS, Label, fold_table
+
+SCHEMA_VERSION = 4  # of manifest.json and the tensors of both graphs
 DOMAIN = "inter2former"
 DOMAIN_VERSION = 2
 # An argument of a formula (inter2former_deploy/modules/operators.py) that sets operators apart, and what each of its
@@ -89,3 +72,138 @@ def operator_name(formula: str, settings: dict[str, Any], *, known: bool = False
             raise ValueError(f"{argument} must be {' or '.join(suffixes)}, got {value!r}")
         name += suffixes[value]
     return name + ("Known" if known else "")
+
+
+Json = dict[str, Any]
+
+
+def graph_tensors(config: ModelConfig, size: int) -> Json:
+    """Every input and output of both graphs, as manifest.json has them.
+
+    Args:
+        config: Of the model.
+        size: S, pixels.
+
+    Returns:
+        By file, then "inputs" and "outputs", then by name: "type", "shape" (numbers, and formulas in S), "sizes" (the
+        shape in this bundle; the names of sizes that differ from run to run stay) and "meaning".
+    """
+    decoder = config.decoder
+    grid, tokens = "S/16", "(S/16)^2"
+    numbers = {"S": size, grid: size // PATCH, tokens: (size // PATCH) ** 2}
+
+    def tensor(kind: str, shape: list[str | int], meaning: str) -> Json:
+        sizes = [numbers.get(n, n) if isinstance(n, str) else n for n in shape]
+        return {"type": kind, "shape": shape, "sizes": sizes, "meaning": meaning}
+
+    def floats(shape: list[str | int], meaning: str) -> Json:
+        return tensor("float32", shape, meaning)
+
+    blank = "full attention of the decoder's first layer before any click, which saves time; hand it on unchanged"
+    features = {
+        "image_embedding": floats([grid, grid, decoder.dim], "tokens of the image"),
+        "blank_qkv": floats([tokens, 3 * decoder.attention_dim], f"queries, keys and values of {blank}"),
+        "blank_attention": floats([tokens, decoder.attention_dim], f"result of {blank}"),
+        "blank_logsum": floats([tokens, decoder.heads], f"logarithms of the sums of {blank}"),
+    }
+    for i, channels in enumerate((*decoder.pyramid[1:], 1)):
+        side = "S" if i == STAGES - 1 else f"S/{2 ** (STAGES - 1 - i)}"
+        numbers[side] = size >> (STAGES - 1 - i)
+        what = f"edge features for upsampling stage {i}"
+        features[f"edge_{i}"] = floats([side, side, channels], what)
+        features[f"edge_border_{i}"] = floats([STAGES, grid, side, channels], f"{what}, at the borders of crops")
+        features[f"edge_corner_{i}"] = floats([STAGES, grid, grid, channels], f"{what}, at the corners of crops")
+    features = {name: features[name] for name in IMAGE_FEATURES}
+    decoded = {
+        "logits": floats(["S", "S"], f"foreground where > 0; {OUTSIDE_LOGIT:g} outside the upsampled box"),
+        "box_logits": floats(["box_height", "box_width"], "the same inside the upsampled box only: the fast way"),
+        "box": tensor("int64", [4], "left, top, right, bottom of the box in pixels of S x S, right, bottom exclusive"),
+        "tokens": floats(
+            [tokens, decoder.dim], "tokens after the hybrid layers; to verify with, need not be asked for"
+        ),
+        "edge_tokens": tensor("int64", ["edge_tokens"], "tokens that got full attention; need not be asked for"),
+    }
+    maps = "gradient maps of the edge network; to verify with, need not be asked for"
+    labels = tensor("uint8", ["S", "S"], "the label map, see interaction; values above 4 are not allowed")
+    return {
+        ENCODER_FILE: {
+            "inputs": {ENCODER_INPUT: floats(["S", "S", 3], "the picture, see preprocessing")},
+            "outputs": {**features, "canny_maps": floats([5, "S", "S"], maps)},
+        },
+        DECODER_FILE: {"inputs": {"labels": labels, **features}, "outputs": decoded},
+    }
+
+
+def preprocessing() -> Json:
+    """What a caller in any language does to an image before encoder.onnx, and what that graph then does itself."""
+    return {
+        "caller": "RGB 0-255, pad right and bottom with pad_rgb to multiples of pad_multiple and then to a square, "
+        "whose side is `side`, resize bilinearly (align_corners=False, no antialias) to size x size, float32, "
+        "channels last",
+        "channels": "RGB",
+        "range": [0, 255],
+        "pad_rgb": list(PAD_RGB),
+        "pad_multiple": PAD_MULTIPLE,
+        "side": "the longer of height and width of the image, rounded up to a multiple of pad_multiple",
+        "resize": _resize(),
+        "graph": "reverses the channels to BGR, subtracts mean_bgr, divides by std_bgr",
+        "mean_bgr": list(MEAN_BGR),
+        "std_bgr": list(STD_BGR),
+    }
+
+
+def interaction() -> Json:
+    """What a caller in any language does at every click: coordinates, label map, decoder, mask."""
+    return {
+        "session": "Run encoder.onnx once an image and keep the outputs that decoder.onnx takes as inputs of the same "
+        "names. The label map starts with `labels.start` everywhere. At every click: if there is a prediction, fold "
+        "it into the map (`labels.prediction`); add the click (`labels.click`); run decoder.onnx with the map and the "
+        "kept outputs; make the mask. Undo: drop the last click, its map and its logits; go on from the map and the "
+        "logits of the click before it, or from the start.",
+        "coordinates": {
+            "text": "A click at x, y in pixels of the image (x to the right, y down, pixel i spans [i, i + 1)) is "
+            "painted at column min(int(scale * x), size - 1) and row min(int(scale * y), size - 1), where scale = "
+            "size / side in float64 and int rounds down. Clicks outside the image are refused.",
+            "scale": "size / side",
+            "rounding": "down",
+        },
+        "labels": {
+            "text": "One byte a pixel of the size x size square. What it says of the pixel: definite background 0, "
+            "possible background 1, unknown 2, possible foreground 3, definite foreground 4. Values above 4 are "
+            "refused by the operator library; plain onnxruntime does not check them, and its result means nothing.",
+            "values": {label.name.lower(): int(label) for label in Label},
+            "start": int(Label.UNKNOWN),
+            "largest": int(max(Label)),
+            "click": {
+                "text": "All pixels of the map at a Euclidean distance of at most `radius` from the click's pixel get "
+                "`positive` or `negative`, whatever they were. Where discs of clicks that are added together overlap, "
+                "the sign whose first click comes later among them wins.",
+                "radius": CLICK_RADIUS,
+                "distance": "euclidean, inclusive",
+                "positive": int(Label.DEFINITE_FOREGROUND),
+                "negative": int(Label.DEFINITE_BACKGROUND),
+            },
+            "prediction": {
+                "text": "Every pixel, padding included, moves one step towards the prediction; definite labels stay. "
+                "A pixel whose logit is > 0 gets `foreground[label]`, any other `background[label]`.",
+                "foreground": fold_table(foreground=True),
+                "background": fold_table(foreground=False),
+            },
+        },
+        "mask": {
+            "text": "Resize logits bilinearly (align_corners=False) from size x size to side x side, crop to the "
+            "first height rows and width columns of the image; the object is where the result is > threshold.",
+            "resize": _resize(),
+            "threshold": 0,
+            "outside_logit": OUTSIDE_LOGIT,
+        },
+    }
+
+
+def _resize() -> Json:
+    return {
+        "method": "bilinear",
+        "align_corners": False,
+        "antialias": False,
+        "positions": "max((i + 0.5) * source / target - 0.5, 0), indices clamped to the last pixel",
+    }

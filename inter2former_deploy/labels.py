@@ -7,6 +7,7 @@ foreground. The map starts unknown everywhere; in turn, clicks are added and pre
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,18 @@ import numpy.typing as npt
 
 Labels = npt.NDArray[np.uint8]
 
-DEFINITE_BACKGROUND, POSSIBLE_BACKGROUND, UNKNOWN, POSSIBLE_FOREGROUND, DEFINITE_FOREGROUND = range(5)
+
+class Label(IntEnum):
+    """What a label map says about a pixel."""
+
+    DEFINITE_BACKGROUND = 0
+    POSSIBLE_BACKGROUND = 1
+    UNKNOWN = 2
+    POSSIBLE_FOREGROUND = 3
+    DEFINITE_FOREGROUND = 4
+
+
+DEFINITE_BACKGROUND, POSSIBLE_BACKGROUND, UNKNOWN, POSSIBLE_FOREGROUND, DEFINITE_FOREGROUND = map(int, Label)
 CLICK_RADIUS = 5  # pixels of the map, Euclidean, inclusive
 
 
@@ -72,3 +84,21 @@ def fold_prediction(labels: Labels, foreground: npt.NDArray[np.bool_]) -> None:
     moves = (labels + foreground - np.uint8(2)) < 2
     labels += moves & foreground
     labels -= moves & ~foreground
+
+
+def fold_table(*, foreground: bool) -> list[int]:
+    """What `fold_prediction` makes of each label where the prediction is foreground, or where it is background."""
+    labels = np.array([Label], np.uint8)
+    fold_prediction(labels, np.full(labels.shape, foreground))
+    table: list[int] = labels[0].tolist()
+    return table
+
+
+def check_labels(labels: Labels) -> None:
+    """Refuse a map with values that mean nothing: plain onnxruntime computes something of them, without a word.
+
+    Raises:
+        ValueError: a value is above 4.
+    """
+    if (largest := int(labels.max(initial=0))) > max(Label):
+        raise ValueError(f"labels must be 0 to {max(Label):d}, got {largest}")

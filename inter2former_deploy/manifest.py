@@ -20,30 +20,16 @@ from inter2former_deploy.contract import (
     ENCODER_FILE,
     INLINE_FILES,
     MANIFEST_FILE,
-    MEAN_BGR,
-    PAD_MULTIPLE,
-    PAD_RGB,
     SCHEMA_VERSION,
-    STD_BGR,
+    graph_tensors,
+    interaction,
+    preprocessing,
 )
 from inter2former_deploy.errors import BundleError
 from inter2former_deploy.files import replacing
 
 Precision = Literal["fp32", "bf16", "int8"]  # of the encoder's linear layers
 BUNDLE_ID_KEY = "inter2former.bundle_id"  # metadata of both graphs
-
-
-def contract_preprocessing() -> dict[str, Any]:
-    """What a caller in any language does to an image before encoder.onnx, and what that graph then does itself."""
-    return {
-        "caller": "RGB 0-255, pad right and bottom with pad_rgb to multiples of pad_multiple and then to a square, "
-        "resize bilinearly (align_corners=False, no antialias) to size x size, float32, channels last",
-        "pad_rgb": list(PAD_RGB),
-        "pad_multiple": PAD_MULTIPLE,
-        "graph": "reverses the channels to BGR, subtracts mean_bgr, divides by std_bgr",
-        "mean_bgr": list(MEAN_BGR),
-        "std_bgr": list(STD_BGR),
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +45,8 @@ class Manifest:
     opset: int | None = None  # of the standard operators
     precision: Precision = "fp32"  # of the encoder
     operator_domain: dict[str, Any] = field(default_factory=lambda: {"name": DOMAIN, "version": DOMAIN_VERSION})
-    preprocessing: dict[str, Any] = field(default_factory=contract_preprocessing)
+    preprocessing: dict[str, Any] = field(default_factory=preprocessing)  # from an image to the encoder's input
+    interaction: dict[str, Any] = field(default_factory=interaction)  # label maps, clicks, masks
     weights: dict[str, Any] = field(default_factory=dict)  # where they come from
     tools: dict[str, str] = field(default_factory=dict)  # versions of what exported them
     differences: list[str] = field(default_factory=list)  # deliberate ones from the release, and how large
@@ -95,9 +82,15 @@ class Manifest:
         """Which tokens get full attention: "released" or "exact"."""
         return self.model_config.decoder.edge_rule
 
+    @property
+    def tensors(self) -> dict[str, Any]:
+        """All inputs and outputs of both graphs: `contract.graph_tensors`."""
+        return graph_tensors(self.model_config, self.size)
+
     def to_dict(self) -> dict[str, Any]:
-        """What manifest.json holds; the edge rule stands at the top besides, for who reads it."""
-        return {"schema_version": self.schema_version, "edge_rule": self.edge_rule} | asdict(self)
+        """What manifest.json holds: edge rule and tensors besides, which follow from the rest, for who reads it."""
+        stated = {"schema_version": self.schema_version, "edge_rule": self.edge_rule}
+        return stated | asdict(self) | {"tensors": self.tensors}
 
     def write(self, folder: Path) -> None:
         """Write manifest.json into a folder; a reader never sees half of it."""
@@ -133,10 +126,15 @@ class Manifest:
                 f"{path} needs the operators {domain}, this package has version {DOMAIN_VERSION}: "
                 "update inter2former-deploy or export again with this version"
             )
-        if manifest.preprocessing != contract_preprocessing():
-            raise BundleError(
-                f"{path} asks for another preprocessing than this package does: export it again with this version"
-            )
+        for entry, ours, what in (
+            ("preprocessing", preprocessing(), "preprocessing"),
+            ("interaction", interaction(), "handling of clicks and label maps"),
+            ("tensors", manifest.tensors, "set of graph tensors"),
+        ):
+            if data.get(entry) != ours:
+                raise BundleError(
+                    f"{path} asks for another {what} than this package does: export it again with this version"
+                )
         return manifest
 
 

@@ -25,6 +25,15 @@ from inter2former_deploy.errors import CheckpointError
 LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # pickled magic number before the zip format
 ZIP_START = b"PK\x03\x04"
 
+FOREIGN = {  # first bytes, in lower case, of what is found in a checkpoint's place
+    b"version https": ": it is a pointer of Git LFS, fetch the file itself with git lfs pull",
+    b"<!doctype": ": it is a web page, download the file itself",
+    b"<html": ": it is a web page, download the file itself",
+    b"\x1f\x8b": ": it is compressed, unpack it with gunzip",
+    b"\x93numpy": ": it is an array of NumPy",
+    b"\x89hdf": ": it is a file of HDF5",
+}
+
 MAX_DIMENSIONS = 64  # as in PyTorch
 # What the readers of a malformed archive or pickle raise; no code of the file runs, so nothing else is hidden by it.
 MALFORMED = (
@@ -72,6 +81,9 @@ class Global:
     name: str
 
 
+PLAIN_TYPES = (Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Storage:
     """A run of numbers in the archive."""
@@ -115,13 +127,15 @@ class TorchArchive:
                 f"{path} is in PyTorch's format from before version 1.6, which this reader refuses; "
                 "load it where it was made and save it again with torch.save"
             )
-        if not start.startswith(ZIP_START):
-            raise CheckpointError(f"{path} is neither a file of torch.save nor of safetensors")
         self._size = path.stat().st_size
+        if not start.startswith(ZIP_START):
+            what = next((text for sign, text in FOREIGN.items() if start.lstrip().lower().startswith(sign)), "")
+            empty = "is empty and so " if self._size == 0 else ""
+            raise CheckpointError(f"{path} {empty}is neither a file of torch.save nor of safetensors{what}")
         try:
             self._zip = zipfile.ZipFile(path)
-        except MALFORMED as error:
-            raise self._damaged(error) from error
+        except MALFORMED as error:  # its table of contents is at the end
+            raise self._damaged(f"{error}; it may be cut off, copy it again") from error
         try:
             self.content = self._load()
         except BaseException:
@@ -141,8 +155,15 @@ class TorchArchive:
         self._entries = self._zip.NameToInfo
         pickles = [name for name in self._entries if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise CheckpointError(f"{self.path} is a zip archive, but not a file of torch.save: no data.pkl in it")
+            what = "no data.pkl in it" if not pickles else "several data.pkl in it"
+            if any(name.endswith(".npy") for name in self._entries):
+                what = "it holds arrays of NumPy"
+            raise CheckpointError(f"{self.path} is a zip archive, but not a file of torch.save: {what}")
         self._root = pickles[0].removesuffix("data.pkl")
+        if self._root + "constants.pkl" in self._entries:
+            raise CheckpointError(
+                f"{self.path} is a TorchScript model, not a file of torch.save: save its state_dict() instead"
+            )
         if self._root + "byteorder" in self._entries and self._read("byteorder").strip() != b"little":
             raise CheckpointError(f"{self.path} was saved on a big-endian machine, which this reader refuses")
         data = self._read("data.pkl")
@@ -351,6 +372,11 @@ class _Interpreter:
             return _tensor(*arguments[:4])
         if function == Global("torch._utils", "_rebuild_parameter"):
             return arguments[0]
+        if function == Global("torch._utils", "_rebuild_parameter_with_state"):  # of a parameter with attributes
+            return arguments[0]
+        if function == Global("torch._tensor", "_rebuild_from_type_v2") and arguments[1] in PLAIN_TYPES:
+            rebuild, _, plain, _ = arguments  # of a tensor with attributes
+            return self._reduce(rebuild, plain)
         return INERT
 
     def _top(self) -> Any:

@@ -17,7 +17,7 @@ import onnxruntime as ort
 from inter2former_deploy import library
 from inter2former_deploy.contract import DECODER_INPUTS, ENCODER_INPUT, IMAGE_FEATURES
 from inter2former_deploy.errors import BundleError, EncodedImageError
-from inter2former_deploy.labels import Labels
+from inter2former_deploy.labels import Labels, check_labels
 from inter2former_deploy.runtime.bundle import Bundle, read_bundle
 from inter2former_deploy.runtime.encoded import EncodedImage, RecentImages, empty_features, picture_key
 from inter2former_deploy.runtime.onnx_bytes import keep_outputs
@@ -162,6 +162,7 @@ class Segmenter:
             )
 
     def _decode(self, features: Features, labels: Labels) -> tuple[Box, Floats]:
+        check_labels(labels)  # plain onnxruntime does not
         # On the CPU an OrtValue views the array and the array the OrtValue: nothing is copied here.
         outputs = self._decoder.run({"labels": ort.OrtValue.ortvalue_from_numpy(labels), **features})
         return Box(*outputs["box"].numpy().tolist()), outputs["box_logits"].numpy()

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from make_weights import state_dict as reference_weights
@@ -207,7 +208,220 @@ def test_other_floats_are_read_as_float32(probe_weights: Weights, tmp_path: Path
     stored = {name: t.to(dtype) if t.is_floating_point() else t.int() for name, t in probe_weights.items()}
     torch.save({"state_dict": stored}, tmp_path / "other.pth")
     expected = {name: t.float() if t.is_floating_point() else t.long() for name, t in stored.items()}
+    expected |= {name: probe_weights[name] for name in CONSTANTS}  # those are known better than the file has them
     assert_same(load_checkpoint(tmp_path / "other.pth").state_dict, expected)
+
+
+# --- what others do to checkpoints -----------------------------------------------------------------------------------
+
+
+def save(path: Path, content: Any) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def moved(weights: Weights) -> Weights:
+    """Other weights of the same model."""
+    return {name: t if name in CONSTANTS else t + 1 for name, t in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "suffix"),
+    [
+        ("module.", "pth"),
+        ("model.", "pth"),
+        ("_orig_mod.", "safetensors"),
+        ("_orig_mod.model.module.", "pth"),
+        ("net.segmentor.0.", "pth"),
+    ],
+)
+def test_a_prefix_of_all_names_is_taken_off_and_said(
+    probe_weights: Weights, tmp_path: Path, prefix: str, suffix: str
+) -> None:
+    path = tmp_path / f"prefixed.{suffix}"
+    weights = {prefix + name: t for name, t in probe_weights.items()}
+    if suffix == "pth":
+        torch.save({"state_dict": weights}, path)
+    else:
+        save_file(weights, path, {"format": "pt"})
+    loaded = load_checkpoint(path)
+    assert loaded.config == PROBE
+    assert_same(loaded.state_dict, probe_weights)
+    assert loaded.notes == (f"taken off the names of its entries: {prefix}",)
+
+
+def test_wrappers_within_names(probe_weights: Weights, tmp_path: Path) -> None:
+    """As of a model whose encoder alone was compiled, and whose decoder alone was trained in parallel."""
+    inner = {"backbone.": "backbone._orig_mod.", "neck.": "neck.module."}
+    weights = {}
+    for name, tensor in probe_weights.items():
+        first = name.split(".")[0] + "."
+        weights[inner.get(first, first) + name[len(first) :] if "." in name else name] = tensor
+    loaded = load_checkpoint(save(tmp_path / "inner.pth", {"state_dict": weights}))
+    assert_same(loaded.state_dict, probe_weights)
+    assert len(loaded.notes) == 1
+    assert "left out of the names" in loaded.notes[0]
+
+
+def test_a_released_checkpoint_needs_no_notes(released: Path) -> None:
+    assert load_checkpoint(released).notes == ()
+
+
+@pytest.mark.parametrize("key", [("model",), ("model_state_dict",), ("ema",), ("state", "network")])
+def test_weights_under_another_key_are_found_and_said(
+    probe_weights: Weights, tmp_path: Path, key: tuple[str, ...]
+) -> None:
+    content: dict[str, Any] = {}
+    inner = content
+    for part in key[:-1]:
+        inner = inner.setdefault(part, {})
+    inner[key[-1]] = {f"module.{name}": t for name, t in probe_weights.items()}
+    content["optimizer"] = {"state": {0: {"exp_avg": torch.ones(3)}, "named": {"exp_avg": torch.ones(3)}}}
+    content["scores"] = {"iou": torch.rand(4)}
+    loaded = load_checkpoint(save(tmp_path / "other.pth", content))
+    assert_same(loaded.state_dict, probe_weights)
+    place = "".join(f"['{part}']" for part in key)
+    assert loaded.notes == (f"the weights lie under {place}", "taken off the names of its entries: module.")
+
+
+def test_the_key_of_a_released_checkpoint_goes_first(probe_weights: Weights, tmp_path: Path) -> None:
+    other = moved(probe_weights)
+    path = save(tmp_path / "both.pth", {"ema_state_dict": other, "state_dict": probe_weights})
+    assert_same(load_checkpoint(path).state_dict, probe_weights)
+
+
+def test_several_models_are_named_not_chosen_from(probe_weights: Weights, tmp_path: Path) -> None:
+    other = moved(probe_weights)
+    path = save(tmp_path / "both.pth", {"model": probe_weights, "ema": {"module": other}, "epoch": 3})
+    with pytest.raises(
+        CheckpointError, match=r"2 models, under \['model'\], \['ema'\]\['module'\]: keep the one"
+    ) as error:
+        load_checkpoint(path)
+    # The advice works as it is printed.
+    code = str(error.value).split("e.g. ")[1]
+    exec(code, {"torch": torch, "FILE": path, "NEW_FILE": tmp_path / "one.pth"})
+    assert_same(load_checkpoint(tmp_path / "one.pth").state_dict, other)
+
+    two = {f"{p}.{name}": t for p, w in (("student", probe_weights), ("teacher", other)) for name, t in w.items()}
+    with pytest.raises(CheckpointError, match=r"several models, with names that start with student\., teacher\."):
+        load_checkpoint(save(tmp_path / "two.pth", two))
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_moving_average_beside_the_weights_is_not_used_and_said(
+    probe_weights: Weights, tmp_path: Path, prefix: str
+) -> None:
+    weights = {prefix + name: t for name, t in probe_weights.items()}
+    weights |= {f"{prefix}ema.module.{name}": t + 1 for name, t in probe_weights.items()}
+    weights |= {f"{prefix}ema.num_updates": torch.tensor(3), f"{prefix}ema.decay": torch.tensor(0.999)}
+    loaded = load_checkpoint(save(tmp_path / "average.pth", {"state_dict": weights}))
+    assert_same(loaded.state_dict, probe_weights)
+    assert f"not used, as they are beside the model: {len(probe_weights) + 2} entries" in loaded.notes[-1]
+
+
+def test_the_averaged_model_of_pytorch(probe_weights: Weights, tmp_path: Path) -> None:
+    model = Inter2Former(PROBE)
+    model.load_state_dict(probe_weights)
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    loaded = load_checkpoint(save(tmp_path / "averaged.pth", averaged.state_dict()))
+    assert_same(loaded.state_dict, probe_weights)
+    assert loaded.notes == (
+        "taken off the names of its entries: module.",
+        "not used, as they are beside the model: 1 entries, n_averaged",
+    )
+
+
+def test_parameters_with_attributes(tmp_path: Path) -> None:
+    parameter, tensor = torch.nn.Parameter(torch.rand(3)), torch.rand(4)
+    parameter.decay = tensor.scale = 0.1  # type: ignore[attr-defined]
+    path = save(tmp_path / "attributes.pth", {"parameter": parameter, "tensor": tensor})
+    with TorchArchive(path) as archive:
+        read = archive.read(archive.content[name] for name in ("parameter", "tensor"))
+    assert torch.equal(read[0], parameter)
+    assert torch.equal(read[1], tensor)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "said"),
+    [
+        (math.nan, torch.float32, "1 of 64 NaN"),
+        (-math.inf, torch.float16, "1 of 64 infinite"),
+        (math.inf, torch.bfloat16, "1 of 64 infinite"),
+        (1e300, torch.float64, "1 of 64 infinite"),  # as float32
+    ],
+)
+def test_weights_that_are_no_numbers_are_named(
+    probe_weights: Weights, tmp_path: Path, value: float, dtype: torch.dtype, said: str
+) -> None:
+    name = "backbone.blocks.1.norm2.weight"
+    weights = {n: t.to(dtype) if t.is_floating_point() else t for n, t in probe_weights.items()}
+    weights[name] = weights[name].clone()
+    weights[name][5] = value
+    with pytest.raises(CheckpointError, match=rf"no numbers: {name} \({said}\)$"):
+        load_checkpoint(save(tmp_path / "nan.pth", {"state_dict": weights}))
+
+
+CANNY = "edge_detector.canny"
+CONSTANTS = ("backbone.rope.freqs", *(f"{CANNY}.{name}.weight" for name in ("g_h", "g_v", "sobh", "sobv", "dirf")))
+
+
+@pytest.mark.parametrize("kept_as", [None, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_constants_are_exact_whatever_the_weights_were_rounded_to(
+    probe_weights: Weights, tmp_path: Path, dtype: torch.dtype, kept_as: torch.dtype | None
+) -> None:
+    """Rounded and stored so, or stored as float32 again."""
+    weights = {n: t.to(dtype).to(kept_as or dtype) if t.is_floating_point() else t for n, t in probe_weights.items()}
+    loaded = load_checkpoint(save(tmp_path / "half.pth", {"state_dict": weights}))
+    for name in CONSTANTS:
+        assert torch.equal(loaded.state_dict[name], probe_weights[name]), name
+    rounded = [
+        name
+        for name in probe_weights
+        if name in CONSTANTS and not torch.equal(weights[name].float(), probe_weights[name])
+    ]
+    assert len(rounded) == 3  # Sobel's filters and differences are small whole numbers
+    said = set(loaded.notes[0].partition(": ")[2].split(", "))
+    assert loaded.notes[0].startswith("constants that the file has rounded are set exactly: ")
+    assert said == set(rounded)
+    assert len(loaded.notes) == 1
+
+
+def test_canny_maps_do_not_depend_on_the_precision_of_a_file(
+    probe_weights: Weights, probe_model: Inter2Former, tmp_path: Path
+) -> None:
+    weights = {n: t.bfloat16() if t.is_floating_point() else t for n, t in probe_weights.items()}
+    model = load_model(save(tmp_path / "half.pth", {"state_dict": weights}))
+    picture = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.edge_detector.canny_maps(picture), probe_model.edge_detector.canny_maps(picture))
+    image = 255 * torch.rand(64, 64, 3, generator=torch.Generator().manual_seed(1))
+    canny, exact = model.edge_detector.canny, probe_model.edge_detector.canny
+    assert torch.equal(canny.encode(image), exact.encode(image))
+
+
+def test_a_last_bit_of_a_constant(probe_weights: Weights, tmp_path: Path) -> None:
+    name = f"{CANNY}.g_h.weight"
+    nearby = torch.nextafter(probe_weights[name], torch.tensor(1.0))
+    loaded = load_checkpoint(save(tmp_path / "bit.pth", probe_weights | {name: nearby}))
+    assert torch.equal(loaded.state_dict[name], probe_weights[name])
+
+
+@pytest.mark.parametrize("change", [1.01, 1.0005])  # beyond any rounding; less than bfloat16's, yet no such rounding
+def test_another_blur_is_kept_and_said(probe_weights: Weights, tmp_path: Path, change: float) -> None:
+    name = f"{CANNY}.g_v.weight"
+    other = probe_weights[name] * change
+    loaded = load_checkpoint(save(tmp_path / "blur.pth", probe_weights | {name: other}))
+    assert torch.equal(loaded.state_dict[name], other)
+    assert "other constants than the release's, kept as they are: " + name in loaded.notes[0]
+
+
+@pytest.mark.parametrize("name", ["backbone.rope.freqs", *(f"{CANNY}.{n}.weight" for n in ("sobh", "sobv", "dirf"))])
+def test_other_constants_that_operators_have_built_in_are_refused(
+    probe_weights: Weights, tmp_path: Path, name: str
+) -> None:
+    other = probe_weights[name] * 1.01
+    with pytest.raises(CheckpointError, match=f"of another model: {name}, a constant that the operators have built in"):
+        load_checkpoint(save(tmp_path / "other.pth", probe_weights | {name: other}))
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------
@@ -252,6 +466,32 @@ def test_a_configuration_is_asked_for_when_no_preset_fits(tmp_path: Path) -> Non
 def test_a_wrong_configuration_is_refused(released: Path) -> None:
     with pytest.raises(CheckpointError, match="does not fit the configuration 'vit_b'"):
         load_checkpoint(released, VIT_B)
+
+
+def test_missing_entries_are_told_against_the_nearest_preset(probe_weights: Weights, tmp_path: Path) -> None:
+    weights = {f"module.{n}": t for n, t in probe_weights.items() if n not in ("step", "neck.ref_embeds.weight")}
+    with pytest.raises(CheckpointError, match=r"is incomplete.*2 missing: step, neck\.ref_embeds\.weight$") as error:
+        load_checkpoint(save(tmp_path / "missing.pth", {"model": weights}))
+    total = len(probe_weights)
+    assert f"'probe' is nearest, with {total - 2} of its {total} entries" in str(error.value)
+    assert "--config" not in str(error.value)  # no configuration would help
+
+
+def test_the_preset_that_fits_is_named_beside_the_one_that_does_not(released: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"does not fit the configuration 'demo' \(it fits 'probe'\)"):
+        load_checkpoint(released, PRESETS["demo"])
+
+
+def test_files_of_other_models(tmp_path: Path) -> None:
+    resnet = {"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(10)}
+    with pytest.raises(CheckpointError, match=r"none of its 2 entries is one of an Inter2Former; it has conv1\.weight"):
+        load_checkpoint(save(tmp_path / "resnet.pth", {"state_dict": resnet}))
+    with pytest.raises(CheckpointError, match=r"its tensors lie under \['generator'\], \['discriminator'\]"):
+        load_checkpoint(save(tmp_path / "gan.pth", {"generator": resnet, "discriminator": resnet | {}}))
+    with pytest.raises(CheckpointError, match="no state_dict, no names with tensors; its keys: epoch, meta"):
+        load_checkpoint(save(tmp_path / "log.pth", {"epoch": 1, "meta": {"a": 1}}))
+    with pytest.raises(CheckpointError, match=r"an object of a class: .*save model\.state_dict"):
+        load_checkpoint(save(tmp_path / "whole.pth", torch.nn.Linear(2, 2)))
 
 
 # --- files that are damaged or mean harm -----------------------------------------------------------------------------
@@ -406,6 +646,26 @@ def test_a_changed_byte_of_a_tensor_is_noticed(released: Path) -> None:
 def test_other_files(tmp_path: Path, probe_weights: Weights, released: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a file"):
         load_checkpoint(tmp_path / "absent.pth")
+    with pytest.raises(CheckpointError, match="is a folder"):
+        load_checkpoint(tmp_path)
+    for content, message in (
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS.*git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "is a web page"),
+        (b"\x1f\x8b\x08", "gunzip"),
+        (b"garbage", r"nor of safetensors$"),
+    ):
+        (tmp_path / "foreign.pth").write_bytes(content)
+        with pytest.raises(CheckpointError, match=message):
+            load_checkpoint(tmp_path / "foreign.pth")
+    np.savez(tmp_path / "arrays.npz", a=np.zeros(2))
+    with pytest.raises(CheckpointError, match="holds arrays of NumPy"):
+        load_checkpoint(tmp_path / "arrays.npz")
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as script:  # as torch.jit.save writes it
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            script.writestr(f"script/{name}", b"")
+    with pytest.raises(CheckpointError, match="TorchScript"):
+        load_checkpoint(tmp_path / "script.pt")
     legacy = tmp_path / "legacy.pth"
     torch.save({"state_dict": probe_weights}, legacy, _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match=r"before version 1\.6.*save it again"):

@@ -167,7 +167,12 @@ def evaluate(
         checkpoint = bundled_weights()
     models = [open_bundle_model(bundle, threads, custom_ops)] if bundle else []
     references = open_reference_models(
-        checkpoint, config, edge_rule, [models[0].size] if models else size or [1024], threads
+        checkpoint,
+        config,
+        edge_rule,
+        [models[0].size] if models else size or [1024],
+        threads,
+        report=lambda note: typer.echo(note, err=True),
     )
     pairs = [(models[0], references[0] if references else None)] if models else [(r, None) for r in references]
     rows: dict[str, Any] = {}

@@ -26,7 +26,8 @@ def info(
     lines = {
         "bundle": f"{bundle} {manifest.bundle_id}".strip(),
         "model": f"{config.name}, images scaled into {manifest.size} x {manifest.size}",
-        "weights": ", ".join(f"{key} {value}" for key, value in manifest.weights.items()) or "not stated",
+        "weights": ", ".join(f"{key} {value}" for key, value in manifest.weights.items() if key != "notes")
+        or "not stated",
         "precision": _precision(manifest.precision, manifest.agreement),
         "edge rule": manifest.edge_rule,
         "attention": f"{decoder.attention}, prompt {decoder.prompt}, upsampling {decoder.upsampling}",
@@ -39,6 +40,8 @@ def info(
     width = max(map(len, lines))
     for name, value in lines.items():
         typer.echo(f"{name:<{width}}  {value}")
+    for note in manifest.weights.get("notes", ()):
+        typer.echo(f"{'weights':<{width}}  {note}")
     for difference in manifest.differences:
         typer.echo(f"{'differs':<{width}}  {difference}")
 

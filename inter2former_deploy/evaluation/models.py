@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from inter2former_deploy.config import load_config
@@ -18,9 +18,14 @@ def open_bundle_model(bundle: Path, threads: int | None, custom_ops: bool) -> Se
 
 
 def open_reference_models(
-    checkpoint: Path | None, config: str | None, edge_rule: str | None, sizes: Sequence[int], threads: int | None
+    checkpoint: Path | None,
+    config: str | None,
+    edge_rule: str | None,
+    sizes: Sequence[int],
+    threads: int | None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> list[ReferenceSegmenter]:
-    """The reference modules of a checkpoint at each size; none without a checkpoint.
+    """The reference modules of a checkpoint at each size; none without a checkpoint. Notes on its file are reported.
 
     Raises:
         CheckpointError: the checkpoint is unreadable or does not fit its configuration.
@@ -38,6 +43,8 @@ def open_reference_models(
         if size < 16 or size % 16:
             raise ValueError(f"the model resolution must be a multiple of 16, got {size}")
     loaded = load_checkpoint(checkpoint, load_config(config) if config else None)
+    for note in loaded.notes:
+        report(f"{checkpoint.name}: {note}")
     changed = loaded.config.with_decoder(edge_rule=edge_rule) if edge_rule else loaded.config
     model = Inter2Former(changed)
     model.load_state_dict(loaded.state_dict)

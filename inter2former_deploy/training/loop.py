@@ -288,13 +288,17 @@ class _Run:
         """Trains until all steps are done, time is up or an interrupt comes; of several processes, each calls it."""
         config, first_process = self.batches.config, parallel.rank() == 0
         state = load_state(self.out)
+        initial = load_checkpoint(self.initial) if self.initial and state is None else None
         trainer = Trainer(
             self.model_config,
             config,
             device=self.device,
             teacher_channels=self.teacher_channels,
-            initial=load_checkpoint(self.initial).state_dict if self.initial and state is None else None,
+            initial=initial.state_dict if initial else None,
         )
+        if initial and first_process:
+            for note in initial.notes:
+                self.report(f"{self.initial}: {note}")
         if state is not None:
             trainer.load(state)
             if first_process:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import Any
 
 import cv2
 import pytest
+import torch
 
+from inter2former_deploy.checkpoint import synthetic_state_dict
 from inter2former_deploy.cli import info
 from inter2former_deploy.config import PROBE
-from inter2former_deploy.errors import ExportMismatchError
+from inter2former_deploy.errors import CheckpointError, ExportMismatchError
 from inter2former_deploy.exporters import bundle as exporter
 from inter2former_deploy.exporters.agreement import AgreementReport
 from inter2former_deploy.exporters.parity import ParityReport, load_photograph
+from inter2former_deploy.modules.model import Inter2Former
 
 SIZE = 128
 
@@ -56,6 +60,39 @@ def test_verify_finds_what_differs(i2f: Callable[..., Any], exported: Path, monk
     report = json.loads(done.out)
     assert report["passed"] is False
     assert report["backends"] == ["onnxruntime"]
+
+
+def test_what_was_done_to_a_checkpoint_is_said(
+    i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While it is exported; `info` finds it in the manifest, see test_main.py."""
+    path = tmp_path / "wrapped.pth"
+    torch.save({"model": {f"module.{n}": t for n, t in synthetic_state_dict(PROBE).items()}}, path)
+
+    def stop(*arguments: Any, **options: Any) -> None:
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(exporter, "export_encoder", stop)
+    done = i2f("export", path, "-o", tmp_path / "bundle", "--size", SIZE)
+    assert "] wrapped.pth: the weights lie under ['model']\n" in done.err
+    assert "] wrapped.pth: taken off the names of its entries: module.\n" in done.err
+
+
+def test_weights_that_are_no_numbers_stop_an_export_before_it_starts(
+    i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    state = synthetic_state_dict(PROBE)
+    state["neck.ref_embeds.weight"][0, 0] = math.nan
+    torch.save(state, tmp_path / "broken.pth")
+    monkeypatch.setattr(exporter, "export_encoder", lambda *_, **__: pytest.fail("exported"))
+    done = i2f("export", tmp_path / "broken.pth", "-o", tmp_path / "bundle", "--size", SIZE)
+    assert done.code == 2
+    assert "neck.ref_embeds.weight (1 of 25 NaN)" in done.err
+    assert "export encoder" not in done.err
+    model = Inter2Former(PROBE)
+    model.load_state_dict(state)
+    with pytest.raises(CheckpointError, match=r"the model holds weights that are no numbers: neck\.ref_embeds"):
+        exporter.load_weights(model)
 
 
 def test_a_mismatch_exits_with_one_and_shows_the_table(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -61,6 +62,16 @@ def test_info(i2f: Callable[..., Any], toy_bundle: Path) -> None:
         assert word in done.out
     manifest = json.loads(i2f("info", toy_bundle, "--json").out)
     assert manifest == json.loads((toy_bundle / "manifest.json").read_text())
+
+
+def test_info_says_what_was_done_to_the_weights(i2f: Callable[..., Any], toy_bundle: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(toy_bundle, tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["weights"] = {"source": "checkpoint", "file": "a.pth", "notes": ["first note", "second note"]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    lines = i2f("info", folder).out.splitlines()
+    told = [line.split(maxsplit=1)[1] for line in lines if line.startswith("weights ")]
+    assert told == ["source checkpoint, file a.pth", "first note", "second note"]
 
 
 def test_doctor_finds_a_missing_library(i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,133 @@
+"""What manifest.json tells callers in other languages is what the graphs and this package's own runtime do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from inter2former_deploy.config import PRESETS
+from inter2former_deploy.contract import graph_tensors
+from inter2former_deploy.exporters.graphs import decoder_shapes
+from inter2former_deploy.labels import Click, add_clicks
+from inter2former_deploy.runtime import Segmenter
+from inter2former_deploy.runtime.preprocess import Frame
+
+Manifest = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def manifest(demo_bundle: Path) -> Manifest:
+    data: Manifest = json.loads((demo_bundle / "manifest.json").read_text())
+    return data
+
+
+def declared(value: onnx.ValueInfoProto) -> tuple[str, list[int | str]]:
+    kind = value.type.tensor_type
+    sizes = [d.dim_param or d.dim_value for d in kind.shape.dim]
+    return str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), sizes
+
+
+def test_tensors_are_those_of_the_graphs(demo_bundle: Path, manifest: Manifest) -> None:
+    assert sorted(manifest["tensors"]) == ["decoder.onnx", "encoder.onnx"]
+    for name, stated in manifest["tensors"].items():
+        graph = onnx.load(demo_bundle / name).graph
+        for side, values in (("inputs", graph.input), ("outputs", graph.output)):
+            told = {tensor: (entry["type"], entry["sizes"]) for tensor, entry in stated[side].items()}
+            assert told == {value.name: declared(value) for value in values}
+            assert all(entry["meaning"] for entry in stated[side].values())
+
+
+def test_shapes_are_formulas_of_the_resolution(manifest: Manifest) -> None:
+    size = manifest["size"]
+    for graph in manifest["tensors"].values():
+        for entry in (*graph["inputs"].values(), *graph["outputs"].values()):
+            for formula, number in zip(entry["shape"], entry["sizes"], strict=True):
+                if formula in ("box_height", "box_width", "edge_tokens"):  # differ from click to click
+                    assert number == formula
+                else:
+                    assert number == eval(str(formula).replace("^", "**"), {"S": size})
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("size", [16, 1024])
+def test_decoder_inputs_of_all_presets(name: str, size: int) -> None:
+    stated = graph_tensors(PRESETS[name], size)["decoder.onnx"]["inputs"]
+    shapes = decoder_shapes(PRESETS[name], size)
+    assert {tensor: tuple(entry["sizes"]) for tensor, entry in stated.items()} == shapes
+
+
+def by_the_manifest(manifest: Manifest, picture: Any, steps: list[tuple[int, int, bool]]) -> list[NDArray[np.uint8]]:
+    """The label maps of a session, by nothing but what the manifest says; predictions are those of `picture`."""
+    rules, size = manifest["interaction"]["labels"], manifest["size"]
+    yy, xx = np.mgrid[:size, :size]
+    labels = np.full((size, size), rules["start"], np.uint8)
+    maps = []
+    for i, (x, y, positive) in enumerate(steps):
+        if i:
+            tables = np.array([rules["prediction"]["background"], rules["prediction"]["foreground"]], np.uint8)
+            labels = tables[picture.astype(int), labels]
+        side = max(picture.shape)
+        column, row = (min(int(size / side * v), size - 1) for v in (x, y))
+        disc = np.hypot(yy - row, xx - column) <= rules["click"]["radius"]
+        labels = np.where(disc, rules["click"]["positive" if positive else "negative"], labels).astype(np.uint8)
+        maps.append(labels)
+    return maps
+
+
+def test_label_maps_by_the_manifest_are_those_of_the_runtime(demo_bundle: Path, manifest: Manifest) -> None:
+    """Of a session whose every prediction is the left half of the square; discs at borders, discs over discs."""
+    size = manifest["size"]
+    steps = [(100, 90, True), (0, 255, False), (103, 93, False), (250, 3, True)]
+    prediction = np.zeros((size, size), bool)
+    prediction[:, : size // 2] = True
+    segmenter = Segmenter(demo_bundle, custom_ops=False, num_threads=1)
+    session = segmenter.open(np.zeros((size, size, 3), np.uint8))
+    whole = (0, 0, size, size)
+
+    def decode(labels: NDArray[np.uint8]) -> Any:
+        from inter2former_deploy.runtime.postprocess import Box
+
+        return Box(*whole), np.where(prediction, 1, -1).astype(np.float32)
+
+    session._decode = decode
+    for (x, y, positive), expected in zip(steps, by_the_manifest(manifest, prediction, steps), strict=True):
+        session.click(x, y, positive)
+        np.testing.assert_array_equal(session.labels, expected)
+    assert set(np.unique(session.labels)) == {0, 1, 3, 4}
+
+
+def test_clicks_land_where_the_manifest_says(manifest: Manifest) -> None:
+    assert manifest["interaction"]["coordinates"]["scale"] == "size / side"
+    frame = Frame(400, 600, manifest["size"])
+    for x, y in ((0, 0), (599, 399), (299.9, 3.01), (599.9999999, 0)):
+        scale = manifest["size"] / 768
+        expected = [min(int(scale * v), manifest["size"] - 1) for v in (x, y)]
+        click = frame.to_model(Click(x, y, True))
+        assert [click.x, click.y] == expected
+
+
+def test_overlaps_within_a_batch_follow_the_manifest(manifest: Manifest) -> None:
+    rules = manifest["interaction"]["labels"]["click"]
+    labels = np.full((20, 20), 2, np.uint8)
+    add_clicks(labels, [Click(8, 8, True), Click(10, 8, False), Click(9, 8, True)])
+    assert labels[8, 9] == rules["negative"]  # its first click comes later than the positives' first
+    assert labels[8, 3] == rules["positive"]
+
+
+def test_labels_above_four_are_refused(demo_bundle: Path, manifest: Manifest) -> None:
+    """The library refuses them, and so does this runtime without it; plain onnxruntime computes something."""
+    largest = manifest["interaction"]["labels"]["largest"]
+    for custom_ops in (False, True):
+        segmenter = Segmenter(demo_bundle, custom_ops=custom_ops, num_threads=1)
+        session = segmenter.open(np.zeros((8, 8, 3), np.uint8))
+        labels = np.full((manifest["size"],) * 2, largest, np.uint8)
+        session._decode(labels)
+        labels[3, 4] = largest + 1
+        with pytest.raises(ValueError, match="labels must be 0 to 4, got 5"):
+            session._decode(labels)
