@@ -133,7 +133,7 @@ void check_functions(uint32_t step) {
         if (truth < least) return same(y == 0 || std::abs(y - truth) <= 2 * ulp(least));
         if (truth > high_end * (1 + 1e-5)) return same(y == kInfinity);
         if (truth > high_end * (1 - 1e-5) && y == kInfinity) return 0.0;
-        return std::abs(y - truth) / (ulp(truth));
+        return std::abs(y - truth) / (1.05 * ulp(truth));
       });
   check(
       "exp2_in_range", step, [](Vec x) { return exp2_in_range(x); },
@@ -179,11 +179,11 @@ void check_functions(uint32_t step) {
         if (x < -88.722 && y == 0) return 0.0;
         const double truth = x / (1 + std::exp(-x));
         if (std::abs(truth) < 0x1p-126) return std::abs(y - truth) / 0x1p-149;
-        return relative_error(y, truth, 1.7e-7 * (1 + (x < 0 ? -x : 0)));
+        return relative_error(y, truth, 1.8e-7 * (1 + (x < 0 ? -x : 0)));
       });
   // Without fused products and sums more is lost.
 #ifdef __FMA__
-  constexpr double kGeluError = 2e-7;
+  constexpr double kGeluError = 2.1e-7;
 #else
   constexpr double kGeluError = 3e-7;
 #endif
@@ -380,7 +380,7 @@ void check_moments() {
       keep(worst_squares, squares_error);
       const double truth = 1 / std::sqrt(squares / static_cast<double>(count) + 0.5);
       const double inverse_error =
-          std::abs(moments.inverse_deviation(0.5f) - truth) / (1e-7 * truth);
+          std::abs(moments.inverse_deviation(0.5f) - truth) / (3.2e-7 * truth);
       keep(worst_inverse, inverse_error);
     }
   }
