@@ -62,19 +62,42 @@ class Decoder {
  public:
   Decoder(const uint8_t* data, size_t size) : bytes_(data, size) {}
 
-  Case decode() {
-    static constexpr void (Decoder::* kOperators[])() = {
-        &Decoder::edge_tokens,      &Decoder::token_box,        &Decoder::prompt_embedding,
-        &Decoder::hybrid_attention, &Decoder::hybrid_experts,   &Decoder::local_upsample,
-        &Decoder::canny_maps,       &Decoder::edge_stem,        &Decoder::edge_block,
-        &Decoder::edge_downsample,  &Decoder::edge_projection,  &Decoder::norm_linear,
-        &Decoder::linear_add,       &Decoder::window_attention, &Decoder::int8_linear,
-        &Decoder::bf16_linear,      &Decoder::full_attention};
-    (this->*bytes_.PickValueInArray(kOperators))();
+  Case decode(Operators which) {
+    const std::vector<Draw> draws = draws_of(which);
+    const int64_t last = static_cast<int64_t>(draws.size()) - 1;
+    (this->*draws[static_cast<size_t>(between(0, last))].inputs)();
     case_.constants = one_in(4);
     if (one_in(16)) spoil_attribute();
     if (one_in(4)) spoil_shape();
     return std::move(case_);
+  }
+
+  // An operator, and what draws its inputs and attributes.
+  struct Draw {
+    const char* op;
+    void (Decoder::*inputs)();
+  };
+  static std::vector<Draw> draws_of(Operators which) {
+    if (which == Operators::kNarrow) {
+      return {{"Int8Linear", &Decoder::int8_linear}, {"Bf16Linear", &Decoder::bf16_linear}};
+    }
+    return {{"EdgeTokens", &Decoder::edge_tokens},
+            {"TokenBox", &Decoder::token_box},
+            {"PromptEmbedding", &Decoder::prompt_embedding},
+            {"HybridAttention", &Decoder::hybrid_attention},
+            {"HybridExperts", &Decoder::hybrid_experts},
+            {"LocalUpsample", &Decoder::local_upsample},
+            {"CannyMaps", &Decoder::canny_maps},
+            {"EdgeStem", &Decoder::edge_stem},
+            {"EdgeBlock", &Decoder::edge_block},
+            {"EdgeDownsample", &Decoder::edge_downsample},
+            {"EdgeProjection", &Decoder::edge_projection},
+            {"NormLinear", &Decoder::norm_linear},
+            {"LinearAdd", &Decoder::linear_add},
+            {"WindowAttention", &Decoder::window_attention},
+            {"Int8Linear", &Decoder::int8_linear},
+            {"Bf16Linear", &Decoder::bf16_linear},
+            {"FullAttention", &Decoder::full_attention}};
   }
 
  private:
@@ -549,6 +572,14 @@ std::string Case::text() const {
   return result;
 }
 
-Case decode(const uint8_t* data, size_t size) { return Decoder(data, size).decode(); }
+std::vector<std::string> names(Operators which) {
+  std::vector<std::string> names;
+  for (const Decoder::Draw& draw : Decoder::draws_of(which)) names.emplace_back(draw.op);
+  return names;
+}
+
+Case decode(const uint8_t* data, size_t size, Operators which) {
+  return Decoder(data, size).decode(which);
+}
 
 }  // namespace i2f::fuzz

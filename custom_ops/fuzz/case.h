@@ -38,9 +38,13 @@ struct Case {
   std::string text() const;
 };
 
+// Which operators to draw from.
+enum class Operators { kAll, kNarrow };  // kNarrow: those of I2F_NARROW_KERNELS
+std::vector<std::string> names(Operators which);
+
 // Any bytes make a case, most of them a valid one or nearly so: sizes, attributes and values are
 // drawn within an operator's contract, then a few of them may be spoilt.
-Case decode(const uint8_t* data, size_t size);
+Case decode(const uint8_t* data, size_t size, Operators which);
 
 // The model of one node that runs `op`, as ONNX bytes. No shapes are declared: the operator is the
 // one that checks them. Weights are inputs, or with `constants` part of the model.

@@ -3,19 +3,23 @@
 // memory that is not its own, leave any behind, refuse what its contract allows, or give results
 // that depend on what was in memory before, on threads, or on whether weights are constant.
 //
-// INTER2FORMER_TIER names the kernels. --seeds=DIR writes a first corpus and ends the program;
-// scripts/fuzz runs it all.
+// INTER2FORMER_TIER names the kernels; of a tier that shares most of them with another, only the
+// operators that it has kernels of its own for are run. --seeds=DIR writes a first corpus, prints
+// "all" or "narrow" for the operators of the tier, and ends the program. At the end it says how
+// many valid calls each operator had; scripts/fuzz runs it all.
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <fstream>
+#include <map>
 #include <random>
 #include <string>
 
 #include "fuzz/case.h"
 #include "fuzz/sessions.h"
+#include "ops/dispatch.h"
 
 namespace i2f::fuzz {
 namespace {
@@ -41,11 +45,29 @@ void expect_same(const Result& result, const Result& first, const std::string& w
   expect(result.dims == first.dims && result.data == first.data, "the result differs with " + with);
 }
 
+// Tiers for narrow numbers share all other kernels with the tier that they build upon.
+Operators operators_of_tier() {
+  const std::string tier = kernels().tier;
+  return tier == "avx512vnni" || tier == "avx512bf16" ? Operators::kNarrow : Operators::kAll;
+}
+
+std::map<std::string, int>& valid_calls() {
+  static std::map<std::string, int> calls;
+  return calls;
+}
+
+void print_calls() {
+  for (const auto& [op, calls] : valid_calls()) {
+    std::fprintf(stderr, "calls: %s %d\n", op.c_str(), calls);
+  }
+}
+
 void test(const Case& c) {
   const Result first = run(c, {false, false, 0xff});  // NaN, -1
   expect(first.error.empty() || !c.valid, "a valid call failed: " + first.error);
   expect(first.error.empty() || first.error.find("[" + c.op + "] expected ") != std::string::npos,
          "an error is not the operator's own: " + first.error);
+  valid_calls()[c.op] += first.error.empty() ? 1 : 0;
   expect_same(run(c, {false, true, 0x3f}), first, "threads or other memory");
   if (c.constants) {
     expect_same(run(c, {true, false, 0x3f}), first, "constant weights or other memory");
@@ -66,13 +88,20 @@ extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
   for (int i = 1; i < *argc; ++i) {
     if (std::strncmp((*argv)[i], kFlag, std::strlen(kFlag)) != 0) continue;
     i2f::fuzz::write_seeds((*argv)[i] + std::strlen(kFlag));
+    const bool narrow = i2f::fuzz::operators_of_tier() == i2f::fuzz::Operators::kNarrow;
+    std::puts(narrow ? "narrow" : "all");
     std::exit(0);
   }
+  for (const std::string& op : i2f::fuzz::names(i2f::fuzz::operators_of_tier())) {
+    i2f::fuzz::valid_calls()[op] = 0;
+  }
+  std::atexit(i2f::fuzz::print_calls);
   return 0;
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const i2f::fuzz::Case c = i2f::fuzz::decode(data, size);
+  static const i2f::fuzz::Operators operators = i2f::fuzz::operators_of_tier();
+  const i2f::fuzz::Case c = i2f::fuzz::decode(data, size, operators);
   try {
     i2f::fuzz::test(c);
   } catch (const i2f::fuzz::Finding& finding) {

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "kernels/simd.h"
-#ifdef __SSE2__
+#if defined(__SSE2__) && !defined(I2F_EMULATED)
 #include <immintrin.h>  // all of it is always inlined: nothing for the linker to merge
 #endif
 
@@ -16,27 +16,62 @@ typedef uint32_t UnalignedVecWord
 
 inline VecWord load(const uint32_t* p) { return *reinterpret_cast<const UnalignedVecWord*>(p); }
 
+}  // namespace i2f::I2F_TIER
+
+// The instructions, each with a macro that says that the tier has it: I2F_BYTE_DOTS,
+// I2F_BFLOAT16_DOTS, I2F_WORD_DOTS. In test builds, models of those that the machine lacks.
+#ifdef I2F_EMULATED
+#include "tests/instructions.h"
+#else
+
+namespace i2f::I2F_TIER {
+
+#ifdef __AVX512VNNI__
+#define I2F_BYTE_DOTS
+// Unsigned by signed bytes: sums + the sum of a lane's four products, modulo 2^32.
+inline VecInt dot_bytes(VecInt sums, VecWord x, VecWord w) {
+  return (VecInt)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)w);
+}
+#endif
+
+#ifdef __AVX512BF16__
+#define I2F_BFLOAT16_DOTS
+// Bfloat16 numbers: sums + a lane's two products.
+inline Vec dot_bfloat16(Vec sums, VecWord x, VecWord w) {
+  return (Vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)x, (__m512bh)w);
+}
+#endif
+
+#ifdef __SSE2__
+#define I2F_WORD_DOTS
+// Signed numbers of 16 bits: sums + the sum of a lane's two products, modulo 2^32.
+inline VecInt dot_words(VecInt sums, VecWord x, VecWord w) {
+#if defined(__AVX512BW__)
+  return sums + (VecInt)_mm512_madd_epi16((__m512i)x, (__m512i)w);
+#elif defined(__AVX2__)
+  return sums + (VecInt)_mm256_madd_epi16((__m256i)x, (__m256i)w);
+#else
+  return sums + (VecInt)_mm_madd_epi16((__m128i)x, (__m128i)w);
+#endif
+}
+#endif
+
+}  // namespace i2f::I2F_TIER
+#endif
+
+namespace i2f::I2F_TIER {
+
 // sums + x w of whole numbers, x in -127..127 and w in -128..127, exact.
 struct Int8Dot {
   using Sums = VecInt;
-#if defined(__AVX512VNNI__)
+#if defined(I2F_BYTE_DOTS)
   using Factor = uint8_t;  // x + kOffset, as the instruction multiplies unsigned by signed bytes
   static constexpr int kDepth = 4, kOffset = 128;
-  static VecInt add(VecInt sums, VecWord x, VecWord w) {
-    return (VecInt)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)w);
-  }
-#elif defined(__SSE2__)
+  static VecInt add(VecInt sums, VecWord x, VecWord w) { return dot_bytes(sums, x, w); }
+#elif defined(I2F_WORD_DOTS)
   using Factor = int16_t;
   static constexpr int kDepth = 2, kOffset = 0;
-  static VecInt add(VecInt sums, VecWord x, VecWord w) {
-#if defined(__AVX512BW__)
-    return sums + (VecInt)_mm512_madd_epi16((__m512i)x, (__m512i)w);
-#elif defined(__AVX2__)
-    return sums + (VecInt)_mm256_madd_epi16((__m256i)x, (__m256i)w);
-#else
-    return sums + (VecInt)_mm_madd_epi16((__m128i)x, (__m128i)w);
-#endif
-  }
+  static VecInt add(VecInt sums, VecWord x, VecWord w) { return dot_words(sums, x, w); }
 #else
   using Factor = int32_t;
   static constexpr int kDepth = 1, kOffset = 0;
@@ -44,16 +79,14 @@ struct Int8Dot {
 #endif
 };
 
-// sums + x w of bfloat16 numbers; products are exact, their sum rounds to float32. The instruction
-// takes subnormal numbers for 0.
+// sums + x w of bfloat16 numbers; products are exact, each sum of two numbers rounds to float32.
+// The instruction takes subnormal numbers for 0.
 struct Bf16Dot {
   using Sums = Vec;
-#if defined(__AVX512BF16__)
+#if defined(I2F_BFLOAT16_DOTS)
   using Factor = uint16_t;
   static constexpr int kDepth = 2;
-  static Vec add(Vec sums, VecWord x, VecWord w) {
-    return (Vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)x, (__m512bh)w);
-  }
+  static Vec add(Vec sums, VecWord x, VecWord w) { return dot_bfloat16(sums, x, w); }
 #else
   using Factor = uint32_t;  // as float32
   static constexpr int kDepth = 1;

@@ -22,13 +22,15 @@ struct Moments {
     mean += step * share;
     count += other.count;
   }
+  // Errs by half the squares' share and a rounding: less than 3.2e-7 of itself.
   float inverse_deviation(float epsilon) const {
     return static_cast<float>(1 / __builtin_sqrt(squares / count + epsilon));
   }
 };
 
 // Of x [count], 1 <= count <= kMomentsChunk. Distances are from a rounded mean; their own mean
-// mends it.
+// mends it: of numbers within 1 of a mean of up to 1000, the mean errs by less than 5e-8 and the
+// squares by a share of less than 5e-7.
 inline Moments moments_of(const float* x, int64_t count) {
   constexpr int kSums = 4;
   const int64_t whole = count / (kSums * kLanes) * (kSums * kLanes);

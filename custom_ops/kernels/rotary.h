@@ -16,7 +16,8 @@ struct Turns {
   float* table;        // [positions, head_width]
   int64_t head_width;  // a multiple of 4, at most kMaxHeadWidth
 
-  // By repeated rotation in double precision: a sine and cosine a frequency, none a position.
+  // By repeated rotation in double precision: a sine and cosine a frequency, none a position. Each
+  // is the float nearest to the true one, or as near but for 1e-9.
   void make(int64_t positions) const {
     const int64_t half = head_width / 2, frequencies = half / 2;
     double cosine[kMaxHeadWidth / 4], sine[kMaxHeadWidth / 4], step_cosine[kMaxHeadWidth / 4],

@@ -4,25 +4,16 @@
 #include <stdexcept>
 #include <string>
 
+#include "tiers.h"  // I2F_TIERS, written by cmake/tiers.cmake
+
 namespace i2f {
 
-namespace portable {
-extern const KernelTable kKernels;
-}
-#ifdef I2F_X86_TIERS
-namespace avx2 {
-extern const KernelTable kKernels;
-}
-namespace avx512 {
-extern const KernelTable kKernels;
-}
-namespace avx512vnni {
-extern const KernelTable kKernels;
-}
-namespace avx512bf16 {
-extern const KernelTable kKernels;
-}
-#endif
+#define I2F_DECLARE(name, runs_here) \
+  namespace name {                   \
+  extern const KernelTable kKernels; \
+  }
+I2F_TIERS(I2F_DECLARE)
+#undef I2F_DECLARE
 
 namespace {
 
@@ -31,31 +22,31 @@ struct Tier {
   bool (*runs_here)();
 };
 
-#ifdef I2F_X86_TIERS
-bool has_avx512() {
-  return __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-         __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("avx512f") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+// What a tier asks of the machine is what cmake/tiers.cmake compiles it with; the builtin also
+// knows whether the operating system saves the registers.
+bool always() { return true; }
+#ifdef __x86_64__
+[[maybe_unused]] bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
 }
-bool has_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+[[maybe_unused]] bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
+}
+[[maybe_unused]] bool has_avx512vnni() {
+  return has_avx512() && __builtin_cpu_supports("avx512vnni");
+}
+[[maybe_unused]] bool has_avx512bf16() {
+  return has_avx512vnni() && __builtin_cpu_supports("avx512bf16");
+}
 #endif
 
-// Best last. What a tier asks of the machine is what CMakeLists.txt compiles it with; the builtin
-// also knows whether the operating system saves the registers.
-const Tier kTiers[] = {
-    {portable::kKernels, [] { return true; }},
-#ifdef I2F_X86_TIERS
-    {avx2::kKernels,
-     [] {
-       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-              __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
-     }},
-    {avx512::kKernels, has_avx512},
-    {avx512vnni::kKernels, has_vnni},
-    {avx512bf16::kKernels, [] { return has_vnni() && __builtin_cpu_supports("avx512bf16"); }},
-#endif
-};
+// Best last.
+#define I2F_ENTRY(name, runs_here) {name::kKernels, runs_here},
+const Tier kTiers[] = {I2F_TIERS(I2F_ENTRY)};
+#undef I2F_ENTRY
 
 const KernelTable& choose() {
   const char* variable = std::getenv("INTER2FORMER_TIER");

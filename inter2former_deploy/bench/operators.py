@@ -16,9 +16,14 @@ from inter2former_deploy.config import PATCH, VIT_B
 from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION, operator_name
 
 Array = npt.NDArray[Any]
-DECODER = VIT_B.decoder
+DECODER, ENCODER = VIT_B.decoder, VIT_B.encoder
+FEATURES = DECODER.pyramid[::-1]  # channels of the edge network's stages, at S, S/2, S/4, S/8
 EXP_FLOP = 12.0  # of an exponential: one multiply-add to reduce its argument, five of a polynomial
 SILU_FLOP = EXP_FLOP + 3  # and a scaling, a sum and a division
+GELU_FLOP = 26.0  # a square, two polynomials of five multiply-adds, a quotient, a multiply-add and a product
+# A pixel's Canny maps: of each of three channels 6 to normalise and clamp, 18 to blur, 14 for two Sobel filters, 4 for
+# their magnitude; then 4 sums, 12 comparisons and choices for the direction, 8 to thin and compare with the threshold.
+CANNY_FLOP = 3 * (6.0 + 18 + 14 + 4) + 4 + 12 + 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,9 @@ class Case:
     constant: frozenset[str]  # inputs that are weights
     attributes: Mapping[str, Any]
     flop: float  # operations that the result needs at least, 2 a multiply-add, exponentials included
+    # (of int8 and bfloat16 numbers, too: below the floor, whose rate is that of float32, is what narrow numbers gain)
     nbytes: float  # bytes that must be read or written at least
+    outputs: tuple[str, ...] = ("out",)
 
 
 def hybrid_attention(side: int, share: float, quantizer: str = "bsq") -> Case:
@@ -205,11 +212,192 @@ def local_upsample(side: int, share: float, stage: int) -> Case:
     )
 
 
+def full_attention(side: int) -> Case:
+    """Attention of `side * side` tokens before any click, once an image."""
+    length, dim = side * side, DECODER.attention_dim
+    return Case(
+        operator="FullAttention",
+        inputs={"qkv": _normal(np.random.default_rng(7), length, 3 * dim)},
+        constant=frozenset(),
+        attributes={"heads": DECODER.heads, "grid_width": side},
+        flop=float(length * length) * (4 * dim + EXP_FLOP * DECODER.heads),
+        nbytes=4.0 * length * (4 * dim + DECODER.heads),
+        outputs=("out", "logsum"),
+    )
+
+
+def window_attention(side: int) -> Case:
+    """Attention in windows of the encoder's two maps, the main one of `side * side` tokens, without an offset."""
+    rng = np.random.default_rng(8)
+    sides, dim = [side, ENCODER.anchor_size // PATCH], ENCODER.dim
+    length = sum(n * n for n in sides)
+    return Case(
+        operator="WindowAttention",
+        inputs={"qkv": _normal(rng, length, 3 * dim), "padding": _normal(rng, 1, 3 * dim)},
+        constant=frozenset(("padding",)),
+        attributes={
+            "heads": ENCODER.heads,
+            "window": ENCODER.window,
+            "heights": sides,
+            "widths": sides,
+            "offsets": [0, 0],
+        },
+        flop=float(length * ENCODER.window**2) * (4 * dim + EXP_FLOP * ENCODER.heads),
+        nbytes=16.0 * length * dim,
+    )
+
+
+def int8_linear(side: int, layer: str = "fc1") -> Case:
+    """One of the linear `LAYERS` of an encoder block in int8, on all tokens of both maps."""
+    rng = np.random.default_rng(9)
+    length, inputs, outputs, activation = _layer(side, layer)
+    weights = {
+        "weight": rng.integers(-127, 128, (outputs, inputs), np.int8),
+        "scale": np.full(outputs, 1 / (127 * np.sqrt(inputs)), np.float32),
+        "bias": _normal(rng, outputs),
+    }
+    return Case(
+        operator="Int8Linear",
+        inputs={"x": _normal(rng, length, inputs), **weights},
+        constant=frozenset(weights),
+        attributes={"activation": activation},
+        flop=_layer_flop(length, inputs, outputs, activation),
+        nbytes=4.0 * length * (inputs + outputs) + inputs * outputs,
+    )
+
+
+def bf16_linear(side: int, layer: str = "fc1") -> Case:
+    """The same in bfloat16."""
+    import ml_dtypes
+
+    rng = np.random.default_rng(10)
+    length, inputs, outputs, activation = _layer(side, layer)
+    weight = _normal(rng, outputs, inputs) / np.float32(np.sqrt(inputs))
+    weights = {"weight": weight.astype(ml_dtypes.bfloat16), "bias": _normal(rng, outputs)}
+    return Case(
+        operator="Bf16Linear",
+        inputs={"x": _normal(rng, length, inputs), **weights},
+        constant=frozenset(weights),
+        attributes={"activation": activation},
+        flop=_layer_flop(length, inputs, outputs, activation),
+        nbytes=4.0 * length * (inputs + outputs) + 2 * inputs * outputs,
+    )
+
+
+LAYERS: Mapping[str, tuple[int, int, str]] = {  # of an encoder block: inputs, outputs, activation
+    "qkv": (ENCODER.dim, 3 * ENCODER.dim, "none"),
+    "proj": (ENCODER.dim, ENCODER.dim, "none"),
+    "fc1": (ENCODER.dim, 4 * ENCODER.dim, "gelu"),
+    "fc2": (4 * ENCODER.dim, ENCODER.dim, "none"),
+}
+
+
+def _layer(side: int, layer: str) -> tuple[int, int, int, str]:
+    """Tokens, inputs, outputs and activation of a linear layer of the encoder."""
+    return (side * side + (ENCODER.anchor_size // PATCH) ** 2, *LAYERS[layer])
+
+
+def _layer_flop(length: int, inputs: int, outputs: int, activation: str) -> float:
+    return float(length * outputs) * (2 * inputs + (GELU_FLOP if activation == "gelu" else 0))
+
+
+def canny_maps(side: int) -> Case:
+    """The Canny maps of a picture of `side * side` tokens."""
+    from inter2former_deploy.contract import MEAN_BGR, STD_BGR
+
+    pixels = side * PATCH
+    blur = np.exp(-0.5 * (np.arange(5) - 2.0) ** 2)
+    blur = (blur / blur.sum()).astype(np.float32)
+    numbers = {"mean": np.float32(MEAN_BGR), "std": np.float32(STD_BGR), "blur_row": blur, "blur_column": blur}
+    return Case(
+        operator="CannyMaps",
+        inputs={"image": np.random.default_rng(11).uniform(0, 255, (pixels, pixels, 3)).astype(np.float32), **numbers},
+        constant=frozenset(numbers),
+        attributes={},
+        flop=CANNY_FLOP * pixels**2,
+        nbytes=4.0 * pixels**2 * (3 + 5),
+    )
+
+
+def edge_stem(side: int) -> Case:
+    """The first convolution of the edge network, of five maps."""
+    rng = np.random.default_rng(12)
+    pixels, maps, channels = side * PATCH, 5, FEATURES[0]
+    weights = {"weight": _normal(rng, channels, maps, 3, 3), "bias": _normal(rng, channels)}
+    return Case(
+        operator="EdgeStem",
+        inputs={"maps": _normal(rng, maps, pixels, pixels), **weights},
+        constant=frozenset(weights),
+        attributes={},
+        flop=pixels**2 * maps * (2.0 + 18 * channels),  # the norm's squares and sums, and the convolution
+        nbytes=4.0 * pixels**2 * (maps + channels),
+    )
+
+
+def edge_block(side: int, stage: int) -> Case:
+    """A residual block of stage 0..3 of the edge network, fine to coarse; work as direct convolutions do it."""
+    rng = np.random.default_rng(13)
+    pixels, channels = side * PATCH >> stage, FEATURES[stage]
+    weights: dict[str, Array] = {}
+    for half in ("1", "2"):
+        weights[f"norm{half}_weight"] = 1 + _normal(rng, channels) / 10
+        weights[f"norm{half}_bias"] = _normal(rng, channels) / 10
+        weights[f"conv{half}_weight"] = _normal(rng, channels, channels, 3, 3) / np.float32(np.sqrt(9 * channels))
+        weights[f"conv{half}_bias"] = _normal(rng, channels)
+    return Case(
+        operator="EdgeBlock",
+        inputs={"x": _normal(rng, pixels, pixels, channels), **weights},
+        constant=frozenset(weights),
+        attributes={},
+        flop=2.0 * pixels**2 * channels * (18 * channels + SILU_FLOP),
+        nbytes=8.0 * pixels**2 * channels,
+    )
+
+
+def edge_downsample(side: int, stage: int) -> Case:
+    """The convolution behind stage 0..2 of the edge network."""
+    rng = np.random.default_rng(14)
+    pixels, before, after = side * PATCH >> stage, FEATURES[stage], FEATURES[stage + 1]
+    weights = {"weight": _normal(rng, after, before, 3, 3), "bias": _normal(rng, after)}
+    return Case(
+        operator="EdgeDownsample",
+        inputs={"x": _normal(rng, pixels, pixels, before), **weights},
+        constant=frozenset(weights),
+        attributes={},
+        flop=(pixels // 2) ** 2 * 18.0 * before * after,
+        nbytes=4.0 * (pixels**2 * before + (pixels // 2) ** 2 * after),
+    )
+
+
+def edge_projection(side: int, stage: int) -> Case:
+    """What stage 0..3 of local upsampling takes from the edge network, coarse to fine."""
+    rng = np.random.default_rng(15)
+    before, after = (*DECODER.pyramid, 1)[stage : stage + 2]
+    pixels = 2 << stage  # a token
+    whole = side * pixels
+    weights = {
+        "lateral_weight": _normal(rng, before, before) / np.float32(np.sqrt(before)),
+        "lateral_bias": _normal(rng, before),
+        "conv_weight": _normal(rng, after, before, 3, 3) / np.float32(np.sqrt(9 * before)),
+    }
+    return Case(
+        operator="EdgeProjection",
+        inputs={"x": _normal(rng, whole, whole, before), **weights},
+        constant=frozenset(weights),
+        attributes={"pixels": pixels},
+        flop=whole**2 * 18.0 * before * after,  # nine taps, the lateral convolution folded into them
+        nbytes=4.0 * (whole**2 * (before + after) + 4 * side * (whole + side) * after),
+        outputs=("out", "border", "corner"),
+    )
+
+
 CASES: Mapping[str, Callable[..., Case]] = {
     f.__name__: f
     for f in (
         *(hybrid_attention, hybrid_experts, norm_linear, linear_add),
         *(edge_tokens, prompt_embedding, token_box, local_upsample),
+        *(full_attention, window_attention, int8_linear, bf16_linear),
+        *(canny_maps, edge_stem, edge_block, edge_downsample, edge_projection),
     )
 }
 VARIANTS = ("library", "plain", "torch")  # ours first
@@ -241,10 +429,10 @@ def _graph(case: Case, *, library: bool) -> Callable[[], object]:
     output = "int64" if case.operator in ("EdgeTokens", "TokenBox") else "float32"
     fed = {name: array for name, array in case.inputs.items() if name not in case.constant}
     graph = oh.make_graph(
-        [oh.make_node(operator, list(case.inputs), ["out"], domain=DOMAIN, **attributes)],
+        [oh.make_node(operator, list(case.inputs), list(case.outputs), domain=DOMAIN, **attributes)],
         case.operator,
         [oh.make_tensor_value_info(n, oh.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in fed.items()],
-        [oh.make_tensor_value_info("out", oh.np_dtype_to_tensor_dtype(np.dtype(output)), None)],
+        [oh.make_tensor_value_info(n, oh.np_dtype_to_tensor_dtype(np.dtype(output)), None) for n in case.outputs],
         [onnx.numpy_helper.from_array(np.ascontiguousarray(case.inputs[n]), n) for n in sorted(case.constant)],
     )
     opsets = [oh.make_opsetid("", 20), oh.make_opsetid(DOMAIN, DOMAIN_VERSION)]
@@ -257,7 +445,7 @@ def _graph(case: Case, *, library: bool) -> Callable[[], object]:
         operator_library.register(options)
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in fed.items()}
-    return lambda: session.run_with_ort_values(["out"], values)
+    return lambda: session.run_with_ort_values(list(case.outputs), values)
 
 
 def _torch(case: Case) -> Callable[[], object]:
@@ -265,15 +453,17 @@ def _torch(case: Case) -> Callable[[], object]:
 
     import torch
 
-    from inter2former_deploy.modules import operators
+    from inter2former_deploy.modules import edge_operators, operators
 
     torch.set_num_threads(threads_here())
-    formula = getattr(operators, re.sub(r"(?<!^)(?=[A-Z])", "_", case.operator).lower())
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in case.inputs.values()]
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", case.operator).lower()
+    formula = getattr(edge_operators if hasattr(edge_operators, name) else operators, name)
+    tensors = [_tensor(array) for array in case.inputs.values()]
     defaults: dict[str, dict[str, Any]] = {
         "HybridExperts": {"epsilon": 1e-5},
         "NormLinear": {"epsilon": 1e-5, "activation": "none"},
         "LocalUpsample": {"epsilon": 1e-5},
+        "EdgeBlock": {"epsilon": 1e-5},
     }
     attributes = defaults.get(case.operator, {}) | dict(case.attributes)
     if "dense" in attributes:
@@ -284,6 +474,16 @@ def _torch(case: Case) -> Callable[[], object]:
             return formula(*tensors, **attributes)
 
     return call
+
+
+def _tensor(array: Array) -> Any:
+    """An array in PyTorch, whose interface to NumPy knows no bfloat16."""
+    import torch
+
+    array = np.ascontiguousarray(array)
+    if array.dtype.name != "bfloat16":
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> Array:
@@ -323,3 +523,13 @@ def sweep(sizes: Iterable[int]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield "token_box", {"side": side, "share": share}
             for stage in range(4):
                 yield "local_upsample", {"side": side, "share": share, "stage": stage}
+        for once in ("full_attention", "window_attention", "canny_maps", "edge_stem"):  # once an image
+            yield once, {"side": side}
+        for narrow in ("int8_linear", "bf16_linear"):
+            for layer in LAYERS:
+                yield narrow, {"side": side, "layer": layer}
+        for stage in range(4):
+            yield "edge_block", {"side": side, "stage": stage}
+            if stage < 3:
+                yield "edge_downsample", {"side": side, "stage": stage}
+            yield "edge_projection", {"side": side, "stage": stage}

@@ -72,22 +72,33 @@ def check_picture(path: Path) -> None:
 
 
 def draw(areas: Mapping[str, Any], experts: Mapping[str, Any], path: Path) -> None:
-    """One picture of four panels.
+    """One picture of four panels, written to a file.
 
     Args:
         areas: of `measure_areas`.
         experts: of `report.measure_experts`.
         path: of the picture.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    panels(areas, experts).savefig(path, dpi=120)
+
+
+def panels(areas: Mapping[str, Any], experts: Mapping[str, Any]) -> Any:
+    """The picture as matplotlib's Figure: prompt, attention and upsampling over the area, and the experts.
+
+    Args:
+        areas: of `measure_areas`.
+        experts: of `report.measure_experts`.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 3.4), layout="constrained")
-    panels = figure.subplots(1, 4)
+    prompt, attention, upsampling, last = figure.subplots(1, 4)
     shares = [100 * row["area"] for row in areas["rows"]]
     for axes, part, variants in (
-        (panels[0], "prompt", ("dynamic", "dense")),
-        (panels[1], "attention", ("hybrid", "full", "bsq")),
-        (panels[2], "upsampling", ("local", "full")),
+        (prompt, "prompt", ("dynamic", "dense")),
+        (attention, "attention", ("hybrid", "full", "bsq")),
+        (upsampling, "upsampling", ("local", "full")),
     ):
         for variant in variants:
             axes.plot(
@@ -96,9 +107,8 @@ def draw(areas: Mapping[str, Any], experts: Mapping[str, Any], path: Path) -> No
         axes.set(title=f"{part}, {areas['tokens']} tokens", xlabel="object area, % of the image", ylabel="ms")
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False)
-    _draw_experts(panels[3], experts["rows"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    _draw_experts(last, experts["rows"])
+    return figure
 
 
 def _draw_experts(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -654,7 +654,8 @@ def int8_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, activati
     """
     peak = x.abs().amax(1, keepdim=True)  # [T, 1]
     finite = peak.isfinite()
-    inverse = torch.where(finite & (peak >= 2.0**-100), 127 / peak, 0)
+    # PyTorch computes 127 / peak as 127 * peak.reciprocal(), which rounds twice; of two tensors it divides.
+    inverse = torch.where(finite & (peak >= 2.0**-100), peak.new_tensor(127) / peak, 0)
     codes = (torch.where(finite, x, 0) * inverse).round()
     row_scale = torch.where(finite, peak / 127, torch.nan)
     sums = codes.double() @ weight.double().T  # whole numbers, exact

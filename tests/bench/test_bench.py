@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -22,6 +25,15 @@ SMALL = {
     "prompt_embedding": {"side": 8, "share": 0.2},
     "token_box": {"side": 8, "share": 0.2},
     "local_upsample": {"side": 8, "share": 0.2, "stage": 1},
+    "full_attention": {"side": 8},
+    "window_attention": {"side": 6},
+    "int8_linear": {"side": 2},
+    "bf16_linear": {"side": 2},
+    "canny_maps": {"side": 4},
+    "edge_stem": {"side": 4},
+    "edge_block": {"side": 4, "stage": 2},
+    "edge_downsample": {"side": 4, "stage": 1},
+    "edge_projection": {"side": 8, "stage": 1},
 }
 
 
@@ -30,9 +42,69 @@ def test_variants_of_an_operator_compute_the_same(case):
     results = []
     for variant in operators.VARIANTS:
         out = operators.build(case, variant, SMALL[case])()
-        results.append(np.asarray(out.numpy() if variant == "torch" else out[0].numpy()))
+        results.append([np.asarray(x.numpy()) for x in (out if isinstance(out, list | tuple) else (out,))])
+    assert len(results[0]) == len(operators.CASES[case](**SMALL[case]).outputs)
     for result in results[1:]:
-        np.testing.assert_allclose(result, results[0], rtol=1e-4, atol=1e-4 * np.abs(results[0]).max())
+        for actual, expected in zip(result, results[0], strict=True):
+            close = np.isclose(actual, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+            # Rounding decides the direction of a Canny pixel here and there.
+            assert close.mean() >= (0.998 if case == "canny_maps" else 1)
+
+
+def documented_operators():
+    """Those of the contract, but for the one that is in no graph."""
+    text = Path(__file__).parents[2].joinpath("custom_ops", "OPERATORS.md").read_text()
+    headings = re.findall(r"^## (.+?): ", text, re.MULTILINE)
+    return {name for heading in headings for name in re.split(", | and ", heading)} - {"OperatorInfo"}
+
+
+def test_every_operator_is_measured():
+    cases = {name: make(**SMALL[name]).operator for name, make in operators.CASES.items()}
+    assert len(cases) == 17
+    assert set(cases.values()) == documented_operators()
+    swept = list(operators.sweep([256]))
+    assert {name for name, _ in swept} == cases.keys()
+    for name, arguments in swept:
+        assert operators.CASES[name](**arguments).operator == cases[name]
+
+
+def test_work_of_the_encoder_s_operators_adds_up_to_that_of_opening_an_image():
+    """Once an image: the operators' floors, and what plain ONNX computes, are `encoder_flop` but for activations."""
+    size, side = 512, 32
+    encoder, decoder = operators.ENCODER, operators.DECODER
+    flop = {
+        (name, *arguments.values()): operators.CASES[name](**arguments).flop
+        for name, arguments in operators.sweep([size])
+        if name.startswith(("bf16_linear", "window", "edge_", "full")) and name != "edge_tokens"
+    }
+    tokens = side**2 + 16**2
+    exponentials = tokens * encoder.window**2 * 12 * encoder.heads
+    gelu = tokens * 4 * encoder.dim * 26
+    layers = sum(flop["bf16_linear", side, layer] for layer in operators.LAYERS) - gelu
+    total = encoder.depth * (layers + flop["window_attention", side] - exponentials)
+    total += 2 * tokens * 3 * 16**2 * encoder.dim + 4 * 2 * side**2 * 2 * encoder.dim * decoder.dim  # patches, fusion
+    for stage, channels in enumerate(operators.FEATURES):
+        pixels = (size >> stage) ** 2
+        block = flop["edge_block", side, stage] - 2 * 15 * pixels * channels  # without SiLU
+        total += 4 * block + 2 * pixels * channels**2  # a lateral convolution: folded into the projection's taps
+        total += flop["edge_downsample", side, stage] if stage < 3 else 0
+        total += flop["edge_projection", side, stage]
+    full = flop["full_attention", side] - side**4 * 12
+    total += full + 2 * 3 * side**2 * decoder.dim * decoder.attention_dim
+    assert total == pytest.approx(images.encoder_flop(size), rel=1e-12)
+
+
+def test_work_of_what_only_images_need():
+    pixels = 64 * 64
+    assert operators.edge_stem(4).flop == pixels * 5 * (18 * 4 + 2)
+    assert operators.edge_stem(4).nbytes == 4 * pixels * (5 + 4)
+    assert operators.canny_maps(4).nbytes == 4 * pixels * (3 + 5)
+    projection = operators.edge_projection(8, 0)  # 2 pixels a token, 256 to 64 channels
+    border, corner = 4 * 8 * 16 * 64, 4 * 8 * 8 * 64
+    assert projection.nbytes == 4 * (16 * 16 * (256 + 64) + border + corner)
+    for narrow, width in ((operators.int8_linear, 1), (operators.bf16_linear, 2)):
+        layer = narrow(2, "fc2")
+        assert layer.nbytes == 4 * (4 + 256) * (3072 + 768) + width * 3072 * 768
 
 
 def test_work_of_attention_experts_and_upsampling():
@@ -148,3 +220,40 @@ def test_a_picture_that_cannot_be_written_is_refused_before_it_is_measured(tmp_p
     assert isinstance(result.exception, ValueError)
     assert "png" in str(result.exception)
     plots.check_picture(tmp_path / "figure.PNG")
+
+
+def test_the_figure_shows_what_was_measured(tmp_path):
+    kinds = {"prompt": ("dynamic", "dense"), "attention": ("hybrid", "full", "bsq"), "upsampling": ("local", "full")}
+    names = [f"{part} {variant}" for part, variants in kinds.items() for variant in variants]
+    measured = {name: [10.0 * i + j for j in range(3)] for i, name in enumerate(names)}
+    rows = [
+        {"area": area, "milliseconds": {name: times[j] for name, times in measured.items()}}
+        for j, area in enumerate((0.01, 0.2, 1.0))
+    ]
+    experts = [
+        {"what": {"experts": n}, "variants": {"torch": {"median": 5.0 * n}, "library": {"median": 1.0 + n}}}
+        for n in (1, 8, 64)
+    ]
+    figure = plots.panels({"tokens": 4096, "rows": rows}, {"rows": experts})
+    panels = figure.axes
+    assert [axes.get_title() for axes in panels[:3]] == [f"{part}, 4096 tokens" for part in kinds]
+    for axes, (part, variants) in zip(panels, kinds.items(), strict=False):
+        assert axes.get_xlabel() == "object area, % of the image"
+        assert [line.get_label() for line in axes.lines] == list(variants)
+        for line, variant in zip(axes.lines, variants, strict=True):
+            assert list(line.get_xdata()) == pytest.approx([1, 20, 100])
+            assert list(line.get_ydata()) == measured[f"{part} {variant}"]
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == list(variants)
+    loop, ours = panels[3].lines
+    assert [loop.get_label(), ours.get_label()] == ["loop over experts (PyTorch)", "HybridExperts"]
+    assert list(loop.get_xdata()) == list(ours.get_xdata()) == [1, 8, 64]
+    assert (list(loop.get_ydata()), list(ours.get_ydata())) == ([5, 40, 320], [2, 9, 65])
+    for axes in panels:
+        assert axes.get_ylabel() == "ms"
+        assert axes.get_ylim()[0] == 0
+
+    plots.draw({"tokens": 4096, "rows": rows}, {"rows": experts}, tmp_path / "new" / "figure.png")
+    picture = cv2.imread(str(tmp_path / "new" / "figure.png"))
+    assert picture.shape == (408, 1560, 3)  # 13 x 3.4 inches at 120 dots
+    quarters = np.split(picture, 4, axis=1)
+    assert all(len(np.unique(quarter.reshape(-1, 3), axis=0)) > 50 for quarter in quarters)  # lines in each panel

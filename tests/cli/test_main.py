@@ -9,11 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from inter2former_deploy.cli import app
 from inter2former_deploy.library import LIBRARY_VARIABLE
 
-COMMANDS = [command.name for command in app.registered_commands]
+
+def commands(command: Any, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """A command and all below it, by their words on the command line."""
+    found = {words: command}
+    for name, below in getattr(command, "commands", {}).items():
+        found |= commands(below, (*words, name))
+    return found
+
+
+COMMANDS = commands(typer.main.get_command(app))
 
 
 def test_version(i2f: Callable[..., Any]) -> None:
@@ -21,11 +31,27 @@ def test_version(i2f: Callable[..., Any]) -> None:
     assert (done.code, done.out) == (0, "0.1.0\n")
 
 
-@pytest.mark.parametrize("command", [[], *[[name] for name in COMMANDS]])
-def test_help(i2f: Callable[..., Any], command: list[str]) -> None:
-    done = i2f(*command, "--help")
+def test_every_command_is_found() -> None:
+    assert {("segment",), ("bench",), ("bench", "ops"), ("bench", "compare")} <= COMMANDS.keys()
+    assert len(COMMANDS) >= 17
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help(i2f: Callable[..., Any], words: tuple[str, ...]) -> None:
+    """Says how the command is called, what it does, and each option, argument and command below it."""
+    done = i2f(*words, "--help")
     assert done.code == 0
-    assert done.out.startswith(" ".join(["Usage: i2f", *command]))
+    assert done.out.startswith(" ".join(["Usage: i2f", *words]) + " ")
+    text = " ".join(done.out.split())
+    command = COMMANDS[words]
+    summary = " ".join(command.help.split("\n\n")[0].split())
+    assert len(summary) > 10
+    assert summary in text
+    for parameter in command.params:
+        for spelling in parameter.opts if parameter.param_type_name == "option" else ():
+            assert f"{spelling} " in text or f"{spelling}," in text
+    for name, below in getattr(command, "commands", {}).items():
+        assert f" {name} {' '.join(below.help.split()[:3])}" in text
 
 
 @pytest.mark.parametrize("arguments", [["frobnicate"], ["segment"], ["info", "--frobnicate"]])

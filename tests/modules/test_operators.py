@@ -307,6 +307,17 @@ def test_operators_become_single_nodes() -> None:
     assert exported.module()(labels).tolist() == [5]
 
 
+def test_int8_linear_has_the_bits_of_the_contract() -> None:
+    """Every operation rounds once, the quotient too; most numbers lie between two codes, where a last bit decides."""
+    rng = np.random.default_rng(21)
+    peak = rng.uniform(1, 2, (500, 1))
+    x = np.hstack((peak, peak / 127 * (rng.integers(-126, 126, (500, 23)) + 0.5))).astype(np.float32)
+    scale, bias = (rng.standard_normal(7).astype(np.float32) for _ in range(2))
+    weight = rng.integers(-127, 128, (7, 24), np.int8)
+    actual = operators.int8_linear(*(torch.from_numpy(array) for array in (x, weight, scale, bias)), "none")
+    np.testing.assert_array_equal(actual, twins.int8_linear(x, weight, scale, bias, dtype=np.float32))
+
+
 @pytest.mark.parametrize("activation", ["none", "gelu"])
 @pytest.mark.parametrize("precision", ["int8", "bf16"])
 def test_narrow_linear(assert_close: Any, precision: str, activation: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -26,6 +27,15 @@ Array = NDArray[Any]
 
 TIERS = ("portable", "avx2", "avx512")  # each with all kernels of its own
 NARROW_TIERS = (*TIERS, "avx512vnni", "avx512bf16")  # with kernels of its own for narrow numbers
+_AVX2 = {"avx2", "fma", "bmi1", "bmi2"}
+_AVX512 = {*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+FEATURES: dict[str, set[str]] = {  # what a tier asks of the machine, by the names of /proc/cpuinfo
+    "portable": set(),
+    "avx2": _AVX2,
+    "avx512": _AVX512,
+    "avx512vnni": {*_AVX512, "avx512_vnni"},
+    "avx512bf16": {*_AVX512, "avx512_vnni", "avx512_bf16"},
+}
 THREADS = (1, 2, 8)  # results must be the same for all of these
 OUTPUT_TYPES: dict[str, tuple[int, ...]] = {
     "EdgeTokens": (onnx.TensorProto.INT64,),
@@ -54,6 +64,24 @@ def library_path() -> Path:
     """The library under test: INTER2FORMER_OPS_LIBRARY, else the installed package's."""
     named = os.environ.get("INTER2FORMER_OPS_LIBRARY")
     return Path(named or str(resources.files("inter2former_deploy") / "lib" / "libinter2former_ops.so"))
+
+
+def machine_tiers() -> tuple[str, ...]:
+    """The tiers that this machine has, read from the kernel and not from the library; on others than x86-64 one."""
+    flags: set[str] = set()
+    if platform.machine() == "x86_64":
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = set(next(line for line in lines if line.startswith("flags")).split())
+    return tuple(tier for tier in NARROW_TIERS if FEATURES[tier] <= flags)
+
+
+def expected_tiers() -> tuple[str, ...]:
+    """The tiers that the library under test must run: this machine's; all where it was built with I2F_EMULATE.
+
+    scripts/sanitize sets INTER2FORMER_OPS_EMULATED for such a library.
+    """
+    emulated = bool(os.environ.get("INTER2FORMER_OPS_EMULATED")) and platform.machine() == "x86_64"
+    return NARROW_TIERS if emulated else machine_tiers()
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,61 @@ def test_asymmetric_blur_and_channels(library: Library) -> None:
     assert (np.abs(maps[2] - expected[2]) > 1e-4).mean() < 0.01
 
 
+NO_BLUR = np.float32([0, 0, 1, 0, 0])
+
+
+def picture_of(values: Array) -> Array:
+    """A picture whose second channel has these values, multiples of 2**-14 in [0, 1], exactly."""
+    image = np.zeros((*values.shape, 3), np.float32)
+    image[..., 1] = 255 * values
+    return image
+
+
+def assert_as_twin(library: Library, image: Array) -> Array:
+    """The maps, which have no rounding but that of square roots."""
+    inputs = inputs_of(image, weights=NO_BLUR)
+    maps = library.run("CannyMaps", inputs)[0]
+    expected = twins.canny_maps(*inputs.values())
+    np.testing.assert_array_equal(maps[1], expected[1])
+    np.testing.assert_array_equal(maps > 0, expected > 0)
+    np.testing.assert_allclose(maps, expected, rtol=1e-6)
+    return maps
+
+
+@pytest.mark.parametrize(("value", "stays"), [(0.5, True), (0.5 - 2.0**-14, False)])
+def test_a_magnitude_of_two_passes_the_threshold(library: Library, value: float, stays: bool) -> None:
+    values = np.zeros((12, 21))
+    values[:, 10] = value  # a line: 4 * value at either side, nothing on it
+    maps = assert_as_twin(library, picture_of(values))
+    assert maps[2, 6, 9] == maps[2, 6, 11] == 4 * np.float32(value)
+    for i in (3, 4):
+        assert (maps[i, 6, 9] == 4 * np.float32(value)) == stays
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_of_two_equal_neighbours_none_is_the_largest(library: Library, diagonal: bool, turns: int) -> None:
+    """A step has two equal magnitudes across it; a diagonal one, half of it on a line, equal ones beside that line."""
+    y, x = np.mgrid[:19, :19]
+    across = x + y - 18 if diagonal else np.where(x < 9, -1, 1)
+    image = picture_of(np.rot90(np.clip((across + 1) / 2, 0, 1), turns))
+    maps = assert_as_twin(library, image)
+    inside = maps[2, 5:-5, 5:-5]
+    on_line = np.rot90(across == 0, turns)[5:-5, 5:-5]
+    np.testing.assert_array_equal(inside > 0, on_line)
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("slope", [(985, 408), (2378, 985), (408, 985), (985, 2378)])
+def test_directions_beside_the_ends_of_an_octant(library: Library, slope: tuple[int, int], turns: int) -> None:
+    """Slopes 1e-6 or less from the tangents of 22.5 and 67.5 degrees, on either side."""
+    y, x = np.mgrid[:3, :3]
+    patch = (slope[0] * y + slope[1] * x) * 2.0**-14
+    values = np.zeros((11, 20))
+    values[4:7, 9:12] = np.rot90(patch, turns)
+    assert_as_twin(library, picture_of(values))
+
+
 def test_golden(library: Library, golden: Any) -> None:
     arrays = golden("cannynet")
     inputs = inputs_of(arrays["image"][..., ::-1], mean=MEAN_BGR, std=STD_BGR, weights=blur())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from operators.harness import FAILURES, NARROW_TIERS, Library, library_path
+from operators.harness import FAILURES, NARROW_TIERS, Library, expected_tiers, library_path
 
 from inter2former_deploy.contract import DOMAIN_VERSION
 
@@ -51,21 +52,37 @@ def copy_of_library(folder: Path) -> Path:
     return Path(shutil.copy(library_path(), folder))
 
 
+def tiers_offered(folder: Path) -> tuple[str, ...]:
+    """The tiers that the library says it runs here."""
+    with pytest.raises(FAILURES) as failure:
+        Library("sse9", copy_of_library(folder)).options()
+    found = re.search(r"INTER2FORMER_TIER: expected one of (.*), got sse9", str(failure.value))
+    assert found is not None
+    return tuple(found[1].split(", "))
+
+
+def test_runs_every_tier_of_this_machine_and_no_other(tmp_path: Path) -> None:
+    assert tiers_offered(tmp_path) == expected_tiers()
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other machines have one tier")
+@pytest.mark.parametrize("tier", NARROW_TIERS)
+def test_holds_every_tier(tier: str, tmp_path: Path) -> None:
+    """Also those that this machine lacks: a wheel is built once for all machines."""
+    library = Library(tier, copy_of_library(tmp_path))
+    if tier in expected_tiers():
+        assert library.run("OperatorInfo", {})[0] == tier
+    else:
+        with pytest.raises(FAILURES, match=f"got {tier}, which this machine lacks"):
+            library.options()
+
+
 def test_best_tier_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INTER2FORMER_TIER", raising=False)
-    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
-    wanted = {
-        "portable": set(),
-        "avx2": {"avx2", "fma", "bmi1", "bmi2"},
-        "avx512": {"avx2", "fma", "bmi1", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
-    }
-    wanted["avx512vnni"] = wanted["avx512"] | {"avx512_vnni"}
-    wanted["avx512bf16"] = wanted["avx512vnni"] | {"avx512_bf16"}
-    best = [tier for tier in NARROW_TIERS if wanted[tier] <= set(flags)][-1]
     options = onnxruntime.SessionOptions()
     options.register_custom_ops_library(str(copy_of_library(tmp_path)))
     # The copy has chosen: from now on the variable says nothing.
+    best = expected_tiers()[-1]
     assert Library("portable", tmp_path / library_path().name).run("OperatorInfo", {})[0] == best
 
 

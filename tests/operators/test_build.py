@@ -1,0 +1,42 @@
+"""Which tiers a build of the library holds, by what its compiler can."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from operators.harness import NARROW_TIERS
+
+SOURCES = Path(__file__).parents[2] / "custom_ops"
+
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="other machines have one tier")
+
+
+@pytest.mark.parametrize(("refused", "tiers"), [("", 5), ("-mavx512bf16", 4), ("-mavx2", 1)])
+def test_tiers_that_the_compiler_cannot_build_are_named(refused: str, tiers: int, tmp_path: Path) -> None:
+    """The first of them ends the list: each tier asks for more than the one before."""
+    compiler = tmp_path / "c++"
+    real = shutil.which("c++")
+    assert real is not None
+    compiler.write_text(f'#!/bin/sh\nfor word; do [ "$word" != "{refused}" ] || exit 1; done\nexec {real} "$@"\n')
+    compiler.chmod(0o755)
+    options = [f"-DCMAKE_CXX_COMPILER={compiler}", *(["-G", "Ninja"] if shutil.which("ninja") else [])]
+    done = subprocess.run(
+        ["cmake", "-S", SOURCES, "-B", tmp_path / "build", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    built = NARROW_TIERS[:tiers]
+    assert f"-- tiers: {';'.join(built)}\n" in done.stdout
+    message = " ".join(done.stdout.split())
+    for tier in NARROW_TIERS:
+        named = f"cannot compile the tier {tier}: the library, and a wheel made of it, lacks this tier" in message
+        assert named == (NARROW_TIERS[tiers : tiers + 1] == (tier,))
+    header = (tmp_path / "build" / "generated" / "tiers.h").read_text()
+    assert [tier for tier in NARROW_TIERS if f"X({tier}, " in header] == list(built)
