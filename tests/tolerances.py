@@ -159,6 +159,9 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("hrsam decoder", "float32"): Tolerance(
         rtol=0.0, atol=5e-5, reason="two layers in float32; the release's own values move by 2.4e-6"
     ),
+    ("hrsam model input", "float32"): Tolerance(
+        rtol=0.0, atol=5e-6, reason="normalised pictures, up to 2.7: float32 rounding of two bilinear mixtures"
+    ),
     ("hrsam logits", "float32"): Tolerance(
         rtol=0.0,
         atol=2e-4,

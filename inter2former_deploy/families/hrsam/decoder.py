@@ -135,7 +135,7 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(config.dim)
 
     def forward(self, tokens: Tensor, image: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, n, C], image tokens and their positions [B, h*w, C] -> tokens and image tokens after all layers."""
+        """Tokens [B, n, C], image tokens and their positions [B, h*w, C] -> tokens, image tokens."""
         token_positions = tokens
         for layer in self.layers:
             tokens, image = layer(tokens, token_positions, image, positions)
