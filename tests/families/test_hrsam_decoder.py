@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from inter2former_deploy.families.hrsam.model import HRSAM
+from inter2former_deploy.families.hrsam.prepared import click, prepare
 from inter2former_deploy.families.hrsam.prompt import points_of
 from inter2former_deploy.labels import Click
 
@@ -62,6 +63,16 @@ def test_golden(model: HRSAM, arrays: dict[str, torch.Tensor], assert_close: Any
 
 
 @torch.inference_mode()
+def test_golden_in_two_steps(model: HRSAM, arrays: dict[str, torch.Tensor], assert_close: Any) -> None:
+    """What depends on the image alone is computed once, and every click starts from it."""
+    prepared = prepare(model, arrays["embedding"][None])
+    assert prepared.projected.key.shape == (1, 120, 128)
+    for case in CASES:
+        logits = click(model, prepared, *prompts(arrays, case))
+        assert_close(logits[0], arrays[f"{case}_masks"][:1], "hrsam decoder")
+
+
+@torch.inference_mode()
 def test_golden_positions(model: HRSAM, arrays: dict[str, torch.Tensor], assert_close: Any) -> None:
     """Made at 64 x 64, resized from there."""
     position_map = model.neck.position_map
@@ -89,7 +100,7 @@ def test_golden_box(model: HRSAM, arrays: dict[str, torch.Tensor], assert_close:
 @torch.inference_mode()
 def test_samples_of_a_batch_are_independent(model: HRSAM, arrays: dict[str, torch.Tensor], assert_close: Any) -> None:
     """Samples with fewer clicks are filled up with points that are none: as in the case `pad` they are not neutral."""
-    clicks = [Click(*xy, bool(label)) for xy, label in zip(arrays["points_xy"].tolist(), arrays["labels"], strict=True)]
+    clicks = [Click(*at, bool(label)) for at, label in zip(arrays["points_xy"].tolist(), arrays["labels"], strict=True)]
     xy, labels = points_of([clicks[:4], clicks[:1], []])
     assert labels.tolist() == [[1, 0, 1, 0], [1, -1, -1, -1], [-1] * 4]
     assert (xy[labels == -1] == 0).all()
@@ -146,5 +157,7 @@ def test_other_prompts_are_refused(model: HRSAM, arrays: dict[str, torch.Tensor]
     for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
             model.decode(*arguments)
+        with pytest.raises(ValueError, match=message):
+            click(model, prepare(model, arguments[0]), *arguments[1:])
     with pytest.raises(ValueError, match=r"expected boxes \[1, 4\], got \[4\]"):
         model.predict(embedding, xy, labels, None, arrays["box_xyxy"])

@@ -20,6 +20,14 @@ class Prediction(NamedTuple):
     iou: Tensor  # the decoder's own estimate of each mask's IoU, [B, masks]
 
 
+class ImageProjections(NamedTuple):
+    """Of the image tokens, what one layer's attention between tokens and image takes, [B, h*w, width] each."""
+
+    key: Tensor  # for the tokens' queries
+    value: Tensor
+    query: Tensor  # for the tokens' keys
+
+
 class Attention(nn.Module):
     """Attention with projections of its own; heads are adjacent channels.
 
@@ -43,8 +51,8 @@ class Attention(nn.Module):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The same of what is projected already, [B, Q, width] and [B, K, width]."""
-        split = (torch.unflatten(x, 2, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
-        out = F.scaled_dot_product_attention(*split)  # [B, heads, Q, width / heads]
+        query, key, value = (torch.unflatten(x, 2, (self.heads, -1)).transpose(1, 2) for x in (query, key, value))
+        out = F.scaled_dot_product_attention(query, key, value)  # [B, heads, Q, width / heads]
         projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
         return projected
 
@@ -104,20 +112,32 @@ class TwoWayLayer(nn.Module):
         self.cross_attn_image_to_token = Attention(dim=dim, width=config.cross_dim, heads=heads)
         self.norm4 = nn.LayerNorm(dim)
 
+    def project(self, image: Tensor, positions: Tensor) -> ImageProjections:
+        """What the layer takes of the image tokens and their positions, [B, h*w, C] each."""
+        to_image, to_tokens = self.cross_attn_token_to_image, self.cross_attn_image_to_token
+        placed = image + positions
+        return ImageProjections(to_image.k_proj(placed), to_image.v_proj(image), to_tokens.q_proj(placed))
+
     def forward(
-        self, tokens: Tensor, token_positions: Tensor, image: Tensor, positions: Tensor
+        self, tokens: Tensor, token_positions: Tensor, image: Tensor, projected: ImageProjections
     ) -> tuple[Tensor, Tensor]:
-        """Tokens and their positions [B, n, C], image tokens and theirs [B, h*w, C] -> tokens, image tokens."""
+        """Tokens and their positions [B, n, C], image tokens [B, h*w, C] and what `project` made of them.
+
+        Returns:
+            Tokens and image tokens.
+        """
+        to_image, to_tokens = self.cross_attn_token_to_image, self.cross_attn_image_to_token
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
             placed = tokens + token_positions
             tokens = tokens + self.self_attn(placed, placed, tokens)
         tokens = self.norm1(tokens)
-        placed_image = image + positions
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_positions, placed_image, image))
+        query = to_image.q_proj(tokens + token_positions)
+        tokens = self.norm2(tokens + to_image.attend(query, projected.key, projected.value))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(placed_image, tokens + token_positions, tokens))
+        key, value = to_tokens.k_proj(tokens + token_positions), to_tokens.v_proj(tokens)
+        image = self.norm4(image + to_tokens.attend(projected.query, key, value))
         return tokens, image
 
 
@@ -134,11 +154,24 @@ class TwoWayTransformer(nn.Module):
         self.final_attn_token_to_image = Attention(dim=config.dim, width=config.cross_dim, heads=config.heads)
         self.norm_final_attn = nn.LayerNorm(config.dim)
 
-    def forward(self, tokens: Tensor, image: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, n, C], image tokens and their positions [B, h*w, C] -> tokens, image tokens."""
+    def forward(
+        self, tokens: Tensor, image: Tensor, positions: Tensor, projected: ImageProjections | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """All layers.
+
+        Args:
+            tokens: [B, n, C]; they are their own position embeddings, too.
+            image: Image tokens, [B, h*w, C].
+            positions: Of the image tokens, [1, h*w, C].
+            projected: What the first layer's `project` gives for them, if that is known already.
+
+        Returns:
+            Tokens and image tokens.
+        """
         token_positions = tokens
         for layer in self.layers:
-            tokens, image = layer(tokens, token_positions, image, positions)
+            tokens, image = layer(tokens, token_positions, image, projected or layer.project(image, positions))
+            projected = None
         placed = tokens + token_positions
         tokens = tokens + self.final_attn_token_to_image(placed, image + positions, image)
         return self.norm_final_attn(tokens), image
@@ -181,12 +214,12 @@ class MaskDecoder(nn.Module):
         """
         tokens, image = self.attend(embedding, positions, sparse, dense)
         weights = self.mask_weights(tokens, self.config.mask_tokens)
-        return Prediction(self._masks(image, weights), self.iou_prediction_head(tokens[:, 0]))
+        return Prediction(self.masks(image, weights), self.iou_prediction_head(tokens[:, 0]))
 
     def first_mask(self, embedding: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor) -> Tensor:
         """Logits of the first mask alone, which sessions and training use, [B, 1, 4*h, 4*w]; arguments of `forward`."""
         tokens, image = self.attend(embedding, positions, sparse, dense)
-        return self._masks(image, self.mask_weights(tokens, 1))
+        return self.masks(image, self.mask_weights(tokens, 1))
 
     def attend(self, embedding: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
         """The transformer, with the arguments of `forward`.
@@ -195,17 +228,21 @@ class MaskDecoder(nn.Module):
             The tokens (one of IoU, those of the masks, the sparse embeddings) [B, 1 + masks + n, C], and the image
             tokens as a map [B, C, h, w].
         """
-        own = torch.cat((self.iou_token.weight, self.mask_tokens.weight)).expand(len(sparse), -1, -1)
         image, positions = ((x.flatten(2).mT) for x in (embedding + dense, positions))  # [B, h*w, C]
-        tokens, image = self.transformer(torch.cat((own, sparse), dim=1), image, positions)
+        tokens, image = self.transformer(self.all_tokens(sparse), image, positions)
         return tokens, torch.unflatten(image.mT, 2, embedding.shape[2:])
+
+    def all_tokens(self, sparse: Tensor) -> Tensor:
+        """The decoder's own tokens, then the sparse embeddings [B, n, C] -> [B, 1 + masks + n, C]."""
+        own = torch.cat((self.iou_token.weight, self.mask_tokens.weight)).expand(len(sparse), -1, -1)
+        return torch.cat((own, sparse), dim=1)
 
     def mask_weights(self, tokens: Tensor, masks: int) -> Tensor:
         """Weights of the upscaled map's channels for the first `masks` masks, [B, masks, channels]."""
         heads = list(self.output_hypernetworks_mlps)[:masks]
         return torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(heads)], dim=1)
 
-    def _masks(self, image: Tensor, weights: Tensor) -> Tensor:
-        """Image tokens as a map [B, C, h, w], weights [B, masks, channels] -> [B, masks, 4*h, 4*w]."""
+    def masks(self, image: Tensor, weights: Tensor) -> Tensor:
+        """Image tokens as a map [B, C, h, w], weights [B, masks, channels] -> logits [B, masks, 4*h, 4*w]."""
         upscaled: Tensor = self.output_upscaling(image)
         return torch.unflatten(weights @ upscaled.flatten(2), 2, upscaled.shape[2:])

@@ -150,7 +150,8 @@ class ImageEncoder(nn.Module):
         maps = [torch.unflatten(t, 1, grid) for t, grid in zip(tokens, grids, strict=True)]
         lateral = self.lateral_convs[stage]
         if self.config.plus_plus:
-            return fuse_maps(*maps, self.multi_scale_fusion[stage], lateral)
+            main, anchor = maps
+            return fuse_maps(main, anchor, self.multi_scale_fusion[stage], lateral)
         out: Tensor = lateral(maps[0])
         return out
 

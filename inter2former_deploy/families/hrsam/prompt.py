@@ -116,13 +116,17 @@ class PromptEncoder(nn.Module):
         """
         if logits is None:
             return self.no_mask_embed.weight[..., None, None]
-        side = PATCH // MASK_STRIDE
-        height, width = (side * n for n in grid)
+        out: Tensor = self.mask_downscaling[-1](self.mask_channels(logits, grid))
+        return out
+
+    def mask_channels(self, logits: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The previous mask before it is projected to the width of a token, [B, few channels, h, w]; see `dense`."""
+        height, width = (PATCH // MASK_STRIDE * n for n in grid)
         if logits.ndim != 4 or logits.shape[1:] != (1, height, width):
             raise ValueError(
                 f"expected logits of the previous mask [B, 1, {height}, {width}], got {list(logits.shape)}"
             )
-        out: Tensor = self.mask_downscaling(logits)
+        out: Tensor = self.mask_downscaling[:-1](logits)
         return out
 
     def position_map(self, grid: tuple[int, int]) -> Tensor:

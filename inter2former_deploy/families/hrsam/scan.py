@@ -6,6 +6,7 @@ layers around a scan write them, and sums are in float32 or better, also under a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -97,7 +98,14 @@ def repeated_scan(
 
 
 def _over_sequences(
-    scan: Any, u: Tensor, projected: Tensor, rate: Tensor, skip: Tensor, bias: Tensor, gamma: Tensor, lengths: list[int]
+    scan: Callable[..., Tensor],
+    u: Tensor,
+    projected: Tensor,
+    rate: Tensor,
+    skip: Tensor,
+    bias: Tensor,
+    gamma: Tensor,
+    lengths: list[int],
 ) -> Tensor:
     """Runs `scan` on the sequences at the same place of all images together."""
     _check_cycle(u, projected, rate, skip, bias, gamma, lengths)
@@ -117,7 +125,8 @@ def _all_passes(
 ) -> Tensor:
     """[S, T, .] -> [S, T, C]: the scan as it was released."""
     repeats = gamma.shape[1]
-    y, _ = selective_scan(*(t.repeat(1, repeats, 1) for t in (u, delta, b, c)), rate, skip, bias)
+    u, delta, b, c = (t.repeat(1, repeats, 1) for t in (u, delta, b, c))
+    y, _ = selective_scan(u, delta, b, c, rate, skip, bias)
     passes = torch.unflatten(y, 1, (repeats, -1))  # [S, R, T, C]
     return torch.sum(passes * gamma.T[:, None], dim=1)
 
@@ -156,13 +165,13 @@ def _recurrence(
     Returns:
         Outputs without the skip connection [S, T, C] (of no meaning without `c`), states after the last token.
     """
-    block = _block
+    block: Callable[..., tuple[Tensor, Tensor]] = _block
     if torch.is_grad_enabled():
         block = partial(checkpoint, _block, use_reentrant=False, preserve_rng_state=False)
     outputs = []
-    weights = [None] * step.shape[1] if c is None else torch.split(c, BLOCK, dim=1)
-    for part in zip(*(torch.split(t, BLOCK, dim=1) for t in (step, added, b)), weights, strict=False):
-        y, state = block(*part, rate, state)
+    for start in range(0, step.shape[1], BLOCK):
+        part = slice(start, start + BLOCK)
+        y, state = block(step[:, part], added[:, part], b[:, part], None if c is None else c[:, part], rate, state)
         outputs.append(y)
     return torch.cat(outputs, dim=1), state
 

@@ -191,7 +191,7 @@ class ReferenceSession:
         if image_bgr.ndim != 3:
             raise ValueError(f"expected a uint8 BGR image [H, W, 3], got {image_bgr.dtype} {list(image_bgr.shape)}")
         self.model = model
-        self.frame = Frame(*image_bgr.shape[:2], size=size)
+        self.frame = Frame(image_bgr.shape[0], image_bgr.shape[1], size)
         self.state = PromptState()
         with torch.inference_mode():
             self.embedding = model.encode(model_input(image_bgr, self.frame))  # [1, C, S/16, S/16]
