@@ -161,3 +161,26 @@ def test_other_prompts_are_refused(model: HRSAM, arrays: dict[str, torch.Tensor]
             click(model, prepare(model, arguments[0]), *arguments[1:])
     with pytest.raises(ValueError, match=r"expected boxes \[1, 4\], got \[4\]"):
         model.predict(embedding, xy, labels, None, arrays["box_xyxy"])
+
+
+@torch.no_grad()
+def test_exported_click_takes_any_number_of_clicks(
+    model: HRSAM, arrays: dict[str, torch.Tensor], assert_close: Any
+) -> None:
+    class Click(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, embedding: torch.Tensor, *prompts: torch.Tensor) -> torch.Tensor:
+            return click(self.model, prepare(self.model, embedding), *prompts)
+
+    embedding = arrays["embedding"][None]
+    xy, labels, previous = prompts(arrays, "mask")
+    assert previous is not None
+    count = torch.export.Dim("n", min=1, max=512)
+    dynamic = {"embedding": None, "prompts": ({1: count}, {1: count}, None)}
+    program = torch.export.export(Click(), (embedding, xy, labels, previous), dynamic_shapes=dynamic)
+    for n in (1, 4, 5):
+        some = (embedding, arrays["points_xy"][None, :n], arrays["labels"][None, :n], previous)
+        assert_close(program.module()(*some), model.decode(*some), "hrsam decoder")

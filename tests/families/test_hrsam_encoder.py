@@ -188,3 +188,13 @@ def test_anchor_map_is_of_one_size(hrsam_models: Models) -> None:
         main, anchor = encoder._maps(image)
         assert main is image
         assert torch.equal(anchor, F.interpolate(image, size=(64, 64), mode="bilinear"))
+
+
+@torch.no_grad()
+def test_exported_graph_has_a_node_for_each_operator(hrsam_models: Models) -> None:
+    encoder, image = hrsam_models("hrsampp_probe").backbone, random_image(1, 3, 48, 64)
+    program = torch.export.export(encoder, (image,))
+    calls = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    operators = {name: calls.count(f"inter2former.{name}.default") for name in ("cycle_scan", "window_attention")}
+    assert operators == {"cycle_scan": 6, "window_attention": 5}
+    assert torch.equal(program.module()(image), encoder(image))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -169,7 +170,7 @@ class TwoWayTransformer(nn.Module):
             Tokens and image tokens.
         """
         token_positions = tokens
-        for layer in self.layers:
+        for layer in cast(Iterable[TwoWayLayer], self.layers):
             tokens, image = layer(tokens, token_positions, image, projected or layer.project(image, positions))
             projected = None
         placed = tokens + token_positions
