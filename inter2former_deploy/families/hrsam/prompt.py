@@ -33,7 +33,9 @@ class PositionEncoding(nn.Module):
 
     def forward(self, xy: Tensor) -> Tensor:
         """Positions as shares of the image's width and height, [..., 2] -> [..., dim]."""
-        angles = 2 * pi * ((2 * xy - 1) @ self.positional_encoding_gaussian_matrix)
+        x, y = (2 * xy - 1).split(1, dim=-1)
+        of_x, of_y = self.positional_encoding_gaussian_matrix
+        angles = 2 * pi * (x * of_x + y * of_y)  # no matrix product, which autocast would round to 8 bits
         return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
