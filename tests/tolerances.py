@@ -154,7 +154,7 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
         rtol=0.0,
         atol=5e-5,
         reason="block after block in float32: threads, convolution backends and a scan in float32 move the release's "
-        "own tokens by 1.2e-5",
+        "own tokens by 1.2e-5, and they lie 2.8e-5 from the same modules in float64",
     ),
     ("hrsam decoder", "float32"): Tolerance(
         rtol=0.0, atol=5e-5, reason="two layers in float32; the release's own values move by 2.4e-6"

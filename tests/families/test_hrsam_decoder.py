@@ -95,6 +95,8 @@ def test_golden_box(model: HRSAM, arrays: dict[str, torch.Tensor], assert_close:
     boxed, plain = model.predict(embedding, xy, labels, None, box), model.predict(embedding, xy, labels)
     assert boxed.masks.shape == (1, 4, 40, 48)
     assert (boxed.masks - plain.masks).abs().max() > 0.1
+    assert_close(model.decode(embedding, xy, labels, None, box), boxed.masks[:, :1], "hrsam decoder")
+    assert_close(click(model, prepare(model, embedding), xy, labels, None, box), boxed.masks[:, :1], "hrsam decoder")
 
 
 @torch.inference_mode()

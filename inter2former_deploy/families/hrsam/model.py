@@ -8,7 +8,7 @@ from inter2former_deploy.config import PATCH
 from inter2former_deploy.families.hrsam.config import HRSAMConfig
 from inter2former_deploy.families.hrsam.decoder import MaskDecoder, Prediction
 from inter2former_deploy.families.hrsam.encoder import ImageEncoder
-from inter2former_deploy.families.hrsam.prompt import PromptEncoder
+from inter2former_deploy.families.hrsam.prompt import PromptEncoder, check_batch
 
 
 class HRSAM(nn.Module):
@@ -43,14 +43,17 @@ class HRSAM(nn.Module):
         embedding: Tensor = self.backbone(image)
         return embedding
 
-    def decode(self, embedding: Tensor, xy: Tensor, labels: Tensor, previous: Tensor | None = None) -> Tensor:
+    def decode(
+        self, embedding: Tensor, xy: Tensor, labels: Tensor, previous: Tensor | None = None, box: Tensor | None = None
+    ) -> Tensor:
         """The logits of a click: the first mask of SAM's decoder, which is the one that sessions use.
 
         Args:
             embedding: Of `encode`, [B, C, h, w].
-            xy: All clicks so far, pixels of the model input, [B, n, 2].
+            xy: All clicks so far, x to the right and y down, pixels of the model input, [B, n, 2]; n may be 0.
             labels: 1 positive, 0 negative, -1 not a point, integers [B, n].
             previous: The logits of the click before, as they were returned, or None.
+            box: A box around the object (left, top, right, bottom), pixels of the model input, [B, 4], or None.
 
         Returns:
             [B, 1, 4*h, 4*w], foreground where > 0.
@@ -58,12 +61,12 @@ class HRSAM(nn.Module):
         Raises:
             ValueError: A shape does not fit, or a label is none of the three.
         """
-        return self.decode_head.first_mask(*self._prompts(embedding, xy, labels, previous, None))
+        return self.decode_head.first_mask(*self._prompts(embedding, xy, labels, previous, box))
 
     def predict(
         self, embedding: Tensor, xy: Tensor, labels: Tensor, previous: Tensor | None = None, box: Tensor | None = None
     ) -> Prediction:
-        """All masks and their estimated IoUs; arguments of `decode`, and a box (left, top, right, bottom) [B, 4]."""
+        """All masks and their estimated IoUs; arguments and errors of `decode`."""
         prediction: Prediction = self.decode_head(*self._prompts(embedding, xy, labels, previous, box))
         return prediction
 
@@ -80,7 +83,5 @@ class HRSAM(nn.Module):
             raise ValueError(f"expected an image embedding [B, {dim}, h, w], got {list(embedding.shape)}")
         batch, _, h, w = embedding.shape
         sparse, dense = self.neck.sparse(xy, labels, (PATCH * h, PATCH * w), box), self.neck.dense(previous, (h, w))
-        for name, given in (("clicks", xy), ("logits of the previous mask", previous)):
-            if given is not None and len(given) != batch:
-                raise ValueError(f"expected {name} of {batch} samples, as many as embeddings, got {len(given)}")
+        check_batch(batch, xy, previous)
         return embedding, self.neck.position_map((h, w)), sparse, dense

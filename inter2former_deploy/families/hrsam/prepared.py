@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from inter2former_deploy.config import PATCH
 from inter2former_deploy.families.hrsam.decoder import ImageProjections, TwoWayLayer
 from inter2former_deploy.families.hrsam.model import HRSAM
+from inter2former_deploy.families.hrsam.prompt import check_batch
 
 
 class PreparedImage(NamedTuple):
@@ -45,14 +46,19 @@ def prepare(model: HRSAM, embedding: Tensor) -> PreparedImage:
     return PreparedImage(grid, image, positions, _first_layer(model).project(image, positions))
 
 
-def click(model: HRSAM, prepared: PreparedImage, xy: Tensor, labels: Tensor, previous: Tensor | None = None) -> Tensor:
+def click(
+    model: HRSAM,
+    prepared: PreparedImage,
+    xy: Tensor,
+    labels: Tensor,
+    previous: Tensor | None = None,
+    box: Tensor | None = None,
+) -> Tensor:
     """What is computed at every click; arguments after `prepared`, result and errors as of `HRSAM.decode`."""
-    batch, (h, w) = len(prepared.image), prepared.grid
-    sparse = model.neck.sparse(xy, labels, (PATCH * h, PATCH * w))
+    h, w = prepared.grid
+    sparse = model.neck.sparse(xy, labels, (PATCH * h, PATCH * w), box)
     mask, of_mask = _previous_mask(model, previous, prepared.grid)
-    for name, given in (("clicks", xy), ("logits of the previous mask", previous)):
-        if given is not None and len(given) != batch:
-            raise ValueError(f"expected {name} of {batch} samples, as many as embeddings, got {len(given)}")
+    check_batch(len(prepared.image), xy, previous)
     projected = ImageProjections(*(a + b for a, b in zip(prepared.projected, of_mask, strict=True)))
     decoder = model.decode_head
     tokens, image = decoder.transformer(

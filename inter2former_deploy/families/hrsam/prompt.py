@@ -169,6 +169,13 @@ class PromptEncoder(nn.Module):
             raise ValueError("labels of clicks must be 1 (positive), 0 (negative) or -1 (not a point)")
 
 
+def check_batch(batch: int, xy: Tensor, previous: Tensor | None) -> None:
+    """Raises ValueError unless there are clicks, and logits if any, for each of the `batch` image embeddings."""
+    for name, given in (("clicks", xy), ("logits of the previous mask", previous)):
+        if given is not None and len(given) != batch:
+            raise ValueError(f"expected {name} of {batch} samples, as many as embeddings, got {len(given)}")
+
+
 def points_of(clicks: Sequence[Sequence[Click]]) -> tuple[Tensor, Tensor]:
     """Clicks of the samples of a batch as arrays; samples with fewer clicks are filled up with "not a point".
 
