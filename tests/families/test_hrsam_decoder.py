@@ -116,6 +116,14 @@ def test_samples_of_a_batch_are_independent(model: HRSAM, arrays: dict[str, torc
 
 
 @torch.inference_mode()
+def test_autocast_leaves_positions_in_float32(model: HRSAM, arrays: dict[str, torch.Tensor]) -> None:
+    xy, labels, _ = prompts(arrays, "four")
+    expected = model.neck.sparse(xy, labels, SIZE)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.neck.sparse(xy, labels, SIZE), expected)
+
+
+@torch.inference_mode()
 def test_positions_of_padding_points_do_not_matter(model: HRSAM, arrays: dict[str, torch.Tensor]) -> None:
     xy, labels, _ = prompts(arrays, "pad")
     moved = xy.clone()

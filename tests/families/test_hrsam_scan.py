@@ -157,6 +157,20 @@ def test_gradients(form: Any) -> None:
     assert gradcheck(lambda *tensors: form(*tensors, [3, 2]), inputs, fast_mode=True)
 
 
+def test_gradients_of_a_module() -> None:
+    """Through the norms, the gate and the logarithm of the rates; half of the sequences are a second image's."""
+    torch.manual_seed(0)
+    module = StateSpaceModule(dim=3, states=2, repeats=3).double()
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    x = torch.randn(10, 3, dtype=torch.float64, requires_grad=True)
+
+    def run(x: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = torch.func.functional_call(module, dict(zip(names, values, strict=True)), (x, [3, 2]))
+        return out
+
+    assert gradcheck(run, (x, *parameters), fast_mode=True)
+
+
 def test_gradients_over_several_blocks(assert_close: Any) -> None:
     """Blocks are computed again on the way back; the gradients are those of the definition."""
     a = draw(tokens=2 * scan.BLOCK + 7, channels=3, states=2, repeats=3)
@@ -226,6 +240,7 @@ def test_one_node_when_exported() -> None:
         ({"lengths": [3]}, r"lengths must be positive, and their sum divide the 8 tokens, got \[3\]"),
         ({"lengths": [8, 0]}, "lengths must be positive"),
         ({"lengths": []}, "lengths must be positive"),
+        ({"u": torch.zeros(0, 4), "projected": torch.zeros(0, 8)}, "their sum divide the 0 tokens"),
     ],
 )
 def test_other_shapes_are_refused(change: dict[str, Any], message: str) -> None:

@@ -33,9 +33,9 @@ class PositionEncoding(nn.Module):
 
     def forward(self, xy: Tensor) -> Tensor:
         """Positions as shares of the image's width and height, [..., 2] -> [..., dim]."""
-        x, y = (2 * xy - 1).split(1, dim=-1)
+        xy = 2 * xy - 1
         of_x, of_y = self.positional_encoding_gaussian_matrix
-        angles = 2 * pi * (x * of_x + y * of_y)  # no matrix product, which autocast would round to 8 bits
+        angles = 2 * pi * (xy[..., :1] * of_x + xy[..., 1:] * of_y)  # autocast would round a matrix product to 8 bits
         return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 

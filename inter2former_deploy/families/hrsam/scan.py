@@ -221,7 +221,7 @@ def _check_cycle(
     _check_shapes(expected, u=u, projected=projected, skip=skip, bias=bias, gamma=gamma)
     if gamma.shape[1] < 1:
         raise ValueError("gamma must have a column for each pass, got none")
-    if not lengths or min(lengths) < 1 or tokens % sum(lengths):
+    if not lengths or min(lengths) < 1 or tokens == 0 or tokens % sum(lengths):
         raise ValueError(f"lengths must be positive, and their sum divide the {tokens} tokens, got {lengths}")
 
 
