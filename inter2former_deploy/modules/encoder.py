@@ -7,6 +7,8 @@ and values only (the paper's KV-only padding).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -131,6 +133,41 @@ def _bilinear(before: int, after: int) -> Tensor:
     return F.interpolate(eye, size=after, mode="linear", align_corners=False)[0].T
 
 
+def add_positions(tokens: Tensor, pos_embed: Tensor) -> Tensor:
+    """Tokens of a map plus a learned grid of position embeddings, resized to the map.
+
+    Args:
+        tokens: [B, h, w, dim].
+        pos_embed: The square grid behind a slot that nothing reads, [1, 1 + side*side, dim].
+
+    Returns:
+        [B, h, w, dim].
+    """
+    side = math.isqrt(pos_embed.shape[1] - 1)
+    return tokens + resize(torch.unflatten(pos_embed[:, 1:], 1, (side, side)), tokens.shape[1], tokens.shape[2])
+
+
+def fuse_maps(main: Tensor, anchor: Tensor, norm: nn.Module, lateral: nn.Module) -> Tensor:
+    """Multi-scale fusion of the two maps of an image.
+
+    Args:
+        main: [B, h, w, dim].
+        anchor: Of another size, [B, hA, wA, dim].
+        norm: Of both maps.
+        lateral: A linear layer from both maps' channels, without bias, and a LayerNorm.
+
+    Returns:
+        On the main grid, [B, h, w, out_channels].
+    """
+    maps = norm(main), norm(resize(anchor, main.shape[1], main.shape[2]))
+    # The linear layer of both maps' channels side by side, as a sum of two: nothing is copied.
+    weight, dim = lateral.get_parameter("0.weight"), main.shape[3]
+    halves = weight[:, :dim], weight[:, dim:]
+    first, second = (F.linear(m.flatten(0, 2), w) for m, w in zip(maps, halves, strict=True))  # [B*h*w, C]
+    out: Tensor = lateral.get_submodule("1")(first + second)
+    return torch.unflatten(out, 0, main.shape[:3])
+
+
 class HRSAMEncoder(nn.Module):
     """Image -> image embedding.
 
@@ -191,9 +228,7 @@ class HRSAMEncoder(nn.Module):
 
     def _embed(self, image: Tensor) -> Tensor:
         """[B, 3, s, s] -> patches with position embedding [B, s/16, s/16, dim]."""
-        tokens: Tensor = self.patch_embed(image)
-        grid = (self.config.pos_grid,) * 2
-        return tokens + resize(torch.unflatten(self.pos_embed[:, 1:], 1, grid), tokens.shape[1], tokens.shape[2])
+        return add_positions(self.patch_embed(image), self.pos_embed)
 
     def _windows(self, grids: list[tuple[int, int]], *, shifted: bool) -> list[WindowLayout]:
         """The windows of each map, which all even (or all odd, `shifted`) blocks share."""
@@ -205,10 +240,4 @@ class HRSAMEncoder(nn.Module):
         sizes = [height * width for height, width in grids]
         tokens = torch.split(torch.unflatten(x, 0, (-1, sum(sizes))), sizes, dim=1)
         main, anchor = (torch.unflatten(t, 1, grid) for t, grid in zip(tokens, grids, strict=True))
-        maps = norm(main), norm(resize(anchor, *grids[0]))
-        # The linear layer of both maps' channels side by side, as a sum of two: nothing is copied.
-        weight, dim = lateral.get_parameter("0.weight"), main.shape[3]
-        halves = weight[:, :dim], weight[:, dim:]
-        first, second = (F.linear(m.flatten(0, 2), w) for m, w in zip(maps, halves, strict=True))  # [B*h*w, C]
-        out: Tensor = lateral.get_submodule("1")(first + second)
-        return torch.unflatten(out, 0, main.shape[:3])
+        return fuse_maps(main, anchor, norm, lateral)

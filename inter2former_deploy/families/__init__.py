@@ -1,0 +1,1 @@
+"""Model families beside Inter2Former, a folder each."""

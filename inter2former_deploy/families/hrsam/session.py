@@ -1,0 +1,260 @@
+"""A session of clicks as HRSAM was evaluated: from a picture to the model input, and from logits to masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from inter2former_deploy.config import PATCH
+from inter2former_deploy.contract import MEAN_BGR, STD_BGR
+from inter2former_deploy.families.hrsam.config import MASK_STRIDE, PAD_MULTIPLE
+from inter2former_deploy.families.hrsam.model import HRSAM
+from inter2former_deploy.families.hrsam.prompt import NEGATIVE, POSITIVE
+from inter2former_deploy.labels import Click
+
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+
+
+def model_size(height: int, width: int, sizes: Sequence[int]) -> int:
+    """Which of several model sizes an image gets: the smallest that does not shrink it, else the largest.
+
+    Args:
+        height: Of the image, pixels.
+        width: Of the image, pixels.
+        sizes: Sides of the model's square, pixels.
+    """
+    longer = max(Frame(height, width, size=max(sizes)).padded)
+    return min((size for size in sizes if size >= longer), default=max(sizes))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an image lies in the model's square: padded, scaled, at its top left."""
+
+    height: int  # of the image, pixels
+    width: int
+    size: int  # S, side of the model's square, pixels
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1:
+            raise ValueError(f"the image is empty: {self.height} x {self.width}")
+        if self.size < PATCH or self.size % PATCH:
+            raise ValueError(f"size must be a multiple of {PATCH}, got {self.size}")
+        if min(self.resized) < 1:
+            raise ValueError(
+                f"an image of {self.height} x {self.width} pixels is too narrow for a model size of {self.size}"
+            )
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width of the image with its padding at the right and the bottom, image pixels."""
+        height, width = (-(-n // PAD_MULTIPLE) * PAD_MULTIPLE for n in (self.height, self.width))
+        return height, width
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """Height and width of the padded image in the model's square; the rest of the square is padding."""
+        scale = self.size / max(self.padded)
+        height, width = (int(scale * n + 0.5) for n in self.padded)
+        return height, width
+
+    def to_model(self, click: Click) -> Click:
+        """The click in pixels of the model's square, not rounded; each axis has its own scale, in float32.
+
+        Args:
+            click: In pixels of the image; pixel i spans [i, i + 1).
+
+        Raises:
+            ValueError: It is not finite or lies outside the image.
+        """
+        if not (0 <= click.x < self.width and 0 <= click.y < self.height):
+            raise ValueError(
+                f"click ({click.x}, {click.y}) lies outside the image: "
+                f"x must be in [0, {self.width}), y in [0, {self.height})"
+            )
+        scaled = [
+            float(np.float32(v) * np.float32(after / before))
+            for v, before, after in zip((click.y, click.x), self.padded, self.resized, strict=True)
+        ]
+        return Click(scaled[1], scaled[0], bool(click.positive))
+
+
+def model_input(image_bgr: npt.NDArray[np.uint8], frame: Frame) -> Tensor:
+    """A picture as the encoder takes it: normalised, padded, resized, padded again.
+
+    Args:
+        image_bgr: uint8 BGR, 0 to 255, [H, W, 3].
+        frame: Of this picture.
+
+    Returns:
+        float32 [1, 3, S, S].
+
+    Raises:
+        ValueError: The picture has another type or shape.
+    """
+    if image_bgr.dtype != np.uint8 or image_bgr.shape != (frame.height, frame.width, 3):
+        raise ValueError(
+            f"expected a uint8 BGR image [{frame.height}, {frame.width}, 3], got {image_bgr.dtype} "
+            f"{list(image_bgr.shape)}"
+        )
+    pixels = torch.from_numpy(np.ascontiguousarray(image_bgr)).float()
+    x = ((pixels - torch.tensor(MEAN_BGR)) / torch.tensor(STD_BGR)).permute(2, 0, 1)[None]
+    x = _resize(_pad(x, *frame.padded), *frame.resized)
+    return _pad(x, frame.size, frame.size)
+
+
+def image_logits(logits: Tensor, frame: Frame) -> Tensor:
+    """Logits of the model's square at the size of the picture: resized twice, as the picture was padded twice.
+
+    Args:
+        logits: [B, 1, S/4, S/4].
+        frame: Of the picture.
+
+    Returns:
+        [B, 1, H, W], foreground where > 0.
+
+    Raises:
+        ValueError: The logits have another shape.
+    """
+    side = frame.size // MASK_STRIDE
+    if logits.ndim != 4 or logits.shape[1:] != (1, side, side):
+        raise ValueError(f"expected logits [B, 1, {side}, {side}], got {list(logits.shape)}")
+    height, width = frame.resized
+    x = _resize(logits, frame.size, frame.size)[:, :, :height, :width]
+    return _resize(x, *frame.padded)[:, :, : frame.height, : frame.width]
+
+
+class Prompts(NamedTuple):
+    """What the decoder takes of a session."""
+
+    xy: Floats  # clicks so far, pixels of the model's square, [n, 2]
+    labels: npt.NDArray[np.int64]  # 1 positive, 0 negative, [n]
+    previous: Floats | None  # logits of the decode before, [S/4, S/4]; none before the first
+
+
+class PromptState:
+    """What a session has been told: its clicks, and the logits that the last decode gave."""
+
+    def __init__(self) -> None:
+        self._clicks: list[Click] = []
+        self._before: list[Floats | None] = []  # the previous logits when each click was made
+        self._previous: Floats | None = None
+
+    def add(self, click: Click) -> None:
+        """A new click, in pixels of the model's square."""
+        self._clicks.append(click)
+        self._before.append(self._previous)
+
+    def undo(self) -> None:
+        """Takes the last click back, and all that was decoded since.
+
+        Raises:
+            RuntimeError: There is no click.
+        """
+        if not self._clicks:
+            raise RuntimeError("there is no click to undo")
+        self._clicks.pop()
+        self._previous = self._before.pop()
+
+    def inputs(self) -> Prompts:
+        """What the next decode takes."""
+        xy = np.array([(click.x, click.y) for click in self._clicks], np.float32).reshape(-1, 2)
+        labels = np.array([POSITIVE if click.positive else NEGATIVE for click in self._clicks], np.int64)
+        return Prompts(xy, labels, self._previous)
+
+    def fold(self, logits: Floats) -> None:
+        """Takes what was decoded, [S/4, S/4]: raw logits of the whole square, which the next decode starts from."""
+        self._previous = logits
+
+
+class ReferenceSession:
+    """A picture being segmented by the reference modules, as the published scores were computed.
+
+    Args:
+        model: In evaluation mode.
+        image_bgr: uint8 BGR, 0 to 255, [H, W, 3].
+        size: S, side of the model's square, a multiple of 16.
+
+    Raises:
+        ValueError: The picture has another type or shape, or is too narrow.
+    """
+
+    def __init__(self, model: HRSAM, image_bgr: npt.NDArray[np.uint8], size: int) -> None:
+        if image_bgr.ndim != 3:
+            raise ValueError(f"expected a uint8 BGR image [H, W, 3], got {image_bgr.dtype} {list(image_bgr.shape)}")
+        self.model = model
+        self.frame = Frame(image_bgr.shape[0], image_bgr.shape[1], size)
+        self.state = PromptState()
+        with torch.inference_mode():
+            self.embedding = model.encode(model_input(image_bgr, self.frame))  # [1, C, S/16, S/16]
+
+    def click(self, x: float, y: float, positive: bool = True) -> Mask:
+        """Adds a click and segments again.
+
+        Args:
+            x: To the right, pixels of the image, in [0, W).
+            y: Down, pixels of the image, in [0, H).
+            positive: Whether the click is on the object, or on what must not belong to it.
+
+        Returns:
+            The mask, bool [H, W].
+
+        Raises:
+            ValueError: The click lies outside the image; nothing has changed then.
+        """
+        self.state.add(self.frame.to_model(Click(x, y, positive)))
+        return self.again()
+
+    def again(self) -> Mask:
+        """Decodes the same clicks once more, from the newer logits: the evaluation does so when all is right already.
+
+        Raises:
+            RuntimeError: There is no click.
+        """
+        prompts = self.state.inputs()
+        if not len(prompts.xy):
+            raise RuntimeError("there is nothing to segment before the first click")
+        xy, labels = (torch.from_numpy(a)[None] for a in (prompts.xy, prompts.labels))
+        previous = None if prompts.previous is None else torch.from_numpy(prompts.previous)[None, None]
+        with torch.inference_mode():
+            logits = self.model.decode(self.embedding, xy, labels, previous)
+        self.state.fold(logits[0, 0].numpy())
+        return self.mask
+
+    def undo(self) -> Mask:
+        """Takes the last click back: everything is as if it had never been made.
+
+        Returns:
+            The mask of the clicks that are left.
+
+        Raises:
+            RuntimeError: There is no click.
+        """
+        self.state.undo()
+        return self.mask
+
+    @property
+    def mask(self) -> Mask:
+        """The mask, bool [H, W]; nowhere true before the first click."""
+        logits = self.state.inputs().previous
+        if logits is None:
+            return np.zeros((self.frame.height, self.frame.width), bool)
+        found: Mask = (image_logits(torch.from_numpy(logits)[None, None], self.frame)[0, 0] > 0).numpy()
+        return found
+
+
+def _pad(x: Tensor, height: int, width: int) -> Tensor:
+    """[B, C, h, w] with zeros at the right and the bottom, [B, C, height, width]."""
+    return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
+
+
+def _resize(x: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
