@@ -38,9 +38,9 @@ def ops(
     ] = False,
 ) -> None:
     """Each operator over tokens, edge share and area; with its floor."""
+    _check_output(output)
     from inter2former_deploy.bench import operators, report
 
-    _check_output(output)
     wanted = only or tuple(operators.CASES)
     keep = _keep(output)
     _write(report.measure_operators(threads, seconds, typer.echo, keep, only=wanted, sizes=size, alone=alone), output)
@@ -49,18 +49,18 @@ def ops(
 @app.command("click")
 def click(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, size: Sizes = BOTH) -> None:
     """Whole clicks: labels, decoder and mask."""
+    _check_output(output)
     from inter2former_deploy.bench import report
 
-    _check_output(output)
     _write(report.measure_clicks(threads, seconds, typer.echo, _keep(output), size), output)
 
 
 @app.command("encode")
 def encode(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, size: Sizes = BOTH) -> None:
     """Opening an image: preprocessing, encoder and edge network, the encoder in every precision."""
+    _check_output(output)
     from inter2former_deploy.bench import report
 
-    _check_output(output)
     _write(report.measure_encoding(threads, seconds, typer.echo, _keep(output), size), output)
 
 
@@ -78,9 +78,9 @@ def session(
     output: Output = None,
 ) -> None:
     """20 clicks on a photograph: 20-SPC and Online SPC."""
+    _check_output(output)
     from inter2former_deploy.bench import report
 
-    _check_output(output)
     _write(report.measure_session(bundle, checkpoint, threads, seconds, typer.echo), output)
 
 
@@ -91,9 +91,9 @@ def figure(
     seconds: Seconds = 1.0,
 ) -> None:
     """Latency over object area, and experts from 1 to 64, as a picture like the paper's Figure 3."""
+    _check_output(output)
     from inter2former_deploy.bench import plots, report
 
-    _check_output(output)
     plots.check_picture(output)
     areas = plots.measure_areas(threads, seconds, typer.echo)
     experts = report.measure_experts(threads, seconds, typer.echo)

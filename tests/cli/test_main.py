@@ -79,3 +79,26 @@ def test_commands_load_what_they_need_when_they_run(tmp_path: Path) -> None:
     code = f"import sys, inter2former_deploy.cli; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["bench", "ops"],
+        ["bench", "click"],
+        ["bench", "encode"],
+        ["bench", "session", "bundle"],
+        ["bench", "figure"],
+        ["train"],
+        ["ablate"],
+    ],
+)
+def test_outputs_are_looked_at_before_the_work(i2f: Callable[..., Any], tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "file").touch()
+    done = i2f(*command, "-o", tmp_path / "file" / "out.png")
+    place = tmp_path / "file" / ("" if command[0] == "bench" else "out.png")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"i2f: --output {place}: {tmp_path}/file is a file, not a folder\n"
+    if command[0] == "bench":
+        done = i2f(*command, "-o", tmp_path)
+        assert (done.code, done.err) == (2, f"i2f: --output {tmp_path} is a folder: name a file\n")
