@@ -3,14 +3,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from inter2former_deploy.cli import app
+from inter2former_deploy.errors import PictureWarning
 from inter2former_deploy.library import LIBRARY_VARIABLE
+from inter2former_deploy.runtime import bundle
 
 COMMANDS = [command.name for command in app.registered_commands]
 
@@ -102,3 +106,14 @@ def test_outputs_are_looked_at_before_the_work(i2f: Callable[..., Any], tmp_path
     if command[0] == "bench":
         done = i2f(*command, "-o", tmp_path)
         assert (done.code, done.err) == (2, f"i2f: --output {tmp_path} is a folder: name a file\n")
+
+
+def test_warnings_about_pictures_are_notes(i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(folder: Path) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(warnings.warn, "a.png holds 12 bits", PictureWarning).result()
+        raise ValueError("no bundle")
+
+    monkeypatch.setattr(bundle, "open_bundle", warn)
+    done = i2f("info", "bundle")
+    assert (done.code, done.err) == (2, "i2f: note: a.png holds 12 bits\ni2f: no bundle\n")
