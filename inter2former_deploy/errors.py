@@ -33,3 +33,7 @@ class ExportMismatchError(RuntimeError):
 
 class PictureError(ValueError):
     """A file is no picture that can be read, is cut off, or too large; the message names it and says what to do."""
+
+
+class PictureWarning(UserWarning):
+    """How a picture was read that could be meant in several ways; the message names the file."""

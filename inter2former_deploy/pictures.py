@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, features
 
 from inter2former_deploy.colours import Colours, colours_of_heif, colours_of_png, to_srgb
-from inter2former_deploy.errors import PictureError
+from inter2former_deploy.errors import PictureError, PictureWarning
 
 __all__ = ["MAX_PIXELS", "SUFFIXES", "PictureError", "PictureWarning", "picture_files", "read_image"]
 
@@ -52,10 +52,6 @@ _TIFF = (b"II*\0", b"MM\0*", b"II+\0")
 _NEW_SUBFILE_TYPE, _DNG_VERSION, _ICC = 254, 50706, 34675
 _HEAD = 1 << 22  # bytes of a file before its pixels, at most; profiles lie there
 _LIMIT = Lock()  # on changing Pillow's limit
-
-
-class PictureWarning(UserWarning):
-    """How a picture was read that could be meant in several ways; the message names the file."""
 
 
 @dataclass(frozen=True)

@@ -309,7 +309,7 @@ def code_points(primaries: int, transfer: int) -> bytes:
         (gamma(0.5), icc.SRGB, 2.0),
         (gamma(0.45455), None, None),
         (gamma(1.0) + SRGB_CHUNK, icc.SRGB, 1.0),
-        (gamma(0.45455) + SRGB_CHUNK, icc.SRGB, 2.2),  # as ImageMagick writes it
+        (gamma(0.45455) + SRGB_CHUNK, icc.SRGB, 2.2),
         (gamma(0.45455) + P3_CHUNK, icc.DISPLAY_P3, 2.2),
         (P3_CHUNK, None, None),  # alone it counts for nothing
         (png_chunk(b"sRGB", b"\0") + gamma(1.0), None, None),

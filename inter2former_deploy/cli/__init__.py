@@ -5,15 +5,20 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
 import inter2former_deploy
 from inter2former_deploy.cli import ablate, bench, doctor, encode, evaluate, export, info, segment, train, verify
 from inter2former_deploy.cli.stopping import Stopped, stopped_by_signals
+<<<<<<< HEAD
 from inter2former_deploy.errors import BundleError, MissingPackageError, OperatorLibraryError
+=======
+from inter2former_deploy.errors import BundleError, OperatorLibraryError, PictureWarning
+>>>>>>> fa5b651c82ca77f19d404d01fc0572b04102532f
 
 # Exit codes beside 0; Typer itself exits with 2 on wrong usage.
 FAILED, BAD_INPUT, UNEXPECTED = 1, 2, 3
@@ -77,9 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: always, with one of the exit codes.
     """
     _Options.debug = False
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # about tags of pictures; what matters becomes an error
     try:
-        with stopped_by_signals():
+        with stopped_by_signals(), _notes():
             app(args=arguments, prog_name="i2f")
     except Stopped as stop:
         typer.echo(f"i2f: {stop}", err=True)
@@ -88,6 +92,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error, str(error), BAD_INPUT)
     except Exception as error:
         _fail(error, f"unexpected {type(error).__name__}: {error} (i2f --debug ... shows where)", UNEXPECTED)
+
+
+@contextmanager
+def _notes() -> Iterator[None]:
+    """Within, warnings about pictures are lines like the others; also those of reading threads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # about tags; what matters becomes an error
+        warnings.filterwarnings("always", category=PictureWarning)
+        show = warnings.showwarning
+
+        def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, PictureWarning):
+                typer.echo(f"i2f: note: {message}", err=True)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = note
+        yield
 
 
 def _fail(error: Exception, message: str, code: int) -> None:

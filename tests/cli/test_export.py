@@ -3,6 +3,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
+<<<<<<< HEAD
+=======
+import signal
+import sys
+>>>>>>> fa5b651c82ca77f19d404d01fc0572b04102532f
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +19,7 @@ import torch
 
 from inter2former_deploy.checkpoint import synthetic_state_dict
 from inter2former_deploy.cli import info
+from inter2former_deploy.cli.stopping import Stopped
 from inter2former_deploy.config import PROBE
 from inter2former_deploy.errors import CheckpointError, ExportMismatchError
 from inter2former_deploy.exporters import bundle as exporter
@@ -196,6 +202,29 @@ def test_the_disk_is_looked_at_before_the_export(
     assert "i2f: the bundle needs about 0.0" in done.err
     assert "0.03 GB are free: make room or name another folder" in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_is_stopped_between_two_bundles_has_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, working = tmp_path / "bundle", tmp_path / ".bundle.new"
+    for place, text in [(folder, "old"), (working, "new")]:
+        place.mkdir()
+        (place / "manifest.json").write_text(text)
+    replace = Path.replace
+
+    def stop(self: Path, target: Path) -> Path:
+        if self == working:
+            raise Stopped(signal.SIGTERM)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stop)
+        with pytest.raises(Stopped):
+            exporter._move_into_place(working, folder)
+    assert (folder / "manifest.json").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".bundle.new", "bundle"]
+    exporter._move_into_place(working, folder)
+    assert (folder / "manifest.json").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_a_bundle_that_is_there_stays(i2f: Callable[..., Any], exported: Path) -> None:

@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import pytest
 import typer
 
 from inter2former_deploy.cli import app
+from inter2former_deploy.errors import PictureWarning
 from inter2former_deploy.library import LIBRARY_VARIABLE
+from inter2former_deploy.runtime import bundle
 
 
 def commands(command: Any, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
@@ -116,3 +120,37 @@ def test_commands_load_what_they_need_when_they_run(tmp_path: Path) -> None:
     code = f"import sys, inter2former_deploy.cli; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["bench", "ops"],
+        ["bench", "click"],
+        ["bench", "encode"],
+        ["bench", "session", "bundle"],
+        ["bench", "figure"],
+        ["train"],
+        ["ablate"],
+    ],
+)
+def test_outputs_are_looked_at_before_the_work(i2f: Callable[..., Any], tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "file").touch()
+    done = i2f(*command, "-o", tmp_path / "file" / "out.png")
+    place = tmp_path / "file" / ("" if command[0] == "bench" else "out.png")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"i2f: --output {place}: {tmp_path}/file is a file, not a folder\n"
+    if command[0] == "bench":
+        done = i2f(*command, "-o", tmp_path)
+        assert (done.code, done.err) == (2, f"i2f: --output {tmp_path} is a folder: name a file\n")
+
+
+def test_warnings_about_pictures_are_notes(i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def warn(folder: Path) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(warnings.warn, "a.png holds 12 bits", PictureWarning).result()
+        raise ValueError("no bundle")
+
+    monkeypatch.setattr(bundle, "open_bundle", warn)
+    done = i2f("info", "bundle")
+    assert (done.code, done.err) == (2, "i2f: note: a.png holds 12 bits\ni2f: no bundle\n")
