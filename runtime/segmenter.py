@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+<<<<<<< HEAD
 import math
+=======
+import textwrap
+>>>>>>> 9d1670d6fdc67aec7b71c41b29eeca3b54678e57
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
@@ -221,7 +225,7 @@ class _Graph:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raise BundleError(
-                f"onnxruntime {ort.__version__} cannot load {path} ({error}): "
+                f"onnxruntime {ort.__version__} cannot load {path} ({textwrap.shorten(str(error), 300)}): "
                 "update onnxruntime, or export again with this version installed"
             ) from error
         _expect_names(path, "inputs", inputs, [value.name for value in self._session.get_inputs()])

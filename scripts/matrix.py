@@ -88,7 +88,7 @@ def environments(bounds: Mapping[str, Mapping[str, str]], lowest_python: str) ->
             yield Environment(f"python-{python}", python)
     export = {name: bounds["export"][name] for name in bounds["export"]}
     yield Environment("export-lowest", lowest_python, {**bounds[""], **export}, "export")
-    yield Environment("export-newest", PYTHONS[-1], {}, "export")
+    yield Environment("export-newest", USUAL, {}, "export")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

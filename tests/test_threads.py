@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from toy_bundle import write_toy_bundle
 
+from inter2former_deploy import threads
+from inter2former_deploy.contract import ENCODER_FILE, ENCODER_OUTPUTS
 from inter2former_deploy.threads import CpuLimits, available_cpus, cpu_limits
 
 V1 = "31 25 0:27 {root} {mount} rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
@@ -149,10 +152,10 @@ def test_systems_without_control_groups(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("affinity", "quota", "threads"), [(8, None, 8), (8, 16.0, 8), (8, 3.9, 3), (8, 0.2, 1), (2, 2.0, 2), (1, 1.5, 1)]
+    ("affinity", "quota", "number"), [(8, None, 8), (8, 16.0, 8), (8, 3.9, 3), (8, 0.2, 1), (2, 2.0, 2), (1, 1.5, 1)]
 )
-def test_threads(affinity: int, quota: float | None, threads: int) -> None:
-    assert CpuLimits(64, affinity, quota).threads == threads
+def test_threads(affinity: int, quota: float | None, number: int) -> None:
+    assert CpuLimits(64, affinity, quota).threads == number
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no CPU affinity here")
@@ -165,3 +168,13 @@ def test_affinity(tmp_path: Path) -> None:
     assert "affinity=1," in done.stdout
     assert f"cores={os.cpu_count()}," in done.stdout
     assert 1 <= available_cpus() <= len(os.sched_getaffinity(0))
+
+
+def test_the_parity_gate_tells_onnxruntime_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from inter2former_deploy.exporters.parity import Graph
+
+    monkeypatch.setattr(threads, "cpu_limits", lambda: CpuLimits(64, 8, 3.5))
+    encoder = write_toy_bundle(tmp_path / "bundle") / ENCODER_FILE
+    for given, expected in ((None, 3), (5, 5)):
+        graph = Graph(encoder, ENCODER_OUTPUTS, custom_ops=False, num_threads=given)
+        assert graph._session.get_session_options().intra_op_num_threads == expected

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,6 +91,7 @@ def test_library_that_does_not_load(toy_bundle: Path, monkeypatch: pytest.Monkey
 
 def test_installation_without_library(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
-    monkeypatch.setattr("inter2former_deploy.library.files", lambda package: tmp_path)
+    elsewhere = SimpleNamespace(locate_file=lambda name: tmp_path / name)
+    monkeypatch.setattr("inter2former_deploy.library.distribution", lambda package: elsewhere)
     with pytest.raises(OperatorLibraryError, match=r"has no operator library.*reinstall"):
         Segmenter(toy_bundle)
