@@ -98,7 +98,7 @@ def _masks(prediction: NDArray[Any], target: NDArray[Any]) -> tuple[Mask, Mask, 
     if prediction.shape != target.shape or target.ndim != 2:
         raise ValueError(f"expected two masks [H, W], got {prediction.shape} and {target.shape}")
     valid = target != IGNORED
-    return (target != 0) & valid, prediction.astype(bool), valid
+    return (target != 0) & valid, prediction.astype(bool, copy=False), valid
 
 
 class _Depth:

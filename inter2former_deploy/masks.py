@@ -64,7 +64,7 @@ def iou(one: NDArray[Any], other: NDArray[Any], valid: NDArray[np.bool_] | None 
     """
     if one.shape != other.shape:
         raise ValueError(f"expected two masks of one shape, got {one.shape} and {other.shape}")
-    a, b = one != 0, other != 0
+    a, b = (mask if mask.dtype == bool else mask != 0 for mask in (one, other))
     if valid is not None:
         a, b = a & valid, b & valid
     both = int(np.count_nonzero(a & b))

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 
 from inter2former_deploy.clicks import IGNORED, Click, mean_iou, next_click, number_of_clicks
 from inter2former_deploy.masks import iou
@@ -91,6 +93,58 @@ def test_every_candidate_is_far_from_the_border_and_drawn(seed: int) -> None:
     first = next_click(prediction, target)
     assert first is not None
     assert (first.y, first.x) == min((y, x) for y, x in np.argwhere(distance == distance.max()))
+
+
+def test_the_same_pixel_is_clicked_from_call_to_call_and_on_any_number_of_threads() -> None:
+    target = np.zeros((100, 100), np.uint8)
+    target[32:49, 6:48], target[32:49, 52:94] = 1, 1  # of one depth; OpenCV's distances differ by rounding here
+    threads = cv2.getNumThreads()
+    try:
+        clicks, counts = set(), set()
+        for count in (1, 2, 1, 4) * 10:
+            cv2.setNumThreads(count)
+            rng = CountingChoice()
+            clicks.add(next_click(np.zeros_like(target), target, rng=rng))  # type: ignore[arg-type]
+            counts.add(rng.count)
+    finally:
+        cv2.setNumThreads(threads)
+    assert clicks == {Click(14, 40, True)}
+    assert counts == {2 * (42 - 16)}
+
+
+def squared_distances(region: Any) -> Any:
+    """Exactly, by another library."""
+    return np.rint(distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1] ** 2).astype(np.int64)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_candidates_are_those_of_exact_distances(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = (int(v) for v in rng.integers(1, 120, 2))
+    blocks = (rng.random(rng.integers(2, 12, 2)) < rng.random()).astype(np.uint8)
+    target = cv2.resize(blocks, (width, height), interpolation=cv2.INTER_NEAREST)
+    target &= (rng.random((height, width)) < rng.choice([1, 0.99, 0.9, 0.5])).astype(np.uint8)
+    squared = squared_distances(target == 1)
+    for factor in (1.0, 1.7):
+        choice = CountingChoice()
+        click = next_click(np.zeros_like(target), target, factor=factor, rng=choice)  # type: ignore[arg-type]
+        expected = np.flatnonzero(squared * (factor + 1.19e-7) ** 2 > squared.max())
+        assert (click is None) == (len(expected) == 0)
+        if click:
+            assert (choice.count, (click.y, click.x)) == (len(expected), divmod(int(expected[0]), width))
+
+
+def test_distances_beyond_what_single_precision_tells_apart_are_exact() -> None:
+    target = np.ones((2600, 2300), np.uint8)
+    target[700, 900] = target[1800, 200] = target[50, 2000] = 0
+    squared = squared_distances(target == 1)
+    assert squared.max() > 512**2  # where a square is no longer what its rounded root says
+    for factor in (1.0, 1.02):
+        choice = CountingChoice()
+        click = next_click(np.zeros_like(target), target, factor=factor, rng=choice)  # type: ignore[arg-type]
+        expected = np.flatnonzero(squared * (factor + 1.19e-7) ** 2 > squared.max())
+        assert click == Click(int(expected[0]) % 2300, int(expected[0]) // 2300, True)
+        assert choice.count == len(expected)
 
 
 def test_a_tie_of_both_signs_is_a_negative_click() -> None:

@@ -181,7 +181,8 @@ class _Opener:
 def _run(
     opener: _Opener, other: _Opener | None, sample: Sample, budget: int, rng: np.random.Generator | None
 ) -> SampleResult:
-    target, valid = sample.mask, sample.mask != IGNORED
+    target, foreground = sample.mask, sample.mask == 1
+    valid = sample.mask != IGNORED if (sample.mask == IGNORED).any() else None
     session, open_seconds = opener.open(sample)
     theirs = other.open(sample)[0] if other else None
     mask = np.zeros(target.shape, bool)
@@ -197,7 +198,7 @@ def _run(
         mask = session.click(click.x, click.y, click.positive)
         seconds.append(time.perf_counter() - start)
         made.append(click)
-        ious.append(iou(mask, target, valid))
+        ious.append(iou(mask, foreground, valid))
         if theirs:
             agreement.append(iou(mask, theirs.click(click.x, click.y, click.positive)))
     ious += [ious[-1]] * (budget - len(ious))
