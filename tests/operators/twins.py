@@ -69,7 +69,6 @@ def prompt_embedding(
     embedding: Array,
     label_table: Array,
     *weights_and_biases: Array,
-    patch: int = 16,
     dense: bool = False,
     dtype: DTypeLike = np.float64,
 ) -> Array:
@@ -77,6 +76,7 @@ def prompt_embedding(
     embedding, label_table = embedding.astype(dtype), label_table.astype(dtype)
     parameters = [parameter.astype(dtype) for parameter in weights_and_biases]
     convolutions = list(zip(parameters[::2], parameters[1::2], strict=True))
+    patch = 2 ** len(convolutions)  # pixels a token: each convolution halves the map
     h, w, channels = embedding.shape
     around = np.full((3 * patch, 3 * patch), POSSIBLE_BACKGROUND)
     prompt = np.empty_like(embedding)

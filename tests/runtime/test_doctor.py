@@ -22,7 +22,7 @@ from inter2former_deploy.threads import CpuLimits
 
 TWINS = {
     "EdgeTokensExact": partial(twins.edge_tokens, rule="exact"),
-    "PromptEmbedding": partial(twins.prompt_embedding, patch=2),
+    "PromptEmbedding": twins.prompt_embedding,
     "HybridAttention": twins.hybrid_attention,
     "FullAttention": lambda qkv, **kw: (twins.full_attention(qkv, **kw), twins.attention_logsum(qkv, **kw)),
     "HybridExperts": twins.hybrid_experts,
