@@ -44,7 +44,7 @@ MUTANTS = [
     ),
     Mutant("token_box.cc", "!(row[last] > threshold)", "!(row[last] >= threshold)", "token_box"),
     Mutant("token_box.cc", "right = last + 1 > right", "right = last > right", "token_box"),
-    Mutant("label_box.cc", "v < patch ? 0", "v <= patch ? 0", "edge_tokens"),
+    Mutant("label_box.cc", ": v / patch * patch - patch", ": (v - 1) / patch * patch - patch", "edge_tokens"),
     Mutant("label_box.cc", "(v + patch - 1) / patch", "(v + patch) / patch", "edge_tokens"),
     Mutant("canny_maps.cc", "thresholded[i] = t >= kThreshold", "thresholded[i] = t > kThreshold", "canny_maps"),
     Mutant("canny_maps.cc", "early[i] = m >= kThreshold", "early[i] = m > kThreshold", "canny_maps"),
