@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-<<<<<<< HEAD
 import math
-=======
 import textwrap
->>>>>>> 9d1670d6fdc67aec7b71c41b29eeca3b54678e57
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import PathLike

@@ -14,11 +14,7 @@ import typer
 import inter2former_deploy
 from inter2former_deploy.cli import ablate, bench, doctor, encode, evaluate, export, info, segment, train, verify
 from inter2former_deploy.cli.stopping import Stopped, stopped_by_signals
-<<<<<<< HEAD
-from inter2former_deploy.errors import BundleError, MissingPackageError, OperatorLibraryError
-=======
-from inter2former_deploy.errors import BundleError, OperatorLibraryError, PictureWarning
->>>>>>> fa5b651c82ca77f19d404d01fc0572b04102532f
+from inter2former_deploy.errors import BundleError, MissingPackageError, OperatorLibraryError, PictureWarning
 
 # Exit codes beside 0; Typer itself exits with 2 on wrong usage.
 FAILED, BAD_INPUT, UNEXPECTED = 1, 2, 3

@@ -39,11 +39,8 @@ def ops(
     ] = False,
 ) -> None:
     """Each operator over tokens, edge share and area; with its floor."""
-<<<<<<< HEAD
     require(*EXPORT_MODULES, extra="export", needed_by="i2f bench ops")
-=======
     _check_output(output)
->>>>>>> fa5b651c82ca77f19d404d01fc0572b04102532f
     from inter2former_deploy.bench import operators, report
 
     wanted = only or tuple(operators.CASES)
@@ -54,11 +51,8 @@ def ops(
 @app.command("click")
 def click(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, size: Sizes = BOTH) -> None:
     """Whole clicks: labels, decoder and mask."""
-<<<<<<< HEAD
     require(*EXPORT_MODULES, extra="export", needed_by="i2f bench click")
-=======
     _check_output(output)
->>>>>>> fa5b651c82ca77f19d404d01fc0572b04102532f
     from inter2former_deploy.bench import report
 
     _write(report.measure_clicks(threads, seconds, typer.echo, _keep(output), size), output)
@@ -67,11 +61,8 @@ def click(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, s
 @app.command("encode")
 def encode(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, size: Sizes = BOTH) -> None:
     """Opening an image: preprocessing, encoder and edge network, the encoder in every precision."""
-<<<<<<< HEAD
     require(*EXPORT_MODULES, extra="export", needed_by="i2f bench encode")
-=======
     _check_output(output)
->>>>>>> fa5b651c82ca77f19d404d01fc0572b04102532f
     from inter2former_deploy.bench import report
 
     _write(report.measure_encoding(threads, seconds, typer.echo, _keep(output), size), output)
@@ -91,11 +82,8 @@ def session(
     output: Output = None,
 ) -> None:
     """20 clicks on a photograph: 20-SPC and Online SPC."""
-<<<<<<< HEAD
     require(*EXPORT_MODULES, extra="export", needed_by="i2f bench session")
-=======
     _check_output(output)
->>>>>>> fa5b651c82ca77f19d404d01fc0572b04102532f
     from inter2former_deploy.bench import report
 
     _write(report.measure_session(bundle, checkpoint, threads, seconds, typer.echo), output)
@@ -108,11 +96,8 @@ def figure(
     seconds: Seconds = 1.0,
 ) -> None:
     """Latency over object area, and experts from 1 to 64, as a picture like the paper's Figure 3."""
-<<<<<<< HEAD
     require(*EXPORT_MODULES, *PLOT_MODULES, extra="train", needed_by="i2f bench figure")
-=======
     _check_output(output)
->>>>>>> fa5b651c82ca77f19d404d01fc0572b04102532f
     from inter2former_deploy.bench import plots, report
 
     plots.check_picture(output)

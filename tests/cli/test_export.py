@@ -3,11 +3,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-<<<<<<< HEAD
-=======
 import signal
-import sys
->>>>>>> fa5b651c82ca77f19d404d01fc0572b04102532f
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
