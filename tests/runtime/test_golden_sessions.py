@@ -78,21 +78,47 @@ def test_session_on_the_release_s_features(
     golden: Callable[[str], dict[str, Any]],
     assert_close: Callable[..., None],
 ) -> None:
-    """With the stored embedding and edge features, labels and masks are the release's, pixel for pixel."""
+    """With the stored embedding and edge features, labels and masks are the release's, pixel for pixel.
+
+    But for pixels whose logit the release has at 0 but for rounding: there a CPU's own rounding decides. So that such a
+    pixel has no consequences, every decode starts from the release's label map.
+    """
     import torch
 
     arrays = golden("session")
+    height, width = arrays["image_bgr"].shape[:2]
+    frame = Frame(height, width, SIZE)
     with torch.no_grad():
         edges = model.decode_head.project_edges([torch.from_numpy(arrays[f"edge_{i}"]) for i in range(4)])
     features = {"image_embedding": arrays["image_embedding"][0].transpose(1, 2, 0)}
     features |= {name: edge.numpy() for name, edge in zip(EDGE_INPUTS, edges, strict=True)}
     features |= {name: np.zeros(shape, np.float32) for name, shape in blank_shapes(model).items()}
     values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x)) for name, x in features.items()}
-    session = Session(Frame(*arrays["image_bgr"].shape[:2], SIZE), partial(segmenter._decode, values))
+    tolerance = TOLERANCES["session logits of a bundle", "float32"]
+    near_zero = np.zeros((SIZE, SIZE), bool)  # pixels that rounding may have decided, in any step until now
+    decoded = 0
+
+    def decode(labels: np.ndarray) -> Any:
+        nonlocal decoded
+        expected = arrays[f"label_{decoded}"]
+        np.testing.assert_array_equal(labels[~near_zero], expected[~near_zero])
+        decoded += 1
+        return segmenter._decode(values, expected)
+
+    session = Session(frame, decode)
     for i, mask, expected in steps(arrays, session):
-        np.testing.assert_array_equal(session.labels, arrays[f"label_{i}"])
-        assert_close(session.logits, arrays[f"logits_{i}"], "session logits of a bundle")
-        np.testing.assert_array_equal(mask, expected)
+        logits = arrays[f"logits_{i}"]
+        assert_close(session.logits, logits, "session logits of a bundle")
+        limit = tolerance.atol + tolerance.rtol * np.abs(logits).max()
+        near_zero |= np.abs(logits) <= limit
+        whole = torch.nn.functional.interpolate(
+            torch.from_numpy(logits)[None, None], size=(frame.side, frame.side), mode="bilinear", align_corners=False
+        )
+        sure = np.abs(whole[0, 0, :height, :width].numpy()) > limit
+        np.testing.assert_array_equal(mask[sure], expected[sure])
+        assert near_zero.mean() < 1e-3
+        assert sure.mean() > 0.999
+    assert decoded == len(arrays["clicks_yxp"])
 
 
 @pytest.mark.parametrize("name", ["session", "session_third"])
