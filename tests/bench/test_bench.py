@@ -210,7 +210,7 @@ def test_a_pinned_click_upsamples_the_disc_s_box(tmp_path):
     frame = clicks.frame_of(256)
     assert mask.shape == (frame.height, frame.width)
     parts = clicks.components(tmp_path, 256, 0.1, "exact", threads=1, calls=2)
-    operators = {"HybridAttention", "HybridExperts", "LocalUpsample", "PromptEmbedding", "EdgeTokens", "TokenBox"}
+    operators = {"HybridAttention", "HybridExperts", "LocalUpsample", "PromptEmbedding", "EdgeTokensExact", "TokenBox"}
     assert operators <= parts.keys()
 
 
