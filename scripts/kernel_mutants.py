@@ -39,9 +39,6 @@ MUTANTS = [
     Mutant("edge_tokens.cc", "kReach = 3;", "kReach = 2;", "edge_tokens"),
     Mutant("edge_tokens.cc", "? high > 0 : high > low", "? high > 0 : high >= low", "edge_tokens"),
     Mutant("edge_tokens.cc", "|| low == kUnknown", "", "edge_tokens"),
-    Mutant(
-        "edge_tokens.cc", "y + i < bottom ? y + i : bottom - 1", "y + i < bottom ? y + i : bottom - 2", "edge_tokens"
-    ),
     Mutant("token_box.cc", "!(row[last] > threshold)", "!(row[last] >= threshold)", "token_box"),
     Mutant("token_box.cc", "right = last + 1 > right", "right = last > right", "token_box"),
     Mutant("label_box.cc", ": v / patch * patch - patch", ": (v - 1) / patch * patch - patch", "edge_tokens"),
