@@ -23,7 +23,7 @@ cd "$work"
 python3 -m venv venv
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 install() { venv/bin/pip install --quiet "$@" 2>>pip.log; }
-install numpy==2.2.6 typing_extensions==4.15.0 filelock==3.20.0 sympy==1.14.0 networkx==3.4.2 jinja2==3.1.6 fsspec==2025.9.0 setuptools==80.9.0
+install numpy==2.2.6 typing_extensions==4.15.0 filelock==3.20.0 sympy==1.14.0 networkx==3.4.2 jinja2==3.1.6 fsspec==2025.9.0 setuptools==80.9.0 || { cat pip.log; exit 2; }
 install --no-deps --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu ||
   install --no-deps torch==2.13.0 || { cat pip.log; exit 2; }
 

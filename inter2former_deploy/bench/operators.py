@@ -308,7 +308,12 @@ def canny_maps(side: int) -> Case:
     pixels = side * PATCH
     blur = np.exp(-0.5 * (np.arange(5) - 2.0) ** 2)
     blur = (blur / blur.sum()).astype(np.float32)
-    numbers = {"mean": np.float32(MEAN_BGR), "std": np.float32(STD_BGR), "blur_row": blur, "blur_column": blur}
+    numbers = {
+        "mean": np.array(MEAN_BGR, np.float32),
+        "std": np.array(STD_BGR, np.float32),
+        "blur_row": blur,
+        "blur_column": blur,
+    }
     return Case(
         operator="CannyMaps",
         inputs={"image": np.random.default_rng(11).uniform(0, 255, (pixels, pixels, 3)).astype(np.float32), **numbers},
