@@ -28,7 +28,8 @@ from inter2former_deploy.contract import (
     PAD_MULTIPLE,
     PAD_RGB,
 )
-from inter2former_deploy.exporters.parity import CLICKS, OPERATORS, PLAIN, Arrays, Check, Graph, load_photograph
+from inter2former_deploy.exporters.judgement import Check
+from inter2former_deploy.exporters.parity import CLICKS, OPERATORS, PLAIN, Arrays, Graph, load_photograph
 from inter2former_deploy.exporters.precision import count_layers
 from inter2former_deploy.labels import Click, add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.manifest import Precision

@@ -178,9 +178,9 @@ def export_bundle(
         manifest.write(working)
         working.chmod(0o755)  # mkdtemp lets only the owner in
         if not (parity.passed and (agreement is None or agreement.passed)):
-            kept = _keep_failed(working, folder) if keep_failed else None
+            left = _keep_failed(working, folder) if keep_failed else None
             if agreement is None:
-                raise ExportMismatchError(_failure(parity, kept), parity)
+                raise ExportMismatchError(_failure(parity, left), parity)
             raise ExportMismatchError(agreement.failure(), agreement)
         _move_into_place(working, folder)
     finally:

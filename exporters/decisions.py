@@ -121,23 +121,31 @@ def compare_decisions(
         theirs, ours = pair
         decided = [_decide(kind, scores) for scores in pair]
         same &= bool(torch.equal(*decided))
-        distance = theirs.abs().min() if kind == "bsq" else _lead(theirs).min()
-        margins[name] = _margin(float(distance), theirs, ours)
+        nearest = theirs.abs().min() if kind == "bsq" else _lead(theirs).min()
+        margins[name] = _margin(float(nearest), theirs, ours)
     if decoder.decode_head.upsampling == "local":  # else the box is the whole map
         theirs, ours = (_low_res(decoder, tokens.double()) for tokens in (exact_tokens, own_tokens))
-        scale = float(theirs.abs().max())
-        tie = _tie(theirs, ours)
-        boxes = [operators.token_box(theirs, BOX_THRESHOLD + step * tie * scale) for step in (-1, 1)]
-        found = operators.token_box(theirs, BOX_THRESHOLD)
-        same &= torch.equal(operators.token_box(ours, BOX_THRESHOLD), found)
-        sure = all(torch.equal(box, found) for box in boxes)
-        distance = float((theirs - BOX_THRESHOLD).abs().min()) / scale
-        # A token at the threshold counts only where the box hangs on it.
-        margins["box"] = Margin(smallest=max(distance, math.nextafter(tie, 1)) if sure else min(distance, tie), tie=tie)
-    experts = tuple(
-        tuple(torch.bincount(scores.argmax(1), minlength=scores.shape[1]).tolist()) for scores in exact.expert
-    )
+        same &= torch.equal(*(operators.token_box(low_res, BOX_THRESHOLD) for low_res in (theirs, ours)))
+        margins["box"] = _margin(_margin_of_box(theirs), theirs, ours)
+    experts = tuple(_uses(scores) for scores in exact.expert)
     return Decisions(margins=margins, experts=experts, same=same)
+
+
+def _margin_of_box(low_res: Tensor) -> float:
+    """By how much values must move before their box does: a token near the threshold may lie well inside it."""
+    found = operators.token_box(low_res, BOX_THRESHOLD)
+    distances: list[float] = (low_res - BOX_THRESHOLD).abs().flatten().sort().values.tolist()
+    for distance in distances:
+        beyond = math.nextafter(distance, math.inf)
+        boxes = (operators.token_box(low_res, BOX_THRESHOLD + step * beyond) for step in (-1, 1))
+        if not all(torch.equal(box, found) for box in boxes):
+            return distance
+    return distances[-1]
+
+
+def _uses(scores: Tensor) -> tuple[int, ...]:
+    """Edge tokens sent to each expert by scores [E, R]."""
+    return tuple(torch.bincount(scores.argmax(1), minlength=scores.shape[1]).tolist())
 
 
 def _scores(exact: Scores, own: Scores) -> Iterator[tuple[str, str, tuple[Tensor, Tensor]]]:

@@ -100,8 +100,7 @@ def judge_canny_maps(backend: str, maps: Array, canny: Canny, image: Tensor) -> 
     """
     magnitude, direction, thin, thresh, early = maps
     exact, own = _gradient(canny, image.double()), _gradient(canny, image)
-    lengths = (_magnitude(*gradient) for gradient in (exact, own))
-    yield from judged("canny_maps/grad_mag", backend, magnitude, Exact.of(*lengths))
+    yield from judged("canny_maps/grad_mag", backend, magnitude, Exact.of(_magnitude(*exact), _magnitude(*own)))
     right = _right_directions(torch.from_numpy(direction), *(g.sum(0) for g in (*exact, *own))).numpy()
     none = magnitude == 0  # no channel has a gradient
     yield counted("canny_maps/grad_ori", backend, np.where(none, direction != NO_GRADIENT, ~right))
@@ -211,9 +210,13 @@ class ExactPreparation:
         for name, parts in off.items():
             largest, mean = (max(getattr(part, kind) for part in parts) for kind in ("largest", "mean"))
             limits = replace(whole[name], largest=largest, mean=mean, own="float32 (in the parts)")
-            both = {"largest": tolerances.LARGEST + 1, "mean": tolerances.MEAN + 1}
-            multiples = {kind: tolerances.WHOLE_MAP * multiple for kind, multiple in both.items()}
-            yield from limits.judge(f"{name} (whole map)", backend, actual[name], **multiples)
+            yield from limits.judge(
+                f"{name} (whole map)",
+                backend,
+                actual[name],
+                largest=tolerances.WHOLE_MAP * (tolerances.LARGEST + 1),
+                mean=tolerances.WHOLE_MAP * (tolerances.MEAN + 1),
+            )
 
     def _exact_part(self, maps: Tensor, moments: list[tuple[Tensor, Tensor]], part: _Part) -> dict[str, Tensor]:
         """The edge inputs of a part in float64, with the norms' statistics of the whole map.
@@ -275,4 +278,4 @@ def _reach(net: CannyNet) -> int:
     for stage, blocks in enumerate(net.block_list):
         pixels = 2**stage
         reach += pixels // 2 + 2 * len(cast(nn.Sequential, blocks)) * pixels  # of the step down, of the blocks
-    return reach + 2 ** (STAGES - 1)  # and of the convolution of edge features
+    return int(reach + 2 ** (STAGES - 1))  # and of the convolution of edge features

@@ -242,13 +242,18 @@ class Gate:
         """Compare the embedding of an encoder.onnx in reduced precision; the rest of it is as in float32."""
         with self._step(f"encode in PyTorch, {precision}"):
             embedding = reduced_embedding(self.model, self._normalized, precision, self._embedding)
-        multiples = {"largest": tolerances.REDUCED_LARGEST, "mean": tolerances.REDUCED_MEAN}
         for backend in backends:
             with self._step(f"encode in {precision}, {backend}"):
                 graph = Graph(encoder, ["image_embedding"], custom_ops=backend == OPERATORS, num_threads=num_threads)
                 actual = graph({ENCODER_INPUT: self.image})["image_embedding"]
                 del graph
-            self.checks += embedding.judge(f"image_embedding in {precision}", backend, actual, **multiples)
+            self.checks += embedding.judge(
+                f"image_embedding in {precision}",
+                backend,
+                actual,
+                largest=tolerances.REDUCED_LARGEST,
+                mean=tolerances.REDUCED_MEAN,
+            )
 
     def check_decoder(self, decoder: Path, features: Mapping[str, Arrays], num_threads: int | None = None) -> None:
         """Compare decoder.onnx in a session of clicks, by the encoder's outputs of each backend."""

@@ -1,7 +1,9 @@
-// Included before every source: keeps the library loadable with glibc 2.28, as onnxruntime is (manylinux_2_28).
+// Included before every source: keeps the library loadable with glibc 2.28, as onnxruntime is
+// (manylinux_2_28).
 //
-// glibc 2.29 gave some functions of <math.h> new versions that no longer set errno. The linker takes the newest that the
-// building machine has; the first ones compute the same and are in every glibc.
+// glibc 2.29 gave some functions of <math.h> new versions that no longer set errno. The linker
+// takes the newest that the building machine has; the first ones compute the same and are in every
+// glibc.
 #pragma once
 
 #if defined(__linux__)

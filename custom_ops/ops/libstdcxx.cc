@@ -1,7 +1,8 @@
 // What newer headers of libstdc++ call, for older ones of its shared library.
 //
-// Since GCC 11, std::vector and std::string report sizes beyond the address space through a function of GLIBCXX_3.4.29.
-// Defined here (the version script keeps it inside), the library loads with the libstdc++ of GCC 8, as onnxruntime does.
+// Since GCC 11, std::vector and std::string report sizes beyond the address space through a
+// function of GLIBCXX_3.4.29. Defined here (the version script keeps it inside), the library loads
+// with the libstdc++ of GCC 8, as onnxruntime does.
 #include <new>
 
 #if defined(__GLIBCXX__)
