@@ -147,18 +147,18 @@ def _reduced_precision(options: ort.SessionOptions) -> Finding:
     x, weight, bias = (rng.standard_normal(shape, np.float32) for shape in ((rows, width), (width, width), (width,)))
     narrow = np.clip(weight * 32, -127, 127).astype(np.int8)
     reduced = {"weight": weight, "bias": bias}
-    layers: dict[str, tuple[str, dict[str, np.ndarray], dict[str, AttributeValue]]] = {
-        "fp32": ("MatMul", {"x": x, "weight": weight}, {}),
-        "bf16": ("Bf16Linear", {"x": x, **reduced}, {"activation": "none"}),
-        "int8": ("Int8Linear", {"x": x, "weight": narrow, "scale": bias, "bias": bias}, {"activation": "none"}),
+    layers: dict[str, tuple[str, dict[str, np.ndarray]]] = {
+        "fp32": ("MatMul", {"x": x, "weight": weight}),
+        "bf16": ("Bf16Linear", {"x": x, **reduced}),
+        "int8": ("Int8Linear", {"x": x, "weight": narrow, "scale": bias, "bias": bias}),
     }
     sessions, times = {}, dict.fromkeys(layers, float("inf"))
-    for precision, (operator, inputs, attributes) in layers.items():
+    for precision, (operator, inputs) in layers.items():
         model = one_node_model(
             operator,
             inputs,
             {"out": ELEMENT[x.dtype]},
-            attributes,
+            {},
             ["weight"] if precision == "bf16" else [],
             constants=[constant for constant in inputs if constant != "x"],
             domain="" if operator == "MatMul" else DOMAIN,

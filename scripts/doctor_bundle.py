@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,8 @@ MODEL = ModelConfig(
 
 def write_bundle(folder: Path) -> None:
     """Make the bundle, verified, and what PyTorch computes with its model."""
-    export_bundle(None, folder, config=MODEL, size=SIZE, seed=SEED, progress=print)
+    manifest = export_bundle(None, folder, config=MODEL, size=SIZE, seed=SEED, progress=print).manifest
+    replace(manifest, parity=None).write(folder)  # a list that is longer than the rest, of comparisons that passed
     model = Inter2Former(MODEL)
     model.load_state_dict(dict(synthetic_state_dict(MODEL, seed=SEED)))
     frame = Frame(*picture().shape[:2], SIZE)
