@@ -10,7 +10,6 @@ same label maps and in sessions that each side continues by itself.
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -103,13 +102,9 @@ class ParityReport:
         return tuple(check for check in self.checks if not check.passed)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; a value that is not finite becomes a string."""
-        data = {"passed": self.passed} | asdict(self)
-        for entry, check in zip(data["checks"], self.checks, strict=True):
-            entry["passed"] = check.passed
-            if not np.isfinite(check.value):
-                entry["value"] = str(check.value)
-        plain: dict[str, Any] = json.loads(json.dumps(data, allow_nan=False))
+        """For JSON; a number that is not finite becomes a string."""
+        checks = [asdict(check) | {"passed": check.passed} for check in self.checks]
+        plain: dict[str, Any] = _finite({"passed": self.passed} | asdict(self) | {"checks": checks})
         return plain
 
     def table(self) -> str:
@@ -118,7 +113,9 @@ class ParityReport:
         for check in self.checks:
             verdict = "ok" if check.passed else "FAILED"
             numbers = (f"{check.value:.3g}", f"{check.limit:.3g}")
-            rows.append((check.tensor, check.backend, check.measure, *numbers, " ".join((verdict, check.note)).strip()))
+            against = "" if check.passed or not check.against else f"against {check.against}"
+            remarks = " ".join(filter(None, (verdict, check.note, against)))
+            rows.append((check.tensor, check.backend, check.measure, *numbers, remarks))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[5]]) for row in rows]
         lines.append("")
@@ -411,6 +408,15 @@ def _decode_checks(
     if whole[top:bottom, left:right].shape == actual["box_logits"].shape:
         whole[top:bottom, left:right] = actual["box_logits"]
     yield equal("logits", backend, actual["logits"], whole, name)
+
+
+def _finite(data: Any) -> Any:
+    """Lists and dictionaries as JSON knows them, and text for numbers that it does not know."""
+    if isinstance(data, dict):
+        return {name: _finite(value) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return str(data) if isinstance(data, float) and not np.isfinite(data) else data
 
 
 def _resize(x: Tensor, side: int) -> Tensor:
