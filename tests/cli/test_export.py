@@ -133,6 +133,7 @@ def test_options_reach_the_exporter(i2f: Callable[..., Any], monkeypatch: pytest
         "config": PROBE,
         "size": 512,
         "edge_rule": "exact",
+        "inline": False,
         "opset": 21,
         "precision": "int8",
         "min_iou": 0.9,

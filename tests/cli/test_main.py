@@ -77,7 +77,7 @@ def test_debug_shows_where_an_error_comes_from(i2f: Callable[..., Any], tmp_path
 def test_a_defect_has_its_own_exit_code(
     i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(folder: Path) -> None:
+    def fail(folder: Path, **_: bool) -> None:
         raise KeyError("gone")
 
     monkeypatch.setattr("inter2former_deploy.runtime.bundle.open_bundle", fail)
@@ -146,7 +146,7 @@ def test_outputs_are_looked_at_before_the_work(i2f: Callable[..., Any], tmp_path
 
 
 def test_warnings_about_pictures_are_notes(i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def warn(folder: Path) -> None:
+    def warn(folder: Path, **_: bool) -> None:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(warnings.warn, "a.png holds 12 bits", PictureWarning).result()
         raise ValueError("no bundle")

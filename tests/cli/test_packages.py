@@ -34,7 +34,7 @@ from inter2former_deploy.cli import main
 
 main(arguments)
 """
-EXTRAS = (*EXPORT_MODULES, "matplotlib", "skimage", "sklearn", "scipy", "PIL")
+EXTRAS = (*EXPORT_MODULES, "matplotlib", "skimage", "sklearn", "scipy", "pycocotools", "pillow_heif")
 EXPORT_NAMES = "torch, safetensors, onnx, onnx_ir, onnxscript and ml_dtypes, which are not installed"
 TRAIN_NAMES = "torch, safetensors, matplotlib, skimage and sklearn, which are not installed"
 

@@ -69,7 +69,9 @@ def test_wrong_graphs_are_refused(trial: Trial) -> None:
     accepted = [f"{mutant.file}: {mutant.name}" for mutant, (verdict, _) in found.items() if verdict == "accepted"]
     assert not accepted
     assert verdicts["refused"] >= 60, verdicts
-    assert verdicts["without effect"] + verdicts["does not run"] <= 0.3 * verdicts["refused"], verdicts
+    assert verdicts["without effect"] <= 0.2 * verdicts["refused"], (
+        verdicts
+    )  # the gate's inputs reach nearly everything
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def flip_a_bit(folder: Path) -> None:
         (another_decoder, r"decoder\.onnx is not the file.*from another export"),
         (edit(lambda m: m.update(schema_version=99)), "has schema 99.*update inter2former-deploy"),
         (edit(lambda m: m.update(schema_version=3)), "has schema 3.*export it again with this version"),
-        (edit(lambda m: m["operator_domain"].update(version=2)), "operators.*'version': 2.*update inter2former-deploy"),
+        (edit(lambda m: m["operator_domain"].update(version=3)), "operators.*'version': 3.*update inter2former-deploy"),
         (edit(lambda m: m["preprocessing"].update(pad_multiple=128)), "another preprocessing"),
         (edit(lambda m: m.pop("preprocessing")), "another preprocessing"),
         (edit(lambda m: m["interaction"]["labels"].update(start=1)), "another handling of clicks and label maps"),
