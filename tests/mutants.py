@@ -202,8 +202,8 @@ def _edits_of_attribute(
     def set_int(value: int) -> Callable[[onnx.AttributeProto], None]:
         return lambda x: setattr(x, "i", value)
 
-    def reverse(x: onnx.AttributeProto) -> None:
-        x.ints[:] = x.ints[::-1]
+    def rotate(x: onnx.AttributeProto) -> None:
+        x.ints[:] = [*x.ints[1:], x.ints[0]]
 
     def shift(x: onnx.AttributeProto) -> None:
         half = len(x.ints) // 2
@@ -232,7 +232,7 @@ def _edits_of_attribute(
     elif name == "transB":
         yield "weight not transposed", set_int(1 - attribute.i)
     elif name == "perm" and len(attribute.ints) > 1:
-        yield "permuted otherwise", reverse
+        yield "permuted otherwise", rotate
     elif name in ("dense", "keepdims", "grid_width", "patch", "axis", "window", "heights", "widths", "pixels"):
         return  # other shapes: such graphs do not run
 
@@ -299,9 +299,9 @@ _OTHER_OPERATOR = {
 }
 
 
-# Changes that are none: queries and keys with their channels in the same other order have equal products, and what is
-# subtracted before exponentials cancels.
-_NOTHING_CHANGES = {("Rotate", "Concat"), ("WeighedSums", "ReduceMax")}
+# Changes that are none: queries and keys with their channels in the same other order have equal products, what is
+# subtracted before exponentials cancels, and a mean does not depend on the order.
+_NOTHING_CHANGES = {("Rotate", "Concat"), ("WeighedSums", "ReduceMax"), ("MeanOfRows", "Concat")}
 
 
 def _of_bodies(graph: onnx.ModelProto) -> Iterator[NamedChange]:
