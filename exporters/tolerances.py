@@ -22,7 +22,7 @@ FLOOR = 2.0**-22
 Where PyTorch happens to round exactly, another order of the same sums is still off by units in the last place.
 """
 
-WHOLE_MAP = 2.0
+WHOLE_MAP = 4.0
 """Where float64 judges parts of a large map, the whole is compared with PyTorch's float32 besides.
 
 Its limit is what both may be off in the parts, times this: the largest error of a whole map is larger than that of a
