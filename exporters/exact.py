@@ -215,7 +215,7 @@ class ExactPreparation:
                 backend,
                 actual[name],
                 largest=tolerances.WHOLE_MAP * (tolerances.LARGEST + 1),
-                mean=tolerances.WHOLE_MAP * (tolerances.MEAN + 1),
+                mean=tolerances.WHOLE_MAP * (tolerances.MEAN_OF_MAPS + 1),
             )
 
     def _exact_part(self, maps: Tensor, moments: list[tuple[Tensor, Tensor]], part: _Part) -> dict[str, Tensor]:
