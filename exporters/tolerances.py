@@ -19,9 +19,9 @@ MEAN = 4.0
 MEAN_OF_MAPS = 16.0
 """The same for tensors behind norms over a whole map: edge inputs, and the logits of the box.
 
-One rounding error in the statistics of such a norm moves all values alike, so that their mean is a chance event, too, and
-depends on how the sums of a million values are added up. With the probe's seeds 1 and 2 at 256, right graphs reached
-5.1 times PyTorch's in onnxruntime and 7.4 times with operators.
+One rounding error in the statistics of such a norm moves all values alike, so that their mean is a chance event, too,
+and depends on how a million values are added up. With the probe's seeds 1 and 2 at 256, right graphs reached 5.1 times
+PyTorch's in onnxruntime and 7.4 times with operators.
 """
 
 FLOOR = 2.0**-22
