@@ -259,12 +259,13 @@ class Decoder {
   }
 
   void hybrid_attention() {
+    // Decided first, while there are bytes left: all four forms come up alike.
+    const bool argmax = one_in(2), is_known = one_in(2);
     const int64_t heads = between(1, 4), head_width = 4 * size(heads == 1 ? 64 : 9);
     const int64_t width = heads * head_width;
     const bool few = width > 24 || one_in(2);
     const int64_t columns = bytes_.PickValueInArray({1, 2, 3, 5, 9, few ? 8 : 30});
     const int64_t rows = between(0, few ? 9 : 30);
-    const bool argmax = one_in(2);
     case_.op = argmax ? "HybridAttentionVq" : "HybridAttention";
     const int64_t scores = argmax ? size(49) : between(1, width > 24 ? 6 : 9);
     floats("qkv", {rows * columns, 3 * width});
@@ -274,7 +275,7 @@ class Decoder {
     weights("codewords", {argmax ? scores : int64_t{1} << scores, width});
     integer("heads", heads);
     integer("grid_width", columns);
-    if (one_in(2)) {
+    if (is_known) {
       case_.op += "Known";
       known(rows * columns, width, heads);
     }
