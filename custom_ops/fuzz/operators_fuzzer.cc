@@ -24,13 +24,23 @@
 namespace i2f::fuzz {
 namespace {
 
-constexpr int kSeeds = 200, kSeedBytes = 256;
+constexpr int kSeedsOfAnOperator = 8, kSeedBytes = 256, kTries = 200000;
 
-void write_seeds(const std::string& folder) {
+// Random inputs, of which each operator gets a few valid ones: so all are run, however short the
+// time.
+void write_seeds(const std::string& folder, Operators operators) {
   std::mt19937 random;
-  for (int i = 0; i < kSeeds; ++i) {
-    std::ofstream file(folder + "/seed" + std::to_string(i), std::ios::binary);
-    for (int at = 0; at < kSeedBytes; ++at) file.put(static_cast<char>(random()));
+  std::map<std::string, int> missing;
+  for (const std::string& op : names(operators)) missing[op] = kSeedsOfAnOperator;
+  for (int i = 0; i < kTries && !missing.empty(); ++i) {
+    std::string bytes;
+    for (int at = 0; at < kSeedBytes; ++at) bytes.push_back(static_cast<char>(random()));
+    const Case c = decode(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), operators);
+    const auto found = missing.find(c.op);
+    if (!c.valid || found == missing.end()) continue;
+    std::ofstream file(folder + "/" + c.op + std::to_string(found->second), std::ios::binary);
+    file << bytes;
+    if (--found->second == 0) missing.erase(found);
   }
 }
 
@@ -88,7 +98,7 @@ extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
     const Operators operators = operators_of_tier();
     for (int i = 1; i < *argc; ++i) {
       if (std::strncmp((*argv)[i], kFlag, std::strlen(kFlag)) != 0) continue;
-      write_seeds((*argv)[i] + std::strlen(kFlag));
+      write_seeds((*argv)[i] + std::strlen(kFlag), operators);
       std::puts(operators == Operators::kNarrow ? "narrow" : "all");
       std::exit(0);  // before onnxruntime has threads that would outlive what they read
     }
