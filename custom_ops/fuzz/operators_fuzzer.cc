@@ -24,23 +24,20 @@
 namespace i2f::fuzz {
 namespace {
 
-constexpr int kSeedsOfAnOperator = 8, kSeedBytes = 256, kTries = 200000;
+constexpr int kSeedsOfAnOperator = 8, kSeedBytes = 256, kTries = 50000;
 
 // Random inputs, of which each operator gets a few valid ones: so all are run, however short the
 // time.
 void write_seeds(const std::string& folder, Operators operators) {
   std::mt19937 random;
-  std::map<std::string, int> missing;
-  for (const std::string& op : names(operators)) missing[op] = kSeedsOfAnOperator;
-  for (int i = 0; i < kTries && !missing.empty(); ++i) {
+  std::map<std::string, int> written;
+  for (int i = 0; i < kTries; ++i) {
     std::string bytes;
     for (int at = 0; at < kSeedBytes; ++at) bytes.push_back(static_cast<char>(random()));
     const Case c = decode(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), operators);
-    const auto found = missing.find(c.op);
-    if (!c.valid || found == missing.end()) continue;
-    std::ofstream file(folder + "/" + c.op + std::to_string(found->second), std::ios::binary);
+    if (!c.valid || written[c.op] == kSeedsOfAnOperator) continue;
+    std::ofstream file(folder + "/" + c.op + std::to_string(written[c.op]++), std::ios::binary);
     file << bytes;
-    if (--found->second == 0) missing.erase(found);
   }
 }
 
