@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, cast
@@ -193,8 +194,7 @@ class ExactPreparation:
 
     def _judge_parts(self, backend: str, actual: Mapping[str, Array], maps: Tensor) -> Iterator[Check]:
         """Two parts of the edge inputs by float64, and the whole by what may be off in the parts."""
-        moments: list[tuple[Tensor, Tensor]] = []
-        with _moments_of_norms(self._own.edge_detector, moments):
+        with _moments_of_norms(self._own.edge_detector) as moments:
             features = self._own.edge_detector.features(maps[None])
         own = dict(zip(EDGE_INPUTS, self._own.decode_head.project_edges(features), strict=True))
         whole = {name: Exact.of(values.double(), values) for name, values in own.items()}
@@ -247,22 +247,21 @@ class ExactPreparation:
         return {name: part.of(name, tensor, top, left) for name, tensor in zip(EDGE_INPUTS, by_kind, strict=True)}
 
 
-class _moments_of_norms:  # noqa: N801 - a context manager
+@contextmanager
+def _moments_of_norms(net: CannyNet) -> Iterator[list[tuple[Tensor, Tensor]]]:
     """Collects mean and variance of what each norm of the edge network sees, in float64, in the order of its calls."""
+    moments: list[tuple[Tensor, Tensor]] = []
 
-    def __init__(self, net: CannyNet, moments: list[tuple[Tensor, Tensor]]) -> None:
-        norms = [module for module in net.modules() if isinstance(module, nn.GroupNorm)]
+    def collect(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(args[0].double(), correction=0)
+        moments.append((mean, variance))
 
-        def collect(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            variance, mean = torch.var_mean(args[0].double(), correction=0)
-            moments.append((mean, variance))
-
-        self._hooks = [norm.register_forward_pre_hook(collect) for norm in norms]
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
+    norms = [module for module in net.modules() if isinstance(module, nn.GroupNorm)]
+    hooks = [norm.register_forward_pre_hook(collect) for norm in norms]
+    try:
+        yield moments
+    finally:
+        for hook in hooks:
             hook.remove()
 
 

@@ -18,7 +18,7 @@ from inter2former_deploy.contract import DECODER_FILE, DECODER_INPUTS, EDGE_INPU
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.bundle import load_weights
 from inter2former_deploy.exporters.decisions import Decisions, Watch, compare_decisions
-from inter2former_deploy.exporters.exact import PART, ExactPreparation, _Part, judge_canny_maps
+from inter2former_deploy.exporters.exact import PART, ExactPreparation, _moments_of_norms, _Part, judge_canny_maps
 from inter2former_deploy.exporters.graphs import (
     DecoderGraph,
     EncoderGraph,
@@ -223,10 +223,7 @@ def test_a_part_is_that_of_the_whole(row: int, column: int, probe_model: Inter2F
         maps = probe_model.edge_detector.canny.encode(picture)
         preparation = ExactPreparation(probe_model, size, np.random.default_rng(0))
         whole = dict(zip(EDGE_INPUTS, preparation._exact.edge_inputs(maps.double()), strict=True))
-        moments: list[Any] = []
-        from inter2former_deploy.exporters.exact import _moments_of_norms
-
-        with _moments_of_norms(preparation._own.edge_detector, moments):
+        with _moments_of_norms(preparation._own.edge_detector) as moments:
             preparation._own.edge_detector.features(maps[None])
         part = _Part(row, column)
         found = preparation._exact_part(maps, moments, part)
