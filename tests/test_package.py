@@ -14,11 +14,11 @@ import inter2former_deploy
 from inter2former_deploy import exporters, runtime
 
 NESTED = {"runtime": runtime, "exporters": exporters}
-# As in an environment whose packages are a folder `site`, whatever way this one was installed.
+# As in an environment whose packages are a folder `site`, whatever way this one was installed. The folder that the
+# package really lies in stays on the path, behind: in an ordinary environment all other packages lie there, too.
 ELSEWHERE = """
 import sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
-sys.path[:] = [path for path in sys.path if path != {root!r}]
 sys.path[:0] = {paths}
 """
 
@@ -49,8 +49,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def run(code: str, *paths: Path) -> list[str]:
-    root = str(Path(inter2former_deploy.__file__).parent.parent)
-    setup = ELSEWHERE.format(paths=[str(path) for path in paths], root=root)
+    setup = ELSEWHERE.format(paths=[str(path) for path in paths])
     done = subprocess.run([sys.executable, "-c", setup + code], capture_output=True, text=True, cwd=paths[0])
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -19,7 +19,7 @@ def test_it_passes_the_gate_and_the_manifest_says_what_was_rounded(
     probe_weights: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parity, "CLICKS", parity.CLICKS[:2])
-    monkeypatch.setattr(parity, "NOISE_DECODES", 0)
+    monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
     path = tmp_path / "half.pth"
     torch.save({"model": {n: t.bfloat16() if t.is_floating_point() else t for n, t in probe_weights.items()}}, path)
     told: list[str] = []
