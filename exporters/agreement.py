@@ -19,8 +19,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from inter2former_deploy.clicks import next_click
-from inter2former_deploy.contract import (
+from inter2former_deploy.core.clicks import next_click
+from inter2former_deploy.core.contract import (
     DECODER_OUTPUTS,
     ENCODER_INPUT,
     ENCODER_OUTPUTS,
@@ -28,12 +28,12 @@ from inter2former_deploy.contract import (
     PAD_MULTIPLE,
     PAD_RGB,
 )
+from inter2former_deploy.core.labels import Click, add_clicks, fold_prediction, unknown_labels
+from inter2former_deploy.core.manifest import Precision
+from inter2former_deploy.core.masks import iou
 from inter2former_deploy.exporters.judgement import Check
 from inter2former_deploy.exporters.parity import CLICKS, OPERATORS, PLAIN, Arrays, Graph, load_photograph
 from inter2former_deploy.exporters.precision import count_layers
-from inter2former_deploy.labels import Click, add_clicks, fold_prediction, unknown_labels
-from inter2former_deploy.manifest import Precision
-from inter2former_deploy.masks import iou
 
 Array = NDArray[Any]
 

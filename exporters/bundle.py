@@ -17,19 +17,24 @@ from typing import Any, get_args
 
 import onnx
 
-from inter2former_deploy import library
-from inter2former_deploy.checkpoint import bundled_weights, load_checkpoint, not_finite, synthetic_state_dict
-from inter2former_deploy.config import EdgeRule, ModelConfig
-from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, INLINE_FILES
-from inter2former_deploy.errors import BundleError, CheckpointError, ExportMismatchError
+from inter2former_deploy.core import library
+from inter2former_deploy.core.contract import DECODER_FILE, ENCODER_FILE, INLINE_FILES
+from inter2former_deploy.core.errors import BundleError, CheckpointError, ExportMismatchError
+from inter2former_deploy.core.files import check_new_bundle, check_space, failed_folder
+from inter2former_deploy.core.manifest import BUNDLE_ID_KEY, Manifest, Precision, sha256
 from inter2former_deploy.exporters.agreement import AgreementReport, check_agreement
 from inter2former_deploy.exporters.bodies import check_opset, inline_bodies
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, decoder_shapes, export_decoder, export_encoder
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, ParityReport, check_parity
 from inter2former_deploy.exporters.precision import reduce_precision
-from inter2former_deploy.files import check_new_bundle, check_space, failed_folder
-from inter2former_deploy.manifest import BUNDLE_ID_KEY, Manifest, Precision, sha256
-from inter2former_deploy.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.checkpoint import (
+    bundled_weights,
+    load_checkpoint,
+    not_finite,
+    synthetic_state_dict,
+)
+from inter2former_deploy.families.inter2former.config import EdgeRule, ModelConfig
+from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 DEFAULT_SIZE = 1024
 DEFAULT_SEED = 7  # of synthetic weights

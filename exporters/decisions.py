@@ -18,10 +18,10 @@ from torch.utils.hooks import RemovableHandle
 
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.graphs import DecoderGraph
-from inter2former_deploy.modules import operators
-from inter2former_deploy.modules.attention import HybridAttention
-from inter2former_deploy.modules.experts import HybridExperts
-from inter2former_deploy.modules.upsampling import BOX_THRESHOLD
+from inter2former_deploy.families.inter2former.modules.attention import HybridAttention
+from inter2former_deploy.families.inter2former.modules.experts import HybridExperts
+from inter2former_deploy.families.inter2former.modules.upsampling import BOX_THRESHOLD
+from inter2former_deploy.operators import formulas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ def compare_decisions(
         margins[name] = _margin(float(nearest), theirs, ours)
     if decoder.decode_head.upsampling == "local":  # else the box is the whole map
         theirs, ours = (_low_res(decoder, tokens.double()) for tokens in (exact_tokens, own_tokens))
-        same &= torch.equal(*(operators.token_box(low_res, BOX_THRESHOLD) for low_res in (theirs, ours)))
+        same &= torch.equal(*(formulas.token_box(low_res, BOX_THRESHOLD) for low_res in (theirs, ours)))
         margins["box"] = _margin(_margin_of_box(theirs), theirs, ours)
     experts = tuple(_uses(scores) for scores in exact.expert)
     return Decisions(margins=margins, experts=experts, same=same)
@@ -133,11 +133,11 @@ def compare_decisions(
 
 def _margin_of_box(low_res: Tensor) -> float:
     """By how much values must move before their box does: a token near the threshold may lie well inside it."""
-    found = operators.token_box(low_res, BOX_THRESHOLD)
+    found = formulas.token_box(low_res, BOX_THRESHOLD)
     distances: list[float] = (low_res - BOX_THRESHOLD).abs().flatten().sort().values.tolist()
     for distance in distances:
         beyond = math.nextafter(distance, math.inf)
-        boxes = (operators.token_box(low_res, BOX_THRESHOLD + step * beyond) for step in (-1, 1))
+        boxes = (formulas.token_box(low_res, BOX_THRESHOLD + step * beyond) for step in (-1, 1))
         if not all(torch.equal(box, found) for box in boxes):
             return distance
     return distances[-1]

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from inter2former_deploy.config import PATCH
-from inter2former_deploy.contract import BLANK_INPUTS, EDGE_INPUTS, STAGES
+from inter2former_deploy.core.contract import BLANK_INPUTS, EDGE_INPUTS, STAGES
+from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.graphs import EncoderGraph
 from inter2former_deploy.exporters.judgement import Check, Exact, counted, equal, judged
 from inter2former_deploy.exporters.precision import KEPT_LAYERS, MIN_WEIGHTS, quantize_weight
-from inter2former_deploy.manifest import Precision
-from inter2former_deploy.modules import edge_operators, operators
-from inter2former_deploy.modules.edges import Canny, CannyNet, ResidualBlock
-from inter2former_deploy.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.config import PATCH
+from inter2former_deploy.families.inter2former.modules.edges import Canny, CannyNet, ResidualBlock
+from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+from inter2former_deploy.operators import edge_formulas, formulas
 
 Array = NDArray[Any]
 
@@ -77,9 +77,9 @@ class _ReducedLayers(TorchFunctionMode):
             return out
         x, weight, bias = args[0], args[1], args[2] if len(args) > 2 else args[1].new_zeros(len(args[1]))
         if self._precision == "bf16":
-            return operators.bf16_linear(x, weight.bfloat16(), bias, "none")
+            return formulas.bf16_linear(x, weight.bfloat16(), bias, "none")
         codes, scale = (torch.from_numpy(array) for array in quantize_weight(weight.numpy()))
-        return operators.int8_linear(x, codes, scale, bias, "none")
+        return formulas.int8_linear(x, codes, scale, bias, "none")
 
 
 def channels_last(embedding: Tensor) -> Tensor:
@@ -111,18 +111,18 @@ def judge_canny_maps(backend: str, maps: Array, canny: Canny, image: Tensor) -> 
     axis = torch.from_numpy(direction % 180 / 45).long().clamp(0, 3)[None]
     survives = is_maximum.gather(0, axis)[0].numpy()
     yield equal("canny_maps/thin", backend, thin, np.where(survives, magnitude, np.float32(0)))
-    strong = np.float32(edge_operators.THRESHOLD)
+    strong = np.float32(edge_formulas.THRESHOLD)
     yield equal("canny_maps/thresh", backend, thresh, np.where(thin >= strong, thin, np.float32(0)))
     yield equal("canny_maps/early", backend, early, np.where(magnitude >= strong, magnitude, np.float32(0)))
 
 
-_DIFFERENCES = edge_operators.difference_filters()
+_DIFFERENCES = edge_formulas.difference_filters()
 
 
 def _gradient(canny: Canny, image: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the three blurred channels along columns and rows, [3, S, S] each, in the image's precision."""
     numbers = (x.to(image) for x in (canny.mean, canny.std, canny.g_h.weight, canny.g_v.weight))
-    return edge_operators.picture_gradient(image, *(x.flatten() for x in numbers))
+    return edge_formulas.picture_gradient(image, *(x.flatten() for x in numbers))
 
 
 def _magnitude(gx: Tensor, gy: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def _right_directions(direction: Tensor, gx: Tensor, gy: Tensor, own_gx: Tensor,
     slack = tolerances.DECISION * max(off, tolerances.FLOOR * largest)
     right = torch.zeros_like(direction, dtype=torch.bool)
     for dx, dy in product((-slack, 0.0, slack), repeat=2):
-        right |= direction == edge_operators.gradient_direction(gx + dx, gy + dy)
+        right |= direction == edge_formulas.gradient_direction(gx + dx, gy + dy)
     # Where the gradient vanishes, directions lie between the steps that none of them has.
     vanishes = gx.abs().maximum(gy.abs()) <= 4 * slack
     return right | (vanishes & (direction % 45 == 0) & (direction >= 0) & (direction <= 360))
@@ -240,7 +240,7 @@ class ExactPreparation:
                 x = x + block.conv2(F.silu(_normalized(block.norm2, hidden, *next(remaining))))
             features.append(lateral(x))
         projected = [
-            edge_operators.project_edge(edge, stage.conv.weight, edge.shape[-1] // side)
+            edge_formulas.project_edge(edge, stage.conv.weight, edge.shape[-1] // side)
             for stage, edge in zip(stages, reversed(features), strict=True)
         ]
         by_kind = [tensor for kind in zip(*projected, strict=True) for tensor in kind]

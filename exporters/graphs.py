@@ -21,8 +21,7 @@ from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules import common as rules
 from torch import Tensor, nn
 
-from inter2former_deploy.config import PATCH, ModelConfig
-from inter2former_deploy.contract import (
+from inter2former_deploy.core.contract import (
     BLANK_INPUTS,
     DECODER_INPUTS,
     DECODER_OUTPUTS,
@@ -34,8 +33,9 @@ from inter2former_deploy.contract import (
 )
 from inter2former_deploy.exporters.bodies import add_bodies, check_opset
 from inter2former_deploy.exporters.translations import translation_table
-from inter2former_deploy.modules.attention import KnownAttention
-from inter2former_deploy.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.config import PATCH, ModelConfig
+from inter2former_deploy.families.inter2former.modules.attention import KnownAttention
+from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 DEFAULT_OPSET = 20  # the first with GELU as one operator; onnxruntime 1.17 and later run it
 
@@ -52,7 +52,7 @@ _LARGE = 1 << 16  # elements; so would a larger result that has more of them tha
 
 
 class EncoderGraph(nn.Module):
-    """encoder.onnx as a module (inter2former_deploy/contract.py).
+    """encoder.onnx as a module (inter2former_deploy/core/contract.py).
 
     Args:
         model: The whole model.
@@ -89,7 +89,7 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """decoder.onnx as a module (inter2former_deploy/contract.py).
+    """decoder.onnx as a module (inter2former_deploy/core/contract.py).
 
     Args:
         model: The whole model.

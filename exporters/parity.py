@@ -27,9 +27,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inter2former_deploy import library
-from inter2former_deploy.config import PATCH
-from inter2former_deploy.contract import (
+from inter2former_deploy.core import library
+from inter2former_deploy.core.contract import (
     DECODER_INPUTS,
     DECODER_OUTPUTS,
     ENCODER_INPUT,
@@ -39,7 +38,11 @@ from inter2former_deploy.contract import (
     PAD_MULTIPLE,
     PAD_RGB,
 )
-from inter2former_deploy.errors import OperatorLibraryError
+from inter2former_deploy.core.errors import OperatorLibraryError
+from inter2former_deploy.core.labels import Click, add_clicks, fold_prediction, unknown_labels
+from inter2former_deploy.core.manifest import Precision
+from inter2former_deploy.core.masks import iou
+from inter2former_deploy.core.threads import available_cpus
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.decisions import Decisions, Scores, Watch, compare_decisions
 from inter2former_deploy.exporters.exact import (
@@ -50,11 +53,8 @@ from inter2former_deploy.exporters.exact import (
 )
 from inter2former_deploy.exporters.graphs import DecoderGraph, EncoderGraph
 from inter2former_deploy.exporters.judgement import Check, Exact, equal, judged, limited
-from inter2former_deploy.labels import Click, add_clicks, fold_prediction, unknown_labels
-from inter2former_deploy.manifest import Precision
-from inter2former_deploy.masks import iou
-from inter2former_deploy.modules.model import Inter2Former
-from inter2former_deploy.threads import available_cpus
+from inter2former_deploy.families.inter2former.config import PATCH
+from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]

@@ -11,9 +11,9 @@ from onnx.defs import OpSchema
 from onnxscript import opset18 as op
 from onnxscript import values
 
-from inter2former_deploy.contract import CHOICES, DOMAIN, DOMAIN_VERSION, operator_name
-from inter2former_deploy.modules import edge_operators as _edges  # noqa: F401 - both define torch.ops.inter2former
-from inter2former_deploy.modules import operators as _others  # noqa: F401
+from inter2former_deploy.core.contract import CHOICES, DOMAIN, DOMAIN_VERSION, operator_name
+from inter2former_deploy.operators import edge_formulas as _edges  # noqa: F401 - both define torch.ops.inter2former
+from inter2former_deploy.operators import formulas as _others  # noqa: F401
 
 Translation = Callable[..., Any]
 

@@ -6,8 +6,8 @@ Example:
     mask = session.click(x, y)  # bool, H x W
 """
 
-from inter2former_deploy.errors import BundleError, EncodedImageError, OperatorLibraryError
-from inter2former_deploy.labels import Click
+from inter2former_deploy.core.errors import BundleError, EncodedImageError, OperatorLibraryError
+from inter2former_deploy.core.labels import Click
 from inter2former_deploy.runtime.encoded import EncodedImage, EncodedImages
 from inter2former_deploy.runtime.segmenter import Segmenter
 from inter2former_deploy.runtime.session import Session

@@ -7,9 +7,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE
-from inter2former_deploy.errors import BundleError
-from inter2former_deploy.manifest import Manifest, sha256
+from inter2former_deploy.core.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE
+from inter2former_deploy.core.errors import BundleError
+from inter2former_deploy.core.manifest import Manifest, sha256
 
 
 @dataclass(frozen=True)

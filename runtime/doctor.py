@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from inter2former_deploy import library
-from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
-from inter2former_deploy.errors import OperatorLibraryError
+from inter2former_deploy.core import library
+from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION
+from inter2former_deploy.core.errors import OperatorLibraryError
+from inter2former_deploy.core.threads import available_cpus, cpu_limits
 from inter2former_deploy.runtime.onnx_bytes import ELEMENT, STRING, AttributeValue, one_node_model
 from inter2former_deploy.runtime.preprocess import Image
 from inter2former_deploy.runtime.segmenter import Segmenter
-from inter2former_deploy.threads import available_cpus, cpu_limits
 
 PACKAGES = ("inter2former-deploy", "numpy", "onnxruntime", "opencv-python-headless", "typer")
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "safetensors")

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inter2former_deploy.contract import IMAGE_FEATURES
-from inter2former_deploy.errors import EncodedImageError
-from inter2former_deploy.files import replacing
+from inter2former_deploy.core.contract import IMAGE_FEATURES
+from inter2former_deploy.core.errors import EncodedImageError
+from inter2former_deploy.core.files import replacing
 from inter2former_deploy.runtime.preprocess import Floats, Frame, Image, check_image
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
+from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION
 
 # TensorProto.DataType
 ELEMENT = {np.dtype(np.float32): 1, np.dtype(np.uint8): 2, np.dtype(np.int8): 3, np.dtype(np.int64): 7}

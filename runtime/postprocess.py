@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from inter2former_deploy.contract import OUTSIDE_LOGIT
+from inter2former_deploy.core.contract import OUTSIDE_LOGIT
 from inter2former_deploy.runtime.preprocess import Floats, Frame, Indices, bilinear_taps
 
 Mask = npt.NDArray[np.bool_]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from inter2former_deploy.contract import PAD_MULTIPLE, PAD_RGB
-from inter2former_deploy.labels import Click
+from inter2former_deploy.core.contract import PAD_MULTIPLE, PAD_RGB
+from inter2former_deploy.core.labels import Click
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -64,7 +64,11 @@ def check_image(image: object) -> Image:
         ValueError: not H x W x 3, or empty.
     """
     if not isinstance(image, np.ndarray):
-        hint = ": inter2former_deploy.pictures.read_image reads a file" if isinstance(image, str | bytes | Path) else ""
+        hint = (
+            ": inter2former_deploy.core.pictures.read_image reads a file"
+            if isinstance(image, str | bytes | Path)
+            else ""
+        )
         raise TypeError(
             f"image must be a numpy array, uint8 RGB of shape (height, width, 3), got {type(image).__name__}{hint}"
         )

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from inter2former_deploy import library
-from inter2former_deploy.contract import DECODER_INPUTS, ENCODER_INPUT, IMAGE_FEATURES
-from inter2former_deploy.errors import BundleError, EncodedImageError
-from inter2former_deploy.labels import Labels, check_labels
+from inter2former_deploy.core import library
+from inter2former_deploy.core.contract import DECODER_INPUTS, ENCODER_INPUT, IMAGE_FEATURES
+from inter2former_deploy.core.errors import BundleError, EncodedImageError
+from inter2former_deploy.core.labels import Labels, check_labels
+from inter2former_deploy.core.threads import available_cpus
 from inter2former_deploy.runtime.bundle import Bundle, read_bundle
 from inter2former_deploy.runtime.encoded import EncodedImage, RecentImages, empty_features, picture_key
 from inter2former_deploy.runtime.onnx_bytes import keep_outputs
 from inter2former_deploy.runtime.postprocess import Box
 from inter2former_deploy.runtime.preprocess import Floats, Frame, Image, check_image, model_input
 from inter2former_deploy.runtime.session import Session
-from inter2former_deploy.threads import available_cpus
 
 Features = dict[str, ort.OrtValue]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inter2former_deploy.labels import (
+from inter2former_deploy.core.labels import (
     POSSIBLE_BACKGROUND,
     UNKNOWN,
     Click,

@@ -25,7 +25,7 @@ from PIL import Image
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 import icc
 
-from inter2former_deploy.pictures import read_image
+from inter2former_deploy.core.pictures import read_image
 
 LIMIT = 1  # level
 STEPS = np.linspace(0, 255, 16).round().astype(np.uint8)

@@ -17,12 +17,17 @@ import numpy as np
 import onnxruntime
 import torch
 
-from inter2former_deploy.checkpoint import synthetic_state_dict
-from inter2former_deploy.config import DecoderConfig, EdgeNetworkConfig, EncoderConfig, ModelConfig
-from inter2former_deploy.contract import ENCODER_FILE, ENCODER_INPUT, MEAN_BGR, STD_BGR
+from inter2former_deploy.core.contract import ENCODER_FILE, ENCODER_INPUT, MEAN_BGR, STD_BGR
+from inter2former_deploy.core.labels import Labels
 from inter2former_deploy.exporters.bundle import export_bundle
-from inter2former_deploy.labels import Labels
-from inter2former_deploy.modules.model import ImageFeatures, Inter2Former
+from inter2former_deploy.families.inter2former.checkpoint import synthetic_state_dict
+from inter2former_deploy.families.inter2former.config import (
+    DecoderConfig,
+    EdgeNetworkConfig,
+    EncoderConfig,
+    ModelConfig,
+)
+from inter2former_deploy.families.inter2former.modules.model import ImageFeatures, Inter2Former
 from inter2former_deploy.runtime.doctor import CLICKS, EXPECTED_FILE, picture
 from inter2former_deploy.runtime.postprocess import Box
 from inter2former_deploy.runtime.preprocess import Floats, Frame, model_input

@@ -29,10 +29,10 @@ VARIABLES = ("ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "INTER2FORMER_TIER")
 
 def right(models: list[str], seeds: list[int], sizes: list[int], rules: list[str]) -> int:
     """Verify right graphs; returns how many were refused."""
-    from inter2former_deploy.config import PRESETS
     from inter2former_deploy.exporters.bundle import load_weights
     from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
     from inter2former_deploy.exporters.parity import check_parity
+    from inter2former_deploy.families.inter2former.config import PRESETS
 
     tried = refused = 0
     for name, size, seed, rule in product(models, sizes, seeds, rules):
@@ -86,7 +86,7 @@ def wrong(every: int) -> int:
 
 def arithmetic() -> str:
     """The CPU and what was asked of it."""
-    from inter2former_deploy.bench.machine import describe
+    from inter2former_deploy.apps.bench.machine import describe
 
     chosen = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
     return ", ".join([str(describe(1)["cpu"]), *chosen])

@@ -48,7 +48,7 @@ np.save(target, np.array(masks))
 """
 HELP = """
 import sys
-from inter2former_deploy.cli import main
+from inter2former_deploy.apps.cli import main
 for command in sys.argv[1:]:
     try:
         main([command, "--help"])

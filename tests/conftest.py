@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 if TYPE_CHECKING:
-    from inter2former_deploy.modules.model import Inter2Former
+    from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS), str(TESTS / "reference")]  # `from tolerances import TOLERANCES`, `import make_weights`
@@ -50,7 +50,7 @@ def probe_model(probe_weights: dict[str, Any], tmp_path_factory: pytest.TempPath
     """The model behind the golden arrays, through our loader, in evaluation mode; do not change it."""
     import torch
 
-    from inter2former_deploy.checkpoint import load_model
+    from inter2former_deploy.families.inter2former.checkpoint import load_model
 
     path = tmp_path_factory.mktemp("checkpoint") / "probe.pth"
     torch.save({"meta": {}, "state_dict": probe_weights}, path)

@@ -19,12 +19,12 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from inter2former_deploy.config import PROBE
-from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE
+from inter2former_deploy.core.contract import DECODER_FILE, ENCODER_FILE
 from inter2former_deploy.exporters import parity
 from inter2former_deploy.exporters.bundle import load_weights
 from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
 from inter2former_deploy.exporters.parity import PLAIN, Gate
+from inter2former_deploy.families.inter2former.config import PROBE
 
 Graphs = dict[str, onnx.ModelProto]  # by file name
 Verdict = Literal["refused", "accepted", "without effect", "does not run"]

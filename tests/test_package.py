@@ -58,8 +58,8 @@ def run(code: str, *paths: Path) -> list[str]:
 def test_in_a_checkout_modules_come_from_the_installed_package(site: Path, checkout: Path) -> None:
     code = """
 from inter2former_deploy.runtime import Segmenter
-import inter2former_deploy.cli
-import inter2former_deploy.library as library
+import inter2former_deploy.apps.cli
+import inter2former_deploy.core.library as library
 for name, module in sorted(sys.modules.items()):
     if name.startswith("inter2former_deploy."):
         print(module.__file__)

@@ -13,8 +13,7 @@ import numpy as np
 import onnx
 import onnx.parser
 
-from inter2former_deploy.config import PROBE
-from inter2former_deploy.contract import (
+from inter2former_deploy.core.contract import (
     BLANK_INPUTS,
     DECODER_FILE,
     DECODER_OUTPUTS,
@@ -22,7 +21,8 @@ from inter2former_deploy.contract import (
     ENCODER_FILE,
     ENCODER_OUTPUTS,
 )
-from inter2former_deploy.manifest import Manifest
+from inter2former_deploy.core.manifest import Manifest
+from inter2former_deploy.families.inter2former.config import PROBE
 
 SIZE = 64
 BOX = (16, 0, 64, 48)

@@ -17,7 +17,7 @@ import onnx
 import onnx.inliner
 from onnx import helper, numpy_helper
 
-from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
+from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION
 from inter2former_deploy.exporters.bodies.canny_maps import Blurred, CannyMaps, Direction, FromZeroToOne
 from inter2former_deploy.exporters.bodies.edge_network import (
     ActivatedNorm,

@@ -10,7 +10,7 @@ from onnxscript import opset18 as op
 from onnxscript import script
 
 from inter2former_deploy.exporters.bodies.shared import BOOL, FLOAT, helpers, operators
-from inter2former_deploy.modules.edge_operators import SOBEL, TAN_22_5, TAN_67_5, difference_filters
+from inter2former_deploy.operators.edge_formulas import SOBEL, TAN_22_5, TAN_67_5, difference_filters
 
 SOBEL_X = numpy_helper.from_array(np.float32(SOBEL)[None, None])
 SOBEL_Y = numpy_helper.from_array(np.ascontiguousarray(np.float32(SOBEL).T)[None, None])

@@ -9,7 +9,7 @@ from onnxscript import opset18 as op
 from onnxscript import script
 from onnxscript.values import Opset
 
-from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
+from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION
 
 HELPER_DOMAIN = f"{DOMAIN}.body"
 HELPER_VERSION = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from inter2former_deploy.masks import IGNORED
+from inter2former_deploy.core.masks import IGNORED
 
 from .coco import CocoDataset
 from .folders import FolderDataset

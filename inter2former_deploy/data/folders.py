@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from inter2former_deploy.masks import MaskError, read_mask, read_objects
-from inter2former_deploy.pictures import SUFFIXES
-from inter2former_deploy.threads import available_cpus
+from inter2former_deploy.core.masks import MaskError, read_mask, read_objects
+from inter2former_deploy.core.pictures import SUFFIXES
+from inter2former_deploy.core.threads import available_cpus
 
 from .sample import EMPTY, DataError, FileDataset, LastRead, Sample, Tally
 

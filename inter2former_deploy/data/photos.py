@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inter2former_deploy.pictures import read_image
+from inter2former_deploy.core.pictures import read_image
 
 FILES = {
     "astronaut": ("skimage", "data/astronaut.png"),

@@ -13,10 +13,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from inter2former_deploy.masks import IGNORED as IGNORED
-from inter2former_deploy.pictures import PictureError
-from inter2former_deploy.pictures import read_image as read_picture
-from inter2former_deploy.threads import available_cpus
+from inter2former_deploy.core.masks import IGNORED as IGNORED
+from inter2former_deploy.core.pictures import PictureError
+from inter2former_deploy.core.pictures import read_image as read_picture
+from inter2former_deploy.core.threads import available_cpus
 
 NAMED = 20  # how many of a kind are named; the others are counted
 

@@ -1,1 +1,1 @@
-"""Model families beside Inter2Former, a folder each."""
+"""Model families, a folder each: configuration, reference modules, checkpoints."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inter2former_deploy.clicks import IGNORED
-from inter2former_deploy.config import PATCH
+from inter2former_deploy.core.clicks import IGNORED
+from inter2former_deploy.families.inter2former.config import PATCH
 
 _FEATURES = 64  # channels in which tokens are compared
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from inter2former_deploy.clicks import IGNORED
-from inter2former_deploy.contract import MEAN_BGR, STD_BGR
+from inter2former_deploy.core.clicks import IGNORED
+from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
 from inter2former_deploy.data import DataError, Dataset
 from inter2former_deploy.data.shapes import coverage
 from inter2former_deploy.data.synthetic import WHOLE, Scene, make_scene, render, training_view

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from inter2former_deploy.config import PATCH
+from inter2former_deploy.families.inter2former.config import PATCH
 
 Optimizer = Literal["adamw", "muon"]
 

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from inter2former_deploy.modules.experts import HybridExperts
+from inter2former_deploy.families.inter2former.modules.experts import HybridExperts
 
 
 class ExpertLoad:

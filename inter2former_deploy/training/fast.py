@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inter2former_deploy.modules import operators
+from inter2former_deploy.operators import formulas
 
 
 class OneGroupNorm(nn.GroupNorm):
@@ -39,7 +39,7 @@ def _doubling(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def upsample(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, epsilon: float) -> Tensor:
-    """`operators.upsample` with the resize as a matrix product a direction, [B, C, H, W] -> [B, C, 2*H, 2*W]."""
+    """`formulas.upsample` with the resize as a matrix product a direction, [B, C, H, W] -> [B, C, 2*H, 2*W]."""
     x = F.group_norm(x.contiguous(), 1, norm_weight.to(x.dtype), norm_bias.to(x.dtype), epsilon)
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
@@ -75,11 +75,11 @@ def fast_forms(*, bf16: bool) -> Iterator[None]:
         bf16: Attention in bfloat16, also where all around it is not.
     """
     names = "upsample", "scaled_dot_product_attention"
-    reference = [getattr(operators, name) for name in names]
+    reference = [getattr(formulas, name) for name in names]
     for name, form in zip(names, (upsample, bf16_attention if bf16 else attention), strict=True):
-        setattr(operators, name, form)
+        setattr(formulas, name, form)
     try:
         yield
     finally:
         for name, form in zip(names, reference, strict=True):
-            setattr(operators, name, form)
+            setattr(formulas, name, form)

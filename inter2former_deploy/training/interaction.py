@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from inter2former_deploy.clicks import TRAINING_FACTOR, next_click
-from inter2former_deploy.labels import Click, add_clicks, fold_prediction, unknown_labels
+from inter2former_deploy.core.clicks import TRAINING_FACTOR, next_click
+from inter2former_deploy.core.labels import Click, add_clicks, fold_prediction, unknown_labels
 
 from .config import TrainConfig
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inter2former_deploy.checkpoint import load_checkpoint, save_checkpoint
-from inter2former_deploy.clicks import IGNORED
-from inter2former_deploy.config import ModelConfig
+from inter2former_deploy.core.clicks import IGNORED
+from inter2former_deploy.core.masks import iou
 from inter2former_deploy.data import Dataset
-from inter2former_deploy.masks import iou
-from inter2former_deploy.modules.losses import jaccard_loss, training_loss
-from inter2former_deploy.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.checkpoint import load_checkpoint, save_checkpoint
+from inter2former_deploy.families.inter2former.config import ModelConfig
+from inter2former_deploy.families.inter2former.modules.losses import jaccard_loss, training_loss
+from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 from . import processes as parallel
 from .auxiliary import Auxiliary

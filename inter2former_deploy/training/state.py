@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inter2former_deploy.files import replacing
+from inter2former_deploy.core.files import replacing
 
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from inter2former_deploy.core.manifest import Manifest, sha256
 from inter2former_deploy.exporters.bundle import load_weights
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, export_decoder, export_encoder
-from inter2former_deploy.manifest import Manifest, sha256
 
 SIZE = 256
 

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from inter2former_deploy.config import PRESETS
-from inter2former_deploy.contract import graph_tensors
+from inter2former_deploy.core.contract import graph_tensors
+from inter2former_deploy.core.labels import Click, add_clicks
 from inter2former_deploy.exporters.graphs import decoder_shapes
-from inter2former_deploy.labels import Click, add_clicks
+from inter2former_deploy.families.inter2former.config import PRESETS
 from inter2former_deploy.runtime import Segmenter
 from inter2former_deploy.runtime.preprocess import Frame
 

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from inter2former_deploy import library
+from inter2former_deploy.core import library
 
 Array = NDArray[Any]
 RunGraph = Callable[[onnx.ModelProto, Mapping[str, Array]], dict[str, Array]]

@@ -13,14 +13,14 @@ from operators import twins
 from operators.harness import assert_accurate
 from torch import Tensor, nn
 
-from inter2former_deploy import library
-from inter2former_deploy.checkpoint import bundled_weights, load_model, synthetic_state_dict
-from inter2former_deploy.config import PATCH, PROBE, ModelConfig
-from inter2former_deploy.contract import BLANK_INPUTS
+from inter2former_deploy.core import library
+from inter2former_deploy.core.contract import BLANK_INPUTS
+from inter2former_deploy.core.labels import Click, add_clicks, unknown_labels
 from inter2former_deploy.exporters.graphs import export_graph
-from inter2former_deploy.labels import Click, add_clicks, unknown_labels
-from inter2former_deploy.modules.model import Inter2Former
-from inter2former_deploy.modules.neck import DecoderNeck
+from inter2former_deploy.families.inter2former.checkpoint import bundled_weights, load_model, synthetic_state_dict
+from inter2former_deploy.families.inter2former.config import PATCH, PROBE, ModelConfig
+from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.modules.neck import DecoderNeck
 
 REACH = (
     4  # tokens a side that a click's disc of 11 pixels may change: a prompt convolution sees 15 pixels beyond a token

@@ -12,22 +12,22 @@ import onnx
 import pytest
 import torch
 
-from inter2former_deploy.config import DEMO, PROBE
-from inter2former_deploy.contract import (
+from inter2former_deploy.core.contract import (
     DECODER_FILE,
     ENCODER_FILE,
     INLINE_FILES,
     MANIFEST_FILE,
     PAD_RGB,
 )
-from inter2former_deploy.errors import BundleError, CheckpointError, ExportMismatchError, OperatorLibraryError
+from inter2former_deploy.core.errors import BundleError, CheckpointError, ExportMismatchError, OperatorLibraryError
+from inter2former_deploy.core.files import BUNDLE_FILES
+from inter2former_deploy.core.manifest import BUNDLE_ID_KEY, Manifest
 from inter2former_deploy.exporters import bundle, parity
 from inter2former_deploy.exporters.bundle import ExportReport, export_bundle, load_exported, verify_bundle
 from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, check_parity
-from inter2former_deploy.files import BUNDLE_FILES
-from inter2former_deploy.manifest import BUNDLE_ID_KEY, Manifest
-from inter2former_deploy.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.config import DEMO, PROBE
+from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 from inter2former_deploy.runtime.bundle import open_bundle
 
 SIZE = 128

@@ -13,8 +13,7 @@ import torch
 from mutants import Trial, mutants
 from onnx import numpy_helper
 
-from inter2former_deploy.config import DEMO, PROBE
-from inter2former_deploy.contract import DECODER_FILE, DECODER_INPUTS, EDGE_INPUTS, ENCODER_FILE, ENCODER_OUTPUTS
+from inter2former_deploy.core.contract import DECODER_FILE, DECODER_INPUTS, EDGE_INPUTS, ENCODER_FILE, ENCODER_OUTPUTS
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.bundle import load_weights
 from inter2former_deploy.exporters.decisions import Decisions, Watch, compare_decisions
@@ -29,7 +28,8 @@ from inter2former_deploy.exporters.graphs import (
 from inter2former_deploy.exporters.judgement import Check, Exact, judged
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Gate, ParityReport, check_parity, load_photograph
 from inter2former_deploy.exporters.precision import reduce_precision
-from inter2former_deploy.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.config import DEMO, PROBE
+from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 Array = np.ndarray
 

@@ -12,8 +12,7 @@ import torch
 from tolerances import TOLERANCES
 from torch import Tensor, nn
 
-from inter2former_deploy.config import PATCH, PROBE
-from inter2former_deploy.contract import (
+from inter2former_deploy.core.contract import (
     BLANK_INPUTS,
     DECODER_OUTPUTS,
     EDGE_INPUTS,
@@ -24,10 +23,11 @@ from inter2former_deploy.contract import (
     STD_BGR,
 )
 from inter2former_deploy.exporters.graphs import decoder_shapes, export_decoder, export_encoder, export_graph
-from inter2former_deploy.modules.attention import BSQAttention
-from inter2former_deploy.modules.experts import HybridExperts
-from inter2former_deploy.modules.model import Inter2Former
-from inter2former_deploy.modules.upsampling import LocalUpsampling
+from inter2former_deploy.families.inter2former.config import PATCH, PROBE
+from inter2former_deploy.families.inter2former.modules.attention import BSQAttention
+from inter2former_deploy.families.inter2former.modules.experts import HybridExperts
+from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.modules.upsampling import LocalUpsampling
 
 if TYPE_CHECKING:
     from conftest import Golden

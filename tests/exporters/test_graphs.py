@@ -9,9 +9,7 @@ import onnx
 import pytest
 import torch
 
-from inter2former_deploy.checkpoint import synthetic_state_dict
-from inter2former_deploy.config import PROBE, ModelConfig
-from inter2former_deploy.contract import (
+from inter2former_deploy.core.contract import (
     BLANK_INPUTS,
     DECODER_INPUTS,
     DECODER_OUTPUTS,
@@ -27,7 +25,9 @@ from inter2former_deploy.exporters.graphs import (
     export_encoder,
     export_graph,
 )
-from inter2former_deploy.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.checkpoint import synthetic_state_dict
+from inter2former_deploy.families.inter2former.config import PROBE, ModelConfig
+from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 GRID, SIZE = 5, 80
 

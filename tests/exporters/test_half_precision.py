@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from inter2former_deploy.core.manifest import Manifest
 from inter2former_deploy.exporters import parity
 from inter2former_deploy.exporters.bundle import export_bundle
-from inter2former_deploy.manifest import Manifest
 
 SIZE = 64  # where rounded Canny filters show most: a pixel counts most
 

@@ -13,18 +13,18 @@ import onnx.parser
 import pytest
 from operators import twins
 
-from inter2former_deploy.config import DEMO, PROBE
-from inter2former_deploy.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE
-from inter2former_deploy.errors import BundleError, ExportMismatchError
+from inter2former_deploy.core.contract import DECODER_FILE, ENCODER_FILE, MANIFEST_FILE
+from inter2former_deploy.core.errors import BundleError, ExportMismatchError
+from inter2former_deploy.core.files import BUNDLE_FILES
+from inter2former_deploy.core.manifest import Manifest
 from inter2former_deploy.exporters import agreement, bundle, parity
 from inter2former_deploy.exporters import precision as precision_module
 from inter2former_deploy.exporters.agreement import make_scenes, pictures_for
 from inter2former_deploy.exporters.bundle import export_bundle, verify_bundle
 from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
 from inter2former_deploy.exporters.precision import count_layers, quantize_weight, reduce_precision
-from inter2former_deploy.files import BUNDLE_FILES
-from inter2former_deploy.manifest import Manifest
-from inter2former_deploy.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.config import DEMO, PROBE
+from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 SIZE = 128
 TWINS: dict[str, Any] = {"bf16": twins.bf16_linear, "int8": twins.int8_linear}

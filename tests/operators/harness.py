@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 from tolerances import TOLERANCES
 
-from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION, operator_name
+from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION, operator_name
 
 Array = NDArray[Any]
 

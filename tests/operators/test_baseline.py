@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from inter2former_deploy.library import LIBRARY_VARIABLE, library_path
+from inter2former_deploy.core.library import LIBRARY_VARIABLE, library_path
 
 # The symbol versions of manylinux_2_28 (glibc 2.28, GCC 8), as PEP 600 and auditwheel have them.
 HIGHEST = {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11), "GCC": (7, 0, 0)}

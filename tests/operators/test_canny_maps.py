@@ -9,7 +9,7 @@ from operators import twins
 from operators.harness import Array, Library
 from tolerances import TOLERANCES
 
-from inter2former_deploy.contract import MEAN_BGR, STD_BGR
+from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
 
 MAPS = ("grad_mag", "grad_ori", "thin", "thresh", "early")
 SIZES = [(1, 1), (1, 7), (2, 3), (5, 16), (9, 17), (63, 31), (64, 33), (65, 40), (131, 100)]

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from operators.harness import FAILURES, NARROW_TIERS, Library, expected_tiers, library_path
 
-from inter2former_deploy.contract import DOMAIN_VERSION
+from inter2former_deploy.core.contract import DOMAIN_VERSION
 
 
 def readelf(*arguments: str) -> str:

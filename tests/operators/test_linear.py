@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from operators import twins
 from operators.harness import THREADS, Array, Library, assert_accurate
 
-from inter2former_deploy.contract import DOMAIN, DOMAIN_VERSION
+from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION
 
 # Inputs, outputs: around the vector widths, odd, and the release's.
 SIZES = [(1, 1), (3, 5), (16, 8), (17, 15), (31, 33), (33, 64), (64, 31), (65, 97), (256, 96), (32, 256)]

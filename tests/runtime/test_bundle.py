@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from toy_bundle import write_toy_bundle
 
-from inter2former_deploy.library import LIBRARY_VARIABLE
+from inter2former_deploy.core.library import LIBRARY_VARIABLE
 from inter2former_deploy.runtime import BundleError, OperatorLibraryError, Segmenter
 
 
@@ -92,6 +92,6 @@ def test_library_that_does_not_load(toy_bundle: Path, monkeypatch: pytest.Monkey
 def test_installation_without_library(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
     elsewhere = SimpleNamespace(locate_file=lambda name: tmp_path / name)
-    monkeypatch.setattr("inter2former_deploy.library.distribution", lambda package: elsewhere)
+    monkeypatch.setattr("inter2former_deploy.core.library.distribution", lambda package: elsewhere)
     with pytest.raises(OperatorLibraryError, match=r"has no operator library.*reinstall"):
         Segmenter(toy_bundle)

@@ -13,12 +13,12 @@ import onnxruntime
 import pytest
 from operators import twins
 
-from inter2former_deploy.contract import DECODER_FILE, DOMAIN, ENCODER_FILE
-from inter2former_deploy.library import LIBRARY_VARIABLE, library_path
-from inter2former_deploy.manifest import Manifest, sha256
+from inter2former_deploy.core.contract import DECODER_FILE, DOMAIN, ENCODER_FILE
+from inter2former_deploy.core.library import LIBRARY_VARIABLE, library_path
+from inter2former_deploy.core.manifest import Manifest, sha256
+from inter2former_deploy.core.threads import CpuLimits
 from inter2former_deploy.runtime import doctor
 from inter2former_deploy.runtime.onnx_bytes import one_node_model
-from inter2former_deploy.threads import CpuLimits
 
 TWINS = {
     "EdgeTokensExact": partial(twins.edge_tokens, rule="exact"),
@@ -196,10 +196,10 @@ def test_the_tiny_model_is_what_the_exporter_makes_now() -> None:
     """If this fails, run scripts/doctor_bundle.py and commit what it writes."""
     import torch
 
-    from inter2former_deploy.checkpoint import synthetic_state_dict
-    from inter2former_deploy.contract import preprocessing
+    from inter2former_deploy.core.contract import preprocessing
     from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
-    from inter2former_deploy.modules.model import Inter2Former
+    from inter2former_deploy.families.inter2former.checkpoint import synthetic_state_dict
+    from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
     manifest = Manifest.read(doctor.TINY_BUNDLE)
     assert manifest.preprocessing == preprocessing()

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 from toy_bundle import SIZE, write_toy_bundle
 
-from inter2former_deploy.contract import IMAGE_FEATURES
+from inter2former_deploy.core.contract import IMAGE_FEATURES
 from inter2former_deploy.runtime import EncodedImage, EncodedImageError, EncodedImages, Segmenter
 from inter2former_deploy.runtime.encoded import RecentImages, picture_key
 from inter2former_deploy.runtime.preprocess import Frame

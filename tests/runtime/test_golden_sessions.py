@@ -15,13 +15,13 @@ import onnxruntime
 import pytest
 from tolerances import TOLERANCES
 
-from inter2former_deploy.contract import BLANK_INPUTS, DECODER_FILE, EDGE_INPUTS, ENCODER_FILE
-from inter2former_deploy.manifest import Manifest
+from inter2former_deploy.core.contract import BLANK_INPUTS, DECODER_FILE, EDGE_INPUTS, ENCODER_FILE
+from inter2former_deploy.core.manifest import Manifest
 from inter2former_deploy.runtime import Segmenter, Session
 from inter2former_deploy.runtime.preprocess import Frame
 
 if TYPE_CHECKING:
-    from inter2former_deploy.modules.model import Inter2Former
+    from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 SIZE = 256
 BIAS = 0.42  # added to the last convolution of these sessions (golden/README.md)

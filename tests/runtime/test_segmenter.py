@@ -18,9 +18,9 @@ import onnxruntime
 import pytest
 from toy_bundle import BOX, SIZE, toy_logits, write_toy_bundle
 
-from inter2former_deploy import threads
-from inter2former_deploy.errors import BundleError, EncodedImageError
-from inter2former_deploy.labels import Click, add_clicks, unknown_labels
+from inter2former_deploy.core import threads
+from inter2former_deploy.core.errors import BundleError, EncodedImageError
+from inter2former_deploy.core.labels import Click, add_clicks, unknown_labels
 from inter2former_deploy.runtime import Segmenter
 from inter2former_deploy.runtime.bundle import Bundle
 from inter2former_deploy.runtime.onnx_bytes import keep_outputs

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inter2former_deploy.labels import Click, Labels, add_clicks, fold_prediction, unknown_labels
+from inter2former_deploy.core.labels import Click, Labels, add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.runtime.postprocess import Box, paste_logits
 from inter2former_deploy.runtime.preprocess import Floats, Frame
 from inter2former_deploy.runtime.session import KEPT_LOGITS, Session

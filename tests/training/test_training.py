@@ -15,12 +15,17 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from inter2former_deploy.checkpoint import load_model, save_checkpoint
-from inter2former_deploy.cli import app
-from inter2former_deploy.config import DecoderConfig, EdgeNetworkConfig, EncoderConfig, ModelConfig
-from inter2former_deploy.contract import MEAN_BGR
+from inter2former_deploy.apps.cli import app
+from inter2former_deploy.core.contract import MEAN_BGR
 from inter2former_deploy.data import IGNORED, DataError, FolderDataset, Sample
-from inter2former_deploy.modules import operators
+from inter2former_deploy.families.inter2former.checkpoint import load_model, save_checkpoint
+from inter2former_deploy.families.inter2former.config import (
+    DecoderConfig,
+    EdgeNetworkConfig,
+    EncoderConfig,
+    ModelConfig,
+)
+from inter2former_deploy.operators import formulas
 from inter2former_deploy.training import Stage, TrainConfig, train
 from inter2former_deploy.training.auxiliary import Auxiliary
 from inter2former_deploy.training.batches import Batches, _resampled
@@ -63,9 +68,9 @@ def test_fast_forms_compute_what_the_reference_does():
     def gradients(y):
         return torch.autograd.grad((y * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum(), (x, weight, bias))
 
-    reference = operators.upsample(x, weight, bias, 1e-5)
+    reference = formulas.upsample(x, weight, bias, 1e-5)
     with fast_forms(bf16=False):
-        fast = operators.upsample(x, weight, bias, 1e-5)
+        fast = formulas.upsample(x, weight, bias, 1e-5)
     torch.testing.assert_close(fast, reference, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(fast), gradients(reference), rtol=1e-4, atol=1e-4)
 
@@ -82,7 +87,7 @@ def test_fast_attention_is_that_of_the_reference(bf16, tolerance):
     query, key, value = (torch.randn(20, 16, requires_grad=True) for _ in range(3))
 
     def results():
-        out = operators.attention(query, key, value, 2, bias=torch.linspace(-1, 1, 20))
+        out = formulas.attention(query, key, value, 2, bias=torch.linspace(-1, 1, 20))
         return out, *torch.autograd.grad((out * torch.linspace(-1, 1, 320).view(20, 16)).sum(), (query, key, value))
 
     reference = results()
@@ -163,7 +168,8 @@ def test_a_kill_while_saving_leaves_the_old_state(tmp_path, monkeypatch):
 )
 def test_an_interrupt_of_all_processes_of_a_run_ends_it_between_steps(tmp_path, interrupt, processes):
     code = (
-        "import sys, json; from pathlib import Path; from inter2former_deploy.config import ModelConfig;"
+        "import sys, json; from pathlib import Path;"
+        "from inter2former_deploy.families.inter2former.config import ModelConfig;"
         "from inter2former_deploy.training import Stage, TrainConfig, train;"
         "config = TrainConfig(steps=10**6, targets=1, stages=(Stage(share=1, size=64, batch=2),));"
         "model = ModelConfig.from_dict(json.loads(sys.argv[1]));"

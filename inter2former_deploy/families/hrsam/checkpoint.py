@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from inter2former_deploy.errors import CheckpointError
+from inter2former_deploy.core.errors import CheckpointError
 from inter2former_deploy.families.hrsam.config import PRESETS, HRSAMConfig
 from inter2former_deploy.families.hrsam.model import HRSAM
 

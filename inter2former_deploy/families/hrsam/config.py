@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from inter2former_deploy.config import PATCH
+from inter2former_deploy.families.inter2former.config import PATCH
 
 PAD_MULTIPLE = 32  # images are padded to multiples of this before they are resized
 MASK_STRIDE = 4  # model pixels a pixel of the mask logits

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inter2former_deploy.config import PATCH
 from inter2former_deploy.families.hrsam.config import HRSAMEncoderConfig
 from inter2former_deploy.families.hrsam.ssm import StateSpaceModule
-from inter2former_deploy.modules.encoder import (
+from inter2former_deploy.families.inter2former.config import PATCH
+from inter2former_deploy.families.inter2former.modules.encoder import (
     ChannelsLast,
     EncoderBlock,
     PatchEmbedding,
@@ -21,7 +21,7 @@ from inter2former_deploy.modules.encoder import (
     add_positions,
     fuse_maps,
 )
-from inter2former_deploy.modules.windows import WindowLayout
+from inter2former_deploy.operators.windows import WindowLayout
 
 Grid = tuple[int, int]  # height and width of a map, tokens
 

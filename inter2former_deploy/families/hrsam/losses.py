@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from inter2former_deploy.modules.losses import normalized_focal_loss
+from inter2former_deploy.families.inter2former.modules.losses import normalized_focal_loss
 
 
 def distillation_loss(embedding: Tensor, teacher: Tensor) -> Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from inter2former_deploy.config import PATCH
 from inter2former_deploy.families.hrsam.config import HRSAMConfig
 from inter2former_deploy.families.hrsam.decoder import MaskDecoder, Prediction
 from inter2former_deploy.families.hrsam.encoder import ImageEncoder
 from inter2former_deploy.families.hrsam.prompt import PromptEncoder, check_batch
+from inter2former_deploy.families.inter2former.config import PATCH
 
 
 class HRSAM(nn.Module):

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from inter2former_deploy.config import PATCH
 from inter2former_deploy.families.hrsam.decoder import ImageProjections, TwoWayLayer
 from inter2former_deploy.families.hrsam.model import HRSAM
 from inter2former_deploy.families.hrsam.prompt import check_batch
+from inter2former_deploy.families.inter2former.config import PATCH
 
 
 class PreparedImage(NamedTuple):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inter2former_deploy.config import PATCH
+from inter2former_deploy.core.labels import Click
 from inter2former_deploy.families.hrsam.config import MASK_STRIDE, HRSAMDecoderConfig
-from inter2former_deploy.labels import Click
+from inter2former_deploy.families.inter2former.config import PATCH
 
 NOT_A_POINT, NEGATIVE, POSITIVE = -1, 0, 1  # labels of points
 CORNERS = 2  # of a box; their embeddings follow those of negative and positive points

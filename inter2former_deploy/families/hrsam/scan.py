@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from inter2former_deploy.modules.operators import operator
+from inter2former_deploy.operators.formulas import operator
 
 BLOCK = 64  # tokens whose states are in memory at a time; with gradients they are computed again on the way back
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from inter2former_deploy.config import PATCH
-from inter2former_deploy.contract import MEAN_BGR, STD_BGR
+from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
+from inter2former_deploy.core.labels import Click
 from inter2former_deploy.families.hrsam.config import MASK_STRIDE, PAD_MULTIPLE
 from inter2former_deploy.families.hrsam.model import HRSAM
 from inter2former_deploy.families.hrsam.prompt import NEGATIVE, POSITIVE
-from inter2former_deploy.labels import Click
+from inter2former_deploy.families.inter2former.config import PATCH
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]

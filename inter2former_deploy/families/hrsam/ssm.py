@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inter2former_deploy.families.hrsam.scan import cycle_scan
-from inter2former_deploy.modules import operators
+from inter2former_deploy.operators import formulas
 
 STEP_RANGE = (1e-3, 1e-1)  # step widths of a fresh module where its projection gives 0
 SMALLEST_STEP = 1e-4
@@ -62,10 +62,10 @@ class StateSpaceModule(nn.Module):
         """
         norm, linear = self.in_norm, self.in_proj.get_submodule("0")
         weight, bias = linear.get_parameter("weight"), linear.get_parameter("bias")
-        hidden = F.silu(operators.norm_linear(x, norm.weight, norm.bias, weight, bias, norm.eps, "none"))
+        hidden = F.silu(formulas.norm_linear(x, norm.weight, norm.bias, weight, bias, norm.eps, "none"))
         u, gate = torch.chunk(hidden, 2, dim=1)  # [T, C] each
         projected = self.ssm_proj(u)  # [T, C + 2*N]
         rate, gamma = -torch.exp(self.As_log), self.gamma[:, :, 0]
         y = cycle_scan(u, projected, rate, self.Ds, self.ssm_proj_bias, gamma, lengths)
         gated = gate * self.out_norm(y)
-        return operators.linear_add(gated, x, self.out_proj.weight, self.out_proj.bias)
+        return formulas.linear_add(gated, x, self.out_proj.weight, self.out_proj.bias)

@@ -1,0 +1,1 @@
+"""What is built on the library: the command line, benchmarks, evaluation."""

@@ -1,0 +1,540 @@
+"""Each operator alone, over tokens, share of edge tokens and area, against its body, PyTorch and its floor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from inter2former_deploy.apps.bench.scene import disc_labels, disc_token_box, disc_tokens
+from inter2former_deploy.apps.bench.workers import Workload, threads_here
+from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION, operator_name
+from inter2former_deploy.families.inter2former.config import PATCH, VIT_B
+
+Array = npt.NDArray[Any]
+DECODER, ENCODER = VIT_B.decoder, VIT_B.encoder
+FEATURES = DECODER.pyramid[::-1]  # channels of the edge network's stages, at S, S/2, S/4, S/8
+EXP_FLOP = 12.0  # of an exponential: one multiply-add to reduce its argument, five of a polynomial
+SILU_FLOP = EXP_FLOP + 3  # and a scaling, a sum and a division
+GELU_FLOP = 26.0  # a square, two polynomials of five multiply-adds, a quotient, a multiply-add and a product
+# A pixel's Canny maps: of each of three channels 6 to normalise and clamp, 18 to blur, 14 for two Sobel filters, 4 for
+# their magnitude; then 4 sums, 12 comparisons and choices for the direction, 8 to thin and compare with the threshold.
+CANNY_FLOP = 3 * (6.0 + 18 + 14 + 4) + 4 + 12 + 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One call of one operator."""
+
+    operator: str
+    inputs: Mapping[str, Array]
+    constant: frozenset[str]  # inputs that are weights
+    attributes: Mapping[str, Any]
+    flop: float  # operations that the result needs at least, 2 a multiply-add, exponentials included
+    # (of int8 and bfloat16 numbers, too: below the floor, whose rate is that of float32, is what narrow numbers gain)
+    nbytes: float  # bytes that must be read or written at least
+    outputs: tuple[str, ...] = ("out",)
+
+
+def hybrid_attention(side: int, share: float, quantizer: str = "bsq") -> Case:
+    """Attention of `side * side` tokens, a disc of which (`share` of all) are edge tokens."""
+    rng = np.random.default_rng(1)
+    length, dim = side * side, DECODER.attention_dim
+    edge = disc_tokens(side, share)
+    rows = DECODER.code_bits if quantizer == "bsq" else 2**DECODER.code_bits
+    inputs = {
+        "qkv": _normal(rng, length, 3 * dim),
+        "edge": edge,
+        "code_weight": _normal(rng, rows, dim),
+        "code_bias": _normal(rng, rows),
+        "codewords": _normal(rng, 2**DECODER.code_bits, dim),
+    }
+    others = length - len(edge)
+    codes = 2**DECODER.code_bits
+    full = len(edge) * length * (4.0 * dim + EXP_FLOP * DECODER.heads)
+    coded = others * codes * (4.0 * dim + EXP_FLOP * DECODER.heads) + 2.0 * length * dim * rows if others else 0.0
+    return Case(
+        operator="HybridAttention",
+        inputs=inputs,
+        constant=frozenset(("code_weight", "code_bias", "codewords")),
+        attributes={"heads": DECODER.heads, "grid_width": side, "quantizer": quantizer},
+        flop=full + coded,
+        nbytes=16.0 * length * dim,
+    )
+
+
+def hybrid_experts(side: int, share: float, experts: int = DECODER.experts) -> Case:
+    """Shared and routed experts of `side * side` tokens, `share` of them edge tokens."""
+    rng = np.random.default_rng(2)
+    length, dim, hidden = side * side, DECODER.dim, DECODER.expert_hidden
+    edge = disc_tokens(side, share)
+    weights = {
+        "input_norm_weight": 1 + _normal(rng, dim) / 10,
+        "input_norm_bias": _normal(rng, dim) / 10,
+        "gate_weight": _normal(rng, 1 + experts, dim),
+        "gate_bias": _normal(rng, 1 + experts),
+        "expert_bias": 0.01 * _normal(rng, experts),
+        "w1": _normal(rng, 1 + experts, hidden, dim) / 16,
+        "b1": _normal(rng, 1 + experts, hidden),
+        "w2": _normal(rng, 1 + experts, hidden, dim) / 16,
+        "b2": _normal(rng, 1 + experts, hidden),
+        "norm_weight": _normal(rng, 2, hidden),
+        "norm_bias": _normal(rng, 2, hidden),
+        "w3": _normal(rng, 1 + experts, dim, hidden) / 8,
+        "b3": _normal(rng, 1 + experts, dim),
+    }
+    return Case(
+        operator="HybridExperts",
+        inputs={"x": _normal(rng, length, dim), "edge": edge, **weights},
+        constant=frozenset(weights),
+        attributes={},
+        flop=(length + len(edge)) * hidden * (6.0 * dim + SILU_FLOP) + 2.0 * len(edge) * dim * (1 + experts),
+        nbytes=8.0 * length * dim,
+    )
+
+
+def norm_linear(side: int) -> Case:
+    """Queries, keys and values of `side * side` tokens."""
+    rng = np.random.default_rng(5)
+    length, dim, outputs = side * side, DECODER.dim, 3 * DECODER.attention_dim
+    weights = {
+        "norm_weight": 1 + _normal(rng, dim) / 10,
+        "norm_bias": _normal(rng, dim) / 10,
+        "weight": _normal(rng, outputs, dim) / 16,
+        "bias": _normal(rng, outputs),
+    }
+    return Case(
+        operator="NormLinear",
+        inputs={"x": _normal(rng, length, dim), **weights},
+        constant=frozenset(weights),
+        attributes={},
+        flop=2.0 * length * dim * outputs,
+        nbytes=4.0 * length * (dim + outputs),
+    )
+
+
+def linear_add(side: int) -> Case:
+    """The output of the attention of `side * side` tokens, projected and added to them."""
+    rng = np.random.default_rng(6)
+    length, dim, width = side * side, DECODER.dim, DECODER.attention_dim
+    weights = {"weight": _normal(rng, dim, width) / 6, "bias": _normal(rng, dim)}
+    return Case(
+        operator="LinearAdd",
+        inputs={"x": _normal(rng, length, width), "residual": _normal(rng, length, dim), **weights},
+        constant=frozenset(weights),
+        attributes={},
+        flop=2.0 * length * dim * width,
+        nbytes=4.0 * length * (width + 2 * dim),
+    )
+
+
+def edge_tokens(side: int, share: float, rule: str = "exact") -> Case:
+    """Edge tokens of a label map with a disc of `share` of the area."""
+    labels = disc_labels(side * PATCH, share)
+    return Case(
+        operator="EdgeTokens",
+        inputs={"labels": labels},
+        constant=frozenset(),
+        attributes={"rule": rule},
+        flop=0.0,
+        nbytes=float(labels.size),
+    )
+
+
+def token_box(side: int, share: float) -> Case:
+    """The box of `share` of `side * side` tokens."""
+    low_res = np.full((side, side), -3, np.float32)
+    low_res.ravel()[disc_tokens(side, share)] = 3
+    return Case(
+        operator="TokenBox",
+        inputs={"low_res": low_res},
+        constant=frozenset(),
+        attributes={"threshold": -2.0},
+        flop=0.0,
+        nbytes=float(low_res.nbytes),
+    )
+
+
+def prompt_embedding(side: int, share: float, dense: bool = False) -> Case:
+    """Prompt embedding of a label map with a disc of `share` of the area."""
+    rng = np.random.default_rng(3)
+    labels = disc_labels(side * PATCH, share)
+    channels = (5, *DECODER.prompt_channels)  # 5 labels in a table of 5 channels
+    weights: dict[str, Array] = {"label_table": _normal(rng, 5, 5)}
+    for i, (before, after) in enumerate(pairwise(channels)):
+        weights[f"w{i}"] = _normal(rng, after, before, 3, 3) / np.float32(np.sqrt(9 * before))
+        weights[f"b{i}"] = _normal(rng, after)
+    return Case(
+        operator="PromptEmbedding",
+        inputs={"labels": labels, "embedding": _normal(rng, side, side, DECODER.dim), **weights},
+        constant=frozenset(weights),
+        attributes={"dense": int(dense)},
+        flop=_mixed_flop(labels, channels),
+        nbytes=8.0 * side * side * DECODER.dim + labels.size,
+    )
+
+
+def local_upsample(side: int, share: float, stage: int) -> Case:
+    """Stage 0..3 of local upsampling of the box around a disc of `share` of the area."""
+    rng = np.random.default_rng(4)
+    last = stage == 3
+    channels = (*DECODER.pyramid, 1)
+    ci, co = channels[stage], channels[stage + 1]
+    box = disc_token_box(side, share)
+    u = 2**stage
+    hc, wc = (int(n) * u for n in (box[3] - box[1], box[2] - box[0]))
+    whole = 2 * u * side
+    weights = {
+        "norm_weight": _normal(rng, ci),
+        "norm_bias": _normal(rng, ci),
+        "conv_weight": _normal(rng, co, ci, 3, 3) / np.float32(np.sqrt(9 * ci)),
+        "conv_bias": _normal(rng, co),
+    }
+    return Case(
+        operator="LocalUpsample",
+        inputs={
+            "x": _normal(rng, hc, wc, ci),
+            "box": box,
+            **weights,
+            "edge": _normal(rng, whole, whole, co),
+            "edge_border": _normal(rng, 4, side, whole, co),
+            "edge_corner": _normal(rng, 4, side, side, co),
+        },
+        constant=frozenset(weights),
+        attributes={"activation": "none" if last else "silu"},
+        # nine taps; resizing four sums of them, 16 products each; four activations
+        flop=hc * wc * co * (2.0 * (9 * ci + 64) + (0.0 if last else 4 * SILU_FLOP)),
+        nbytes=4.0 * hc * wc * (ci + 8 * co),
+    )
+
+
+def full_attention(side: int) -> Case:
+    """Attention of `side * side` tokens before any click, once an image."""
+    length, dim = side * side, DECODER.attention_dim
+    return Case(
+        operator="FullAttention",
+        inputs={"qkv": _normal(np.random.default_rng(7), length, 3 * dim)},
+        constant=frozenset(),
+        attributes={"heads": DECODER.heads, "grid_width": side},
+        flop=float(length * length) * (4 * dim + EXP_FLOP * DECODER.heads),
+        nbytes=4.0 * length * (4 * dim + DECODER.heads),
+        outputs=("out", "logsum"),
+    )
+
+
+def window_attention(side: int) -> Case:
+    """Attention in windows of the encoder's two maps, the main one of `side * side` tokens, without an offset."""
+    rng = np.random.default_rng(8)
+    sides, dim = [side, ENCODER.anchor_size // PATCH], ENCODER.dim
+    length = sum(n * n for n in sides)
+    return Case(
+        operator="WindowAttention",
+        inputs={"qkv": _normal(rng, length, 3 * dim), "padding": _normal(rng, 1, 3 * dim)},
+        constant=frozenset(("padding",)),
+        attributes={
+            "heads": ENCODER.heads,
+            "window": ENCODER.window,
+            "heights": sides,
+            "widths": sides,
+            "offsets": [0, 0],
+        },
+        flop=float(length * ENCODER.window**2) * (4 * dim + EXP_FLOP * ENCODER.heads),
+        nbytes=16.0 * length * dim,
+    )
+
+
+def int8_linear(side: int, layer: str = "fc1") -> Case:
+    """One of the linear `LAYERS` of an encoder block in int8, on all tokens of both maps."""
+    rng = np.random.default_rng(9)
+    length, inputs, outputs, activation = _layer(side, layer)
+    weights = {
+        "weight": rng.integers(-127, 128, (outputs, inputs), np.int8),
+        "scale": np.full(outputs, 1 / (127 * np.sqrt(inputs)), np.float32),
+        "bias": _normal(rng, outputs),
+    }
+    return Case(
+        operator="Int8Linear",
+        inputs={"x": _normal(rng, length, inputs), **weights},
+        constant=frozenset(weights),
+        attributes={"activation": activation},
+        flop=_layer_flop(length, inputs, outputs, activation),
+        nbytes=4.0 * length * (inputs + outputs) + inputs * outputs,
+    )
+
+
+def bf16_linear(side: int, layer: str = "fc1") -> Case:
+    """The same in bfloat16."""
+    import ml_dtypes
+
+    rng = np.random.default_rng(10)
+    length, inputs, outputs, activation = _layer(side, layer)
+    weight = _normal(rng, outputs, inputs) / np.float32(np.sqrt(inputs))
+    weights = {"weight": weight.astype(ml_dtypes.bfloat16), "bias": _normal(rng, outputs)}
+    return Case(
+        operator="Bf16Linear",
+        inputs={"x": _normal(rng, length, inputs), **weights},
+        constant=frozenset(weights),
+        attributes={"activation": activation},
+        flop=_layer_flop(length, inputs, outputs, activation),
+        nbytes=4.0 * length * (inputs + outputs) + 2 * inputs * outputs,
+    )
+
+
+LAYERS: Mapping[str, tuple[int, int, str]] = {  # of an encoder block: inputs, outputs, activation
+    "qkv": (ENCODER.dim, 3 * ENCODER.dim, "none"),
+    "proj": (ENCODER.dim, ENCODER.dim, "none"),
+    "fc1": (ENCODER.dim, 4 * ENCODER.dim, "gelu"),
+    "fc2": (4 * ENCODER.dim, ENCODER.dim, "none"),
+}
+
+
+def _layer(side: int, layer: str) -> tuple[int, int, int, str]:
+    """Tokens, inputs, outputs and activation of a linear layer of the encoder."""
+    return (side * side + (ENCODER.anchor_size // PATCH) ** 2, *LAYERS[layer])
+
+
+def _layer_flop(length: int, inputs: int, outputs: int, activation: str) -> float:
+    return float(length * outputs) * (2 * inputs + (GELU_FLOP if activation == "gelu" else 0))
+
+
+def canny_maps(side: int) -> Case:
+    """The Canny maps of a picture of `side * side` tokens."""
+    from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
+
+    pixels = side * PATCH
+    blur = np.exp(-0.5 * (np.arange(5) - 2.0) ** 2)
+    blur = (blur / blur.sum()).astype(np.float32)
+    numbers = {
+        "mean": np.array(MEAN_BGR, np.float32),
+        "std": np.array(STD_BGR, np.float32),
+        "blur_row": blur,
+        "blur_column": blur,
+    }
+    return Case(
+        operator="CannyMaps",
+        inputs={"image": np.random.default_rng(11).uniform(0, 255, (pixels, pixels, 3)).astype(np.float32), **numbers},
+        constant=frozenset(numbers),
+        attributes={},
+        flop=CANNY_FLOP * pixels**2,
+        nbytes=4.0 * pixels**2 * (3 + 5),
+    )
+
+
+def edge_stem(side: int) -> Case:
+    """The first convolution of the edge network, of five maps."""
+    rng = np.random.default_rng(12)
+    pixels, maps, channels = side * PATCH, 5, FEATURES[0]
+    weights = {"weight": _normal(rng, channels, maps, 3, 3), "bias": _normal(rng, channels)}
+    return Case(
+        operator="EdgeStem",
+        inputs={"maps": _normal(rng, maps, pixels, pixels), **weights},
+        constant=frozenset(weights),
+        attributes={},
+        flop=pixels**2 * maps * (2.0 + 18 * channels),  # the norm's squares and sums, and the convolution
+        nbytes=4.0 * pixels**2 * (maps + channels),
+    )
+
+
+def edge_block(side: int, stage: int) -> Case:
+    """A residual block of stage 0..3 of the edge network, fine to coarse; work as direct convolutions do it."""
+    rng = np.random.default_rng(13)
+    pixels, channels = side * PATCH >> stage, FEATURES[stage]
+    weights: dict[str, Array] = {}
+    for half in ("1", "2"):
+        weights[f"norm{half}_weight"] = 1 + _normal(rng, channels) / 10
+        weights[f"norm{half}_bias"] = _normal(rng, channels) / 10
+        weights[f"conv{half}_weight"] = _normal(rng, channels, channels, 3, 3) / np.float32(np.sqrt(9 * channels))
+        weights[f"conv{half}_bias"] = _normal(rng, channels)
+    return Case(
+        operator="EdgeBlock",
+        inputs={"x": _normal(rng, pixels, pixels, channels), **weights},
+        constant=frozenset(weights),
+        attributes={},
+        flop=2.0 * pixels**2 * channels * (18 * channels + SILU_FLOP),
+        nbytes=8.0 * pixels**2 * channels,
+    )
+
+
+def edge_downsample(side: int, stage: int) -> Case:
+    """The convolution behind stage 0..2 of the edge network."""
+    rng = np.random.default_rng(14)
+    pixels, before, after = side * PATCH >> stage, FEATURES[stage], FEATURES[stage + 1]
+    weights = {"weight": _normal(rng, after, before, 3, 3), "bias": _normal(rng, after)}
+    return Case(
+        operator="EdgeDownsample",
+        inputs={"x": _normal(rng, pixels, pixels, before), **weights},
+        constant=frozenset(weights),
+        attributes={},
+        flop=(pixels // 2) ** 2 * 18.0 * before * after,
+        nbytes=4.0 * (pixels**2 * before + (pixels // 2) ** 2 * after),
+    )
+
+
+def edge_projection(side: int, stage: int) -> Case:
+    """What stage 0..3 of local upsampling takes from the edge network, coarse to fine."""
+    rng = np.random.default_rng(15)
+    before, after = (*DECODER.pyramid, 1)[stage : stage + 2]
+    pixels = 2 << stage  # a token
+    whole = side * pixels
+    weights = {
+        "lateral_weight": _normal(rng, before, before) / np.float32(np.sqrt(before)),
+        "lateral_bias": _normal(rng, before),
+        "conv_weight": _normal(rng, after, before, 3, 3) / np.float32(np.sqrt(9 * before)),
+    }
+    return Case(
+        operator="EdgeProjection",
+        inputs={"x": _normal(rng, whole, whole, before), **weights},
+        constant=frozenset(weights),
+        attributes={"pixels": pixels},
+        flop=whole**2 * 18.0 * before * after,  # nine taps, the lateral convolution folded into them
+        nbytes=4.0 * (whole**2 * (before + after) + 4 * side * (whole + side) * after),
+        outputs=("out", "border", "corner"),
+    )
+
+
+CASES: Mapping[str, Callable[..., Case]] = {
+    f.__name__: f
+    for f in (
+        *(hybrid_attention, hybrid_experts, norm_linear, linear_add),
+        *(edge_tokens, prompt_embedding, token_box, local_upsample),
+        *(full_attention, window_attention, int8_linear, bf16_linear),
+        *(canny_maps, edge_stem, edge_block, edge_downsample, edge_projection),
+    )
+}
+VARIANTS = ("library", "plain", "torch")  # ours first
+
+
+def workload(case: str, variant: str, arguments: Mapping[str, Any]) -> Workload:
+    """A case of `CASES` as a workload: with the library, with the function body, or as the PyTorch formula."""
+    return Workload(
+        builder=f"{__name__}:build", arguments={"case": case, "variant": variant, "arguments": dict(arguments)}
+    )
+
+
+def build(case: str, variant: str, arguments: Mapping[str, Any]) -> Callable[[], object]:
+    """The callable of `workload`."""
+    made = CASES[case](**arguments)
+    return _torch(made) if variant == "torch" else _graph(made, library=variant == "library")
+
+
+def _graph(case: Case, *, library: bool) -> Callable[[], object]:
+    import onnx
+    import onnx.helper as oh
+    import onnxruntime as ort
+
+    from inter2former_deploy.core import library as operator_library
+    from inter2former_deploy.exporters.bodies import add_bodies
+
+    attributes = dict(case.attributes)
+    operator = operator_name(case.operator, attributes)
+    output = "int64" if case.operator in ("EdgeTokens", "TokenBox") else "float32"
+    fed = {name: array for name, array in case.inputs.items() if name not in case.constant}
+    graph = oh.make_graph(
+        [oh.make_node(operator, list(case.inputs), list(case.outputs), domain=DOMAIN, **attributes)],
+        case.operator,
+        [oh.make_tensor_value_info(n, oh.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in fed.items()],
+        [oh.make_tensor_value_info(n, oh.np_dtype_to_tensor_dtype(np.dtype(output)), None) for n in case.outputs],
+        [onnx.numpy_helper.from_array(np.ascontiguousarray(case.inputs[n]), n) for n in sorted(case.constant)],
+    )
+    opsets = [oh.make_opsetid("", 20), oh.make_opsetid(DOMAIN, DOMAIN_VERSION)]
+    model = oh.make_model(graph, opset_imports=opsets, ir_version=10)
+    add_bodies(model)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads_here()
+    options.log_severity_level = 3
+    if library:
+        operator_library.register(options)
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in fed.items()}
+    return lambda: session.run_with_ort_values(list(case.outputs), values)
+
+
+def _torch(case: Case) -> Callable[[], object]:
+    import re
+
+    import torch
+
+    from inter2former_deploy.operators import edge_formulas, formulas
+
+    torch.set_num_threads(threads_here())
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", case.operator).lower()
+    formula = getattr(edge_formulas if hasattr(edge_formulas, name) else formulas, name)
+    tensors = [_tensor(array) for array in case.inputs.values()]
+    defaults: dict[str, dict[str, Any]] = {
+        "HybridExperts": {"epsilon": 1e-5},
+        "NormLinear": {"epsilon": 1e-5, "activation": "none"},
+        "LocalUpsample": {"epsilon": 1e-5},
+        "EdgeBlock": {"epsilon": 1e-5},
+    }
+    attributes = defaults.get(case.operator, {}) | dict(case.attributes)
+    if "dense" in attributes:
+        attributes["dense"] = bool(attributes["dense"])
+
+    def call() -> object:
+        with torch.inference_mode():
+            return formula(*tensors, **attributes)
+
+    return call
+
+
+def _tensor(array: Array) -> Any:
+    """An array in PyTorch, whose interface to NumPy knows no bfloat16."""
+    import torch
+
+    array = np.ascontiguousarray(array)
+    if array.dtype.name != "bfloat16":
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> Array:
+    return rng.standard_normal(shape, np.float32)
+
+
+def _mixed_flop(labels: Array, channels: tuple[int, ...]) -> float:
+    """Operations of the prompt convolutions where a receptive field holds two labels; elsewhere all is constant."""
+    total = 0.0
+    stride, reach = 2, 1  # of the receptive field in pixels: it spans stride * x - reach .. stride * x + reach
+    for level, (before, after) in enumerate(pairwise(channels)):
+        total += _mixed_places(labels, stride, reach) * 18.0 * (1 if level == 0 else before) * after
+        reach += stride
+        stride *= 2
+    return total
+
+
+def _mixed_places(labels: Array, stride: int, reach: int) -> int:
+    """How many windows of side 2 * reach + 1, `stride` apart, hold two labels."""
+    import cv2
+
+    kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    return int(np.count_nonzero((cv2.dilate(labels, kernel) != cv2.erode(labels, kernel))[::stride, ::stride]))
+
+
+def sweep(sizes: Iterable[int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The cases of `i2f bench ops`: every operator at these resolutions, over edge share or area."""
+    for side in (size // PATCH for size in sizes):
+        for share in (0.0, 0.03, 0.1, 0.3, 1.0):
+            yield "hybrid_attention", {"side": side, "share": share}
+            yield "hybrid_experts", {"side": side, "share": share}
+        yield "norm_linear", {"side": side}
+        yield "linear_add", {"side": side}
+        for share in (0.03, 0.1, 0.3, 1.0):
+            yield "edge_tokens", {"side": side, "share": share}
+            yield "prompt_embedding", {"side": side, "share": share}
+            yield "token_box", {"side": side, "share": share}
+            for stage in range(4):
+                yield "local_upsample", {"side": side, "share": share, "stage": stage}
+        for once in ("full_attention", "window_attention", "canny_maps", "edge_stem"):  # once an image
+            yield once, {"side": side}
+        for narrow in ("int8_linear", "bf16_linear"):
+            for layer in LAYERS:
+                yield narrow, {"side": side, "layer": layer}
+        for stage in range(4):
+            yield "edge_block", {"side": side, "stage": stage}
+            if stage < 3:
+                yield "edge_downsample", {"side": side, "stage": stage}
+            yield "edge_projection", {"side": side, "stage": stage}

@@ -1,0 +1,245 @@
+"""`i2f eval`: simulated click sessions on a dataset."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inter2former_deploy.apps.cli.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
+from inter2former_deploy.core.clicks import MAX_CLICKS
+
+if TYPE_CHECKING:
+    from inter2former_deploy.data import Dataset, FileDataset
+
+FAILED = 1
+
+# Options that i2f train has, too.
+Splits = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--split",
+        metavar="NAME",
+        help="Of a folder: only samples of this split, by names of folders (train, val, test), lists of the data set "
+        "(2017/val) or resolution (480p). Repeated: samples that belong to all of them.",
+        show_default=False,
+    ),
+]
+Groups = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group", metavar="NAME", help="Of a folder: only this part of it, such as DIS-VD; 'DIS-TE*' is a pattern."
+    ),
+]
+EachId = Annotated[
+    bool | None,
+    typer.Option(
+        "--each-id/--all-ids",
+        help="Of label maps: every id is an object, or all ids together are one. Instances of VOC and SBD are objects "
+        "each, other masks one, if not given.",
+        show_default=False,
+    ),
+]
+Crowds = Annotated[
+    bool,
+    typer.Option(
+        "--crowds", help="Of a JSON file: take annotations with iscrowd 1 as objects; else they are left out."
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse what would be passed over: boxes, empty masks, files without a partner."),
+]
+ConvertColours = Annotated[
+    bool,
+    typer.Option(
+        "--convert-colours",
+        help="Convert pictures to sRGB by their colour profiles, as i2f segment does; else colours are taken as "
+        "they are stored, as the authors' code does.",
+    ),
+]
+
+
+def evaluate(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="'synthetic', a folder of images and masks (docs/datasets.md lists the layouts), or a COCO/LVIS JSON "
+            "file.",
+        ),
+    ],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Score this exported bundle; needs no torch.", show_default=False)
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Score this checkpoint with the reference modules, or compare the bundle with it. Without either: "
+            "the bundled weights.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="Configuration of the checkpoint: a preset or a JSON file.", show_default=False)
+    ] = None,
+    edge_rule: Annotated[
+        str | None, typer.Option(help="released or exact, instead of the checkpoint's.", show_default=False)
+    ] = None,
+    size: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Model resolution of the checkpoint, and side of synthetic pictures; several are scored side by side.",
+            show_default="the bundle's, or 1024",
+        ),
+    ] = None,
+    clicks: Annotated[int, typer.Option(min=1, help="Clicks a session.")] = MAX_CLICKS,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Draw each click among the candidates; without it, the first.", show_default=False),
+    ] = None,
+    length: Annotated[int, typer.Option(min=1, help="Number of synthetic pictures.")] = 200,
+    images: Annotated[Path | None, typer.Option(help="Folder of a JSON file's images.", show_default=False)] = None,
+    split: Splits = None,
+    group: Groups = None,
+    each_id: EachId = None,
+    crowds: Crowds = False,
+    strict: Strict = False,
+    convert_colours: ConvertColours = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of JSON, plot and overlays.")] = Path("eval"),
+    save_worst: Annotated[int, typer.Option(min=0, help="Overlays of the worst samples to write.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads to use.", show_default=False)] = None,
+    custom_ops: Annotated[bool, typer.Option(help="The operator library, or plain onnxruntime.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+) -> None:
+    """Score a model: NoC, mean IoU after n clicks, failures, and time a click.
+
+    Samples without an object are counted and passed over. Broken samples are named and counted, and the exit code is 1
+    then; so it is when bundle and checkpoint differ.
+
+    Example: i2f eval DAVIS/ --bundle bundle --save-worst 10
+    """
+    if bundle is not None and size:
+        raise typer.BadParameter("a bundle has one resolution; --size is for a checkpoint alone", param_hint="--size")
+    # What can be known is looked at first: packages, the output, the data; then come models and hours of clicks.
+    if bundle is None or checkpoint is not None:
+        what = "i2f eval of a checkpoint" if checkpoint else "i2f eval without --bundle"
+        require(*TORCH_MODULES, extra="export", needed_by=what)
+    if dataset == "synthetic":
+        require(*PHOTO_MODULES, extra="train", needed_by="the synthetic data set")
+    plot = all(find_spec(module) for module in PLOT_MODULES)
+    if not plot:
+        typer.echo("no plot will be made: pip install 'inter2former-deploy[eval]' brings matplotlib", err=True)
+    _prepare(output)
+    from inter2former_deploy.apps.evaluation import ReferenceSegmenter, overlay_worst, plot_mean_iou, table
+    from inter2former_deploy.apps.evaluation import evaluate as run
+    from inter2former_deploy.apps.evaluation.models import open_bundle_model, open_reference_models
+    from inter2former_deploy.data import FileDataset, open_dataset
+
+    def open_samples(side: int) -> Dataset:
+        return open_dataset(
+            dataset,
+            images=images,
+            splits=split or (),
+            groups=group or (),
+            each=each_id,
+            crowds=crowds,
+            strict=strict,
+            convert_colours=convert_colours,
+            length=length,
+            size=side,
+        )
+
+    report: dict[str, Any] = {}
+    files = open_samples(0) if dataset != "synthetic" else None
+    failed = False
+    if isinstance(files, FileDataset):
+        report["dataset"] = _described(files, dataset, convert_colours)
+        failed = bool(files.problems)
+
+    if bundle is None and checkpoint is None:
+        from inter2former_deploy.families.inter2former.checkpoint import bundled_weights
+
+        checkpoint = bundled_weights()
+    models = [open_bundle_model(bundle, threads, custom_ops)] if bundle else []
+    references = open_reference_models(
+        checkpoint,
+        config,
+        edge_rule,
+        [models[0].size] if models else size or [1024],
+        threads,
+        report=lambda note: typer.echo(note, err=True),
+    )
+    pairs = [(models[0], references[0] if references else None)] if models else [(r, None) for r in references]
+    rows: dict[str, Any] = {}
+
+    def progress(done: int, total: int, name: str) -> None:
+        if not as_json and (done % 10 == 0 or done == total):
+            typer.echo(f"{done}/{total}  {name}", err=True)
+
+    for model, against in pairs:
+        samples = files or open_samples(model.size)
+        if isinstance(model, ReferenceSegmenter):
+            model.experts.take()  # forget what the same weights counted at another size
+        result = run(model, samples, clicks=clicks, seed=seed, against=against, progress=progress)
+        for name, row in result.scores().items():
+            rows[f"{name} at {model.size}"] = row
+        report[str(model.size)] = result.to_dict()
+        if isinstance(model, ReferenceSegmenter) and result.results:
+            shares = report[str(model.size)]["expert shares"] = model.experts.take()
+            typer.echo(f"edge tokens by expert at {model.size}: " + ", ".join(f"{s:.1%}" for s in shares), err=True)
+        failed |= bool(result.problems or result.differing() or not result.results)
+        for line in result.passed_over.lines():
+            typer.echo(f"passed over: {line}", err=True)
+        for problem in result.problems:
+            typer.echo(f"not scored: {problem}", err=True)
+        for name in result.differing():
+            typer.echo(f"bundle and checkpoint differ: {name}", err=True)
+        if save_worst:
+            overlay_worst(result, model, samples, output / f"worst-{model.size}", save_worst)
+    (output / "eval.json").write_text(json.dumps(report))
+    if rows:
+        typer.echo(json.dumps(rows) if as_json else table(rows))
+        if plot:
+            plot_mean_iou(rows, output / "eval.png")
+    else:
+        typer.echo("no sample could be scored", err=True)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _prepare(output: Path) -> None:
+    """The folder that results go to, before they are computed.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise OSError(f"--output {output}: cannot write there: {error.strerror}") from error
+
+
+def _described(files: FileDataset, source: str, convert_colours: bool) -> dict[str, Any]:
+    """Says how the files were understood, and returns it for the report."""
+    colours = (
+        "converted to sRGB by their profiles"
+        if convert_colours
+        else "as they are stored, as the authors' code reads them (--convert-colours: converted to sRGB)"
+    )
+    typer.echo(f"{source}: {len(files)} objects; colours {colours}", err=True)  # type: ignore[arg-type]
+    for line in (*files.remarks(), *files.problems):
+        typer.echo(line, err=True)
+    return {
+        "source": source,
+        "colours": "sRGB" if convert_colours else "as stored",
+        "notes": files.notes,
+        "passed over": files.passed_over.names,
+        "problems": files.problems,
+    }

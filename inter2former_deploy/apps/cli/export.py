@@ -1,0 +1,131 @@
+"""`i2f export`: a checkpoint in, a bundle out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from inter2former_deploy.apps.cli.packages import EXPORT_MODULES, require
+from inter2former_deploy.apps.cli.progress import Steps
+from inter2former_deploy.core.errors import ExportMismatchError
+from inter2former_deploy.core.files import check_new_bundle
+from inter2former_deploy.families.inter2former.config import PRESETS, load_config
+
+
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to make.", show_default=False)],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A released checkpoint, or safetensors that i2f train wrote. Without one: the small bundled model, "
+            "or with --config synthetic weights, good for tests and timing, not for pictures.",
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[int, typer.Option(help="Model resolution in pixels, a multiple of 16.")] = 1024,
+    edge_rule: Annotated[
+        Literal["released", "exact"] | None,
+        typer.Option(
+            help="Which tokens get full attention: as the release computes it, or the paper's Eq. 4 (faster). "
+            "The configuration's own if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Configuration, if the checkpoint does not tell: {', '.join(PRESETS)}, or a JSON file.",
+            show_default=False,
+        ),
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of the standard ONNX operators.", show_default=False)
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16", "int8"],
+        typer.Option(help="Of the encoder's linear layers. Masks are compared with those of fp32, see --min-iou."),
+    ] = "fp32",
+    min_iou: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Least mean IoU of masks with those of fp32; 0.998 for bf16 and 0.99 for int8 if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    inline: Annotated[
+        bool,
+        typer.Option("--inline", help="Write the graphs without functions, too, for OpenVINO and others like it."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    keep_failed: Annotated[
+        bool,
+        typer.Option(
+            "--keep-failed", help="If the graphs differ from PyTorch, leave them in DIR.failed, for i2f verify."
+        ),
+    ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads of onnxruntime; as many as usable CPUs if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    custom_ops: Annotated[bool, typer.Option(help="Compare with the operator library, too.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Export a model and compare it with PyTorch. The folder appears only when they agree.
+
+    Exits with 1 if they do not. Progress goes to standard error.
+    """
+    require(*EXPORT_MODULES, extra="export", needed_by="i2f export")
+    check_new_bundle(output, force=force, keep_failed=keep_failed)
+    if checkpoint is not None and not checkpoint.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
+    configuration = load_config(config) if config else None
+    steps = Steps()
+    steps("load PyTorch")
+    from inter2former_deploy.exporters.agreement import AgreementReport
+    from inter2former_deploy.exporters.bundle import export_bundle
+    from inter2former_deploy.exporters.graphs import DEFAULT_OPSET
+    from inter2former_deploy.exporters.parity import ParityReport
+
+    if checkpoint is None and config:
+        typer.echo("no checkpoint is given: the weights are synthetic, the masks will mean nothing", err=True)
+    try:
+        report = export_bundle(
+            checkpoint,
+            output,
+            config=configuration,
+            size=size,
+            edge_rule=edge_rule,
+            opset=opset or DEFAULT_OPSET,
+            precision=precision,
+            min_iou=min_iou,
+            custom_ops=custom_ops,
+            inline=inline,
+            force=force,
+            keep_failed=keep_failed,
+            num_threads=threads,
+            progress=steps,
+        )
+    except ExportMismatchError as error:
+        if isinstance(error.report, ParityReport | AgreementReport):
+            typer.echo(json.dumps(error.report.to_dict(), indent=2) if as_json else error.report.table())
+        typer.echo(f"i2f: {error}", err=True)
+        raise typer.Exit(1) from error
+    if as_json:
+        typer.echo(json.dumps(report.manifest.to_dict(), indent=2))
+    else:
+        typer.echo(
+            f"{output}: {len(report.parity.checks)} comparisons with PyTorch passed, {steps.seconds:.0f} s in all"
+        )
+        if report.agreement is not None:
+            typer.echo(report.agreement.table())
+        typer.echo(f"next: i2f segment {output} IMAGE --fg X,Y -o mask.png --overlay overlay.png")

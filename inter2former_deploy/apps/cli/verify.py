@@ -1,0 +1,47 @@
+"""`i2f verify`: does a bundle compute what PyTorch computes?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from inter2former_deploy.apps.cli.packages import EXPORT_MODULES, require
+from inter2former_deploy.apps.cli.progress import Steps
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="Bundle that i2f export wrote.", show_default=False)],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="What the bundle was exported from; not needed for bundled or synthetic weights.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads of onnxruntime; as many as usable CPUs if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    custom_ops: Annotated[bool, typer.Option(help="Compare with the operator library, too.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Compare a bundle with PyTorch again. Prints every tensor's error and limit, and how masks agree.
+
+    Exits with 1 if something is beyond its limit. Progress goes to standard error.
+    """
+    require(*EXPORT_MODULES, extra="export", needed_by="i2f verify")
+    steps = Steps()
+    steps("load PyTorch")
+    from inter2former_deploy.exporters.bundle import verify_bundle
+
+    report = verify_bundle(bundle, checkpoint, custom_ops=custom_ops, num_threads=threads, progress=steps)
+    typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.table())
+    raise typer.Exit(int(not report.passed))

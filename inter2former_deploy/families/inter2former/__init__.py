@@ -1,0 +1,1 @@
+"""Inter2Former (ICCV 2025): configuration, reference modules, checkpoints."""
