@@ -28,12 +28,13 @@ from inter2former_deploy.core.contract import (
     PAD_MULTIPLE,
     PAD_RGB,
 )
-from inter2former_deploy.core.labels import Click, add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.core.masks import iou
+from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.exporters.judgement import Check
 from inter2former_deploy.exporters.parity import CLICKS, OPERATORS, PLAIN, Arrays, Graph, load_photograph
 from inter2former_deploy.exporters.precision import count_layers
+from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
 
 Array = NDArray[Any]
 

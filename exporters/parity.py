@@ -39,9 +39,9 @@ from inter2former_deploy.core.contract import (
     PAD_RGB,
 )
 from inter2former_deploy.core.errors import OperatorLibraryError
-from inter2former_deploy.core.labels import Click, add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.core.masks import iou
+from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.core.threads import available_cpus
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.decisions import Decisions, Scores, Watch, compare_decisions
@@ -54,6 +54,7 @@ from inter2former_deploy.exporters.exact import (
 from inter2former_deploy.exporters.graphs import DecoderGraph, EncoderGraph
 from inter2former_deploy.exporters.judgement import Check, Exact, equal, judged, limited
 from inter2former_deploy.families.inter2former.config import PATCH
+from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 Array = NDArray[Any]

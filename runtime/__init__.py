@@ -7,7 +7,7 @@ Example:
 """
 
 from inter2former_deploy.core.errors import BundleError, EncodedImageError, OperatorLibraryError
-from inter2former_deploy.core.labels import Click
+from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.runtime.encoded import EncodedImage, EncodedImages
 from inter2former_deploy.runtime.segmenter import Segmenter
 from inter2former_deploy.runtime.session import Session

@@ -25,6 +25,21 @@ class Box(NamedTuple):
     bottom: int
 
 
+class BoxLogits(NamedTuple):
+    """What the decoder of Inter2Former predicts: logits inside a box; outside all are `OUTSIDE_LOGIT`."""
+
+    box: Box
+    box_logits: Floats  # [bottom - top, right - left]
+
+    def mask(self, frame: Frame) -> Mask:
+        """The object in the image, bool `[H, W]`."""
+        return foreground_mask(self.box_logits, self.box, frame)
+
+    def logits(self, frame: Frame) -> Floats:
+        """The whole map of logits, `[S, S]`."""
+        return paste_logits(self.box_logits, self.box, frame.size)
+
+
 def paste_logits(box_logits: Floats, box: Box, size: int) -> Floats:
     """The whole map of logits: -100 outside the box.
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inter2former_deploy.core.contract import PAD_MULTIPLE, PAD_RGB
-from inter2former_deploy.core.labels import Click
+from inter2former_deploy.core.prompts import Box, Click, Stroke
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -55,6 +55,39 @@ class Frame:
         x, y = (min(int(self.scale * v), self.size - 1) for v in (click.x, click.y))  # rounding may reach the border
         return Click(x, y, click.positive)
 
+    def box_to_model(self, box: Box) -> Box:
+        """The smallest box of whole pixels of the model's square around a box.
+
+        Args:
+            box: in pixels of the image.
+
+        Raises:
+            ValueError: it reaches outside the image.
+        """
+        if not (box.left >= 0 and box.top >= 0 and box.right <= self.width and box.bottom <= self.height):
+            raise ValueError(
+                f"box ({box.left}, {box.top}, {box.right}, {box.bottom}) reaches outside the image: "
+                f"x must be in [0, {self.width}], y in [0, {self.height}]"
+            )
+        left, top = (min(int(self.scale * v), self.size - 1) for v in (box.left, box.top))
+        right, bottom = (min(math.ceil(self.scale * v), self.size) for v in (box.right, box.bottom))
+        return Box(left, top, right, bottom)
+
+    def mask_to_model(self, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """A mask in the model's square: each pixel has the value of the image's pixel under its centre.
+
+        Args:
+            mask: `[H, W]`.
+
+        Returns:
+            `[S, S]`, false where there is no image.
+        """
+        under = ((np.arange(self.size) + 0.5) * (self.side / self.size)).astype(np.int64)
+        rows, columns = under[under < self.height], under[under < self.width]
+        square = np.zeros((self.size, self.size), bool)
+        square[: rows.size, : columns.size] = mask[rows[:, None], columns]
+        return square
+
 
 def check_image(image: object) -> Image:
     """The image, if it is what the model can take.
@@ -98,19 +131,74 @@ def check_click(x: object, y: object, positive: object) -> Click:
         TypeError: a coordinate is no number, or the sign no bool.
         ValueError: a coordinate is not finite.
     """
+    return Click(_coordinate("click", "x", x), _coordinate("click", "y", y), _sign(positive))
+
+
+def check_box(x0: object, y0: object, x1: object, y1: object) -> Box:
+    """A box from what a caller gave.
+
+    Raises:
+        TypeError: a coordinate is no number.
+        ValueError: a coordinate is not finite, or the box is empty.
+    """
+    given = {"x0": x0, "y0": y0, "x1": x1, "y1": y1}
+    box = Box(*(_coordinate("box", name, value) for name, value in given.items()))
+    if box.left >= box.right or box.top >= box.bottom:
+        raise ValueError(
+            f"box ({box.left}, {box.top}, {box.right}, {box.bottom}) is empty: "
+            "x0 must be less than x1 and y0 less than y1"
+        )
+    return box
+
+
+def check_stroke(points: object, positive: object) -> Stroke:
+    """A stroke from what a caller gave.
+
+    Raises:
+        TypeError: it is no sequence of pairs, a coordinate is no number, or the sign no bool.
+        ValueError: there is no point, or a coordinate is not finite.
+    """
+    try:
+        pairs = [(x, y) for x, y in points]  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise TypeError(f"a stroke must be a sequence of points (x, y), got {points!r}") from None
+    if not pairs:
+        raise ValueError("a stroke needs at least one point")
+    corners = tuple((_coordinate("stroke", "x", x), _coordinate("stroke", "y", y)) for x, y in pairs)
+    return Stroke(corners, _sign(positive))
+
+
+def check_mask(mask: object, frame: Frame) -> npt.NDArray[np.bool_]:
+    """A copy of a start mask that a caller gave.
+
+    Raises:
+        TypeError: it is no array of bool.
+        ValueError: it is not of the image's size, or holds no object.
+    """
+    if not isinstance(mask, np.ndarray) or mask.dtype != bool:
+        found = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise TypeError(f"a start mask must be a numpy array of bool, true on the object, got {found}: try mask > 0")
+    if mask.shape != (frame.height, frame.width):
+        raise ValueError(f"a start mask must be of the image's size, {(frame.height, frame.width)}, got {mask.shape}")
+    if not mask.any():
+        raise ValueError("the start mask holds no object: it is nowhere true")
+    return mask.copy()
+
+
+def _sign(positive: object) -> bool:
     if not isinstance(positive, bool | np.bool_):
         raise TypeError(f"positive must be True or False, got {positive!r}")
-    return Click(_coordinate("x", x), _coordinate("y", y), bool(positive))
+    return bool(positive)
 
 
-def _coordinate(name: str, value: object) -> float:
+def _coordinate(prompt: str, name: str, value: object) -> float:
     """A Python number: NumPy's narrow ones would round when they are scaled."""
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return int(value)
     if not isinstance(value, float | np.floating):
-        raise TypeError(f"click coordinate {name} must be a number, got {value!r}")
+        raise TypeError(f"{prompt} coordinate {name} must be a number, got {value!r}")
     if not math.isfinite(value):
-        raise ValueError(f"click coordinate {name} must be finite, got {value}")
+        raise ValueError(f"{prompt} coordinate {name} must be finite, got {value}")
     return float(value)
 
 

@@ -13,17 +13,19 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from inter2former_deploy.core import library
 from inter2former_deploy.core.contract import DECODER_INPUTS, ENCODER_INPUT, IMAGE_FEATURES
 from inter2former_deploy.core.errors import BundleError, EncodedImageError
-from inter2former_deploy.core.labels import Labels, check_labels
 from inter2former_deploy.core.threads import available_cpus
+from inter2former_deploy.families.inter2former.labels import check_labels
+from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
 from inter2former_deploy.runtime.bundle import Bundle, read_bundle
 from inter2former_deploy.runtime.encoded import EncodedImage, RecentImages, empty_features, picture_key
 from inter2former_deploy.runtime.onnx_bytes import keep_outputs
-from inter2former_deploy.runtime.postprocess import Box
+from inter2former_deploy.runtime.postprocess import Box, BoxLogits
 from inter2former_deploy.runtime.preprocess import Floats, Frame, Image, check_image, model_input
 from inter2former_deploy.runtime.session import Session
 
@@ -117,7 +119,7 @@ class Segmenter:
             image: uint8 RGB, `[H, W, 3]`, any size. It is not kept. Or what `encode` made of it, with this bundle.
 
         Returns:
-            A session without clicks.
+            A session without prompts.
 
         Raises:
             TypeError: not a uint8 array.
@@ -125,7 +127,7 @@ class Segmenter:
             EncodedImageError: another bundle encoded it.
         """
         encoded = image if isinstance(image, EncodedImage) else self.encode(image)
-        return Session(encoded.frame, _Decode(self, encoded))
+        return Session(encoded.frame, LabelMapPrompts(encoded.frame.size), _Decode(self, encoded))
 
     def encode(self, image: np.ndarray) -> EncodedImage:
         """Encode an image for `open`: to keep it, or to save it for another time.
@@ -162,15 +164,16 @@ class Segmenter:
                 f"{self.bundle.fingerprint}): encode the picture again with this one, or use the other"
             )
 
-    def _decode(self, features: Features, labels: Labels) -> tuple[Box, Floats]:
-        check_labels(labels)  # plain onnxruntime does not
+    def _decode(self, features: Features, prompts: Mapping[str, npt.NDArray[Any]]) -> BoxLogits:
+        check_labels(prompts["labels"])  # plain onnxruntime does not
         # On the CPU an OrtValue views the array and the array the OrtValue: nothing is copied here.
-        outputs = self._decoder.run({"labels": ort.OrtValue.ortvalue_from_numpy(labels), **features})
-        return Box(*outputs["box"].numpy().tolist()), outputs["box_logits"].numpy()
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in prompts.items()}
+        outputs = self._decoder.run(values | features)
+        return BoxLogits(Box(*outputs["box"].numpy().tolist()), outputs["box_logits"].numpy())
 
 
 class _Decode:
-    """Decodes label maps of one image. It is pickled as what it was made of.
+    """Decodes prompts on one image. It is pickled as what it was made of.
 
     Raises:
         EncodedImageError: another bundle encoded the image, or in another process the bundle has changed meanwhile.
@@ -181,8 +184,8 @@ class _Decode:
         self._segmenter, self._image = segmenter, image
         self._features = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in image.features.items()}
 
-    def __call__(self, labels: Labels) -> tuple[Box, Floats]:
-        return self._segmenter._decode(self._features, labels)
+    def __call__(self, prompts: Mapping[str, npt.NDArray[Any]]) -> BoxLogits:
+        return self._segmenter._decode(self._features, prompts)
 
     def __reduce__(self) -> tuple[type[_Decode], tuple[Segmenter, EncodedImage]]:
         return type(self), (self._segmenter, self._image)

@@ -1,47 +1,53 @@
-"""One image being segmented: clicks in, masks out."""
+"""One image being segmented: prompts in, masks out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import RLock
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from inter2former_deploy.core.labels import (
-    POSSIBLE_BACKGROUND,
-    UNKNOWN,
-    Click,
-    Labels,
-    add_clicks,
-    fold_prediction,
-    unknown_labels,
-)
-from inter2former_deploy.runtime.postprocess import Box, Mask, foreground_mask, paste_logits
-from inter2former_deploy.runtime.preprocess import Floats, Frame, check_click
+from inter2former_deploy.core.prompts import Box, Prompt, PromptState, StartMask, Stroke
+from inter2former_deploy.runtime.postprocess import Mask
+from inter2former_deploy.runtime.preprocess import Floats, Frame, check_box, check_click, check_mask, check_stroke
 
-Decode = Callable[[Labels], tuple[Box, Floats]]  # label map -> box and the logits inside it
+KEPT_PREDICTIONS = 8  # prompts whose predictions stay in memory
 
-KEPT_LOGITS = 8  # clicks whose logits stay in memory
+
+class Prediction(Protocol):
+    """What a decoder made of a prompt state."""
+
+    def mask(self, frame: Frame) -> Mask:
+        """The object in the image, bool `[H, W]`."""
+
+    def logits(self, frame: Frame) -> Floats:
+        """Logits of the model's square, padding included."""
+
+
+Decode: TypeAlias = Callable[[Mapping[str, npt.NDArray[Any]]], Prediction]
 
 
 class Session:
-    """One image of a `Segmenter`: each click refines the mask. Made by `Segmenter.open`.
+    """One image of a `Segmenter`: each prompt refines the mask. Made by `Segmenter.open`.
 
-    Every click keeps what `undo` needs: its label map, cropped to what is not possible background (a byte a model
-    pixel), and for the last few clicks the logits of its box (4 bytes a pixel). An undo beyond those decodes the
-    kept label map again, which gives the same logits. Calls from several threads take turns.
+    Every prompt keeps what `undo` needs: what the prompt state says (of Inter2Former, a byte a model pixel of what is
+    not possible background), and for the last few prompts their predictions (4 bytes a pixel of the predicted box). An
+    undo beyond those decodes again, which gives the same logits. Calls from several threads take turns.
 
-    A session can be pickled, with its clicks and its encoded image: another process goes on where this one is, with
+    A session can be pickled, with its prompts and its encoded image: another process goes on where this one is, with
     the segmenter that it loads for it (one for all sessions of a segmenter that are pickled together).
+
+    All coordinates are pixels of the image: x to the right, in [0, W), y down, in [0, H). After any error the session
+    is unchanged.
     """
 
-    def __init__(self, frame: Frame, decode: Decode) -> None:
+    def __init__(self, frame: Frame, state: PromptState[Any], decode: Decode) -> None:
         self._frame = frame
+        self._state = state  # of the last prompt, before its prediction is folded in
         self._decode = decode
-        self._labels = unknown_labels(frame.size)  # of the last click, before its prediction is folded in
         self._steps: list[_Step] = []
         self._lock = RLock()
 
@@ -57,8 +63,8 @@ class Session:
         """Add a click and segment again.
 
         Args:
-            x: to the right, pixels of the image, in [0, W).
-            y: down, pixels of the image, in [0, H).
+            x: to the right.
+            y: down.
             positive: whether the click is on the object (or on what must not belong to it).
 
         Returns:
@@ -66,136 +72,173 @@ class Session:
 
         Raises:
             TypeError: a coordinate is no number, or `positive` no bool.
-            ValueError: the click is not finite or lies outside the image. The session is unchanged after any error.
+            ValueError: the click is not finite or lies outside the image.
         """
-        click = check_click(x, y, positive)
-        at = self._frame.to_model(click)
-        with self._lock:
-            try:
-                if self._steps:
-                    self._fold(self._steps[-1].labels, *self._prediction())
-                add_clicks(self._labels, [at])
-                box, box_logits = self._decode(self._labels)
-                mask = foreground_mask(box_logits, box, self._frame)
-                step = _Step(click, _Crop.of(self._labels), (box, box_logits))
-            except BaseException:
-                self._restore_labels()
-                raise
-            self._steps.append(step)
-            if len(self._steps) > KEPT_LOGITS:
-                self._steps[-KEPT_LOGITS - 1].prediction = None
-            return mask
+        return self._add(check_click(x, y, positive))
 
-    def undo(self) -> Mask:
-        """Take the last click back: everything is as if it had never been made.
+    def box(self, x0: float, y0: float, x1: float, y1: float) -> Mask:
+        """Add a box around the object and segment again.
+
+        A new box takes the place of an earlier one. Clicks stay.
+
+        Args:
+            x0: left side.
+            y0: upper side.
+            x1: right side, greater than `x0`, at most W.
+            y1: lower side, greater than `y0`, at most H.
 
         Returns:
-            The mask of the clicks that are left.
+            The mask, bool `[H, W]`, the caller's own.
 
         Raises:
-            RuntimeError: there is no click.
+            TypeError: a coordinate is no number.
+            ValueError: a coordinate is not finite, the box is empty or reaches beyond the image.
+        """
+        return self._add(check_box(x0, y0, x1, y1))
+
+    def stroke(self, points: Sequence[tuple[float, float]], positive: bool = True) -> Mask:
+        """Add a line, drawn over the object or over what must not belong to it, and segment again.
+
+        It counts as clicks all along the line, and is one step for `undo`.
+
+        Args:
+            points: x and y of its corners, one or more.
+            positive: whether the line is on the object.
+
+        Returns:
+            The mask, bool `[H, W]`, the caller's own.
+
+        Raises:
+            TypeError: a coordinate is no number, or `positive` no bool.
+            ValueError: there is no point, or one is not finite or lies outside the image.
+        """
+        return self._add(check_stroke(points, positive))
+
+    def start(self, mask: npt.NDArray[np.bool_]) -> Mask:
+        """Go on from a mask: one that was drawn before, or another tool's.
+
+        Nothing is decoded. The mask takes the place of what was predicted so far; the prompts that follow refine it.
+
+        Args:
+            mask: bool `[H, W]`, true on the object.
+
+        Returns:
+            The mask as it was given, the caller's own.
+
+        Raises:
+            TypeError: it is no array of bool.
+            ValueError: it is not of the image's size, or holds no object.
+        """
+        return self._add(StartMask(check_mask(mask, self._frame)))
+
+    def undo(self) -> Mask:
+        """Take the last prompt back: everything is as if it had never been made.
+
+        Returns:
+            The mask of the prompts that are left.
+
+        Raises:
+            RuntimeError: there is no prompt.
         """
         with self._lock:
             if not self._steps:
-                raise RuntimeError("there is no click to undo")
+                raise RuntimeError("there is no prompt to undo")
             self._steps.pop()
-            self._restore_labels()
+            self._state.undo(len(self._steps))
             return self.mask
 
     def reset(self) -> None:
-        """Take all clicks back. The image stays."""
+        """Take all prompts back. The image stays."""
         with self._lock:
             self._steps.clear()
-            self._restore_labels()
+            self._state.undo(0)
 
     @property
     def mask(self) -> Mask:
-        """The mask, bool `[H, W]`, a copy; nowhere true before the first click."""
+        """The mask, bool `[H, W]`, a copy; nowhere true before the first prompt."""
         with self._lock:
             if not self._steps:
                 return np.zeros((self._frame.height, self._frame.width), bool)
-            box, box_logits = self._prediction()
-            return foreground_mask(box_logits, box, self._frame)
+            return self._mask(self._steps[-1])
 
     @property
     def logits(self) -> Floats:
-        """Logits of the last decode, float32 `[S, S]`: padding included, -100 outside the upsampled box; a copy.
+        """Logits of the last decode, float32, of the whole square, padding included; a copy.
+
+        Of Inter2Former `[S, S]`, -100 outside the upsampled box.
 
         Raises:
-            RuntimeError: before the first click.
+            RuntimeError: before the first decode, or where the last prompt is a start mask.
         """
         with self._lock:
-            if not self._steps:
-                raise RuntimeError("there are no logits before the first click")
-            box, box_logits = self._prediction()
-            return paste_logits(box_logits, box, self._frame.size)
+            if not self._steps or not self._steps[-1].decoded:
+                raise RuntimeError("there are no logits before the first decode, nor right after a start mask")
+            return self._prediction(self._steps[-1]).logits(self._frame)
 
     @property
-    def labels(self) -> Labels:
-        """Reference labels after the last click, before its prediction was folded in: uint8 `[S, S]`, a copy."""
+    def inputs(self) -> dict[str, npt.NDArray[Any]]:
+        """What the last decode took of the prompts, by name, copies; before the first prompt: what the state begins as.
+
+        Of Inter2Former: "labels", the reference labels after the last prompt, uint8 `[S, S]`.
+        """
         with self._lock:
-            return self._labels.copy()
+            return {name: array.copy() for name, array in self._state.inputs().items()}
 
     @property
-    def clicks(self) -> tuple[Click, ...]:
-        """The clicks so far, in pixels of the image."""
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The prompts so far, in pixels of the image."""
         with self._lock:
-            return tuple(step.click for step in self._steps)
+            return tuple(step.prompt for step in self._steps)
 
-    def _prediction(self) -> tuple[Box, Floats]:
-        """Of the last click."""
-        last = self._steps[-1]
-        if last.prediction is None:  # forgotten, and now an undo came back to it
-            last.prediction = self._decode(self._labels)
-        return last.prediction
+    def _add(self, prompt: Prompt) -> Mask:
+        at = self._to_model(prompt)
+        step = _Step(prompt)
+        with self._lock:
+            try:
+                if self._steps and self._steps[-1].decoded:
+                    self._state.fold(self._prediction(self._steps[-1]))
+                self._state.add(at)
+                mask = self._mask(step)
+            except BaseException:
+                self._state.undo(len(self._steps))
+                raise
+            self._steps.append(step)
+            if len(self._steps) > KEPT_PREDICTIONS:
+                self._steps[-KEPT_PREDICTIONS - 1].prediction = None
+            return mask
 
-    def _fold(self, known: _Crop, box: Box, box_logits: Floats) -> None:
-        """Only where labels or prediction are other than background: there possible background stays."""
-        height, width = known.values.shape
-        top, left = min(box.top, known.top), min(box.left, known.left)
-        bottom, right = max(box.bottom, known.top + height), max(box.right, known.left + width)
-        foreground = np.zeros((bottom - top, right - left), bool)
-        inside = foreground[box.top - top : box.bottom - top, box.left - left : box.right - left]
-        np.greater(box_logits, 0, out=inside)
-        fold_prediction(self._labels[top:bottom, left:right], foreground)
+    def _to_model(self, prompt: Prompt) -> Prompt:
+        """The prompt in the model's square.
 
-    def _restore_labels(self) -> None:
-        if self._steps:
-            self._steps[-1].labels.paste(self._labels)
-        else:
-            self._labels.fill(UNKNOWN)
+        Raises:
+            ValueError: it reaches outside the image.
+        """
+        if isinstance(prompt, StartMask):
+            return StartMask(self._frame.mask_to_model(prompt.mask))
+        if isinstance(prompt, Box):
+            return self._frame.box_to_model(prompt)
+        if isinstance(prompt, Stroke):
+            clicks = [self._frame.to_model(click) for click in prompt.corners]
+            return Stroke(tuple((click.x, click.y) for click in clicks), prompt.positive)
+        return self._frame.to_model(prompt)
 
+    def _mask(self, step: _Step) -> Mask:
+        if isinstance(step.prompt, StartMask):
+            return step.prompt.mask.copy()
+        return self._prediction(step).mask(self._frame)
 
-@dataclass(frozen=True)
-class _Crop:
-    """A label map, kept as the part of it that is not possible background."""
-
-    top: int
-    left: int
-    values: Labels
-
-    @classmethod
-    def of(cls, labels: Labels) -> _Crop:
-        known = labels != POSSIBLE_BACKGROUND
-        top, bottom = _span(known.any(axis=1))
-        left, right = _span(known.any(axis=0))
-        return cls(top, left, labels[top:bottom, left:right].copy())
-
-    def paste(self, labels: Labels) -> None:
-        """Make `labels` the whole map again."""
-        labels.fill(POSSIBLE_BACKGROUND)
-        height, width = self.values.shape
-        labels[self.top : self.top + height, self.left : self.left + width] = self.values
-
-
-def _span(found: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    """First True and one past the last; (0, 0) without any."""
-    where = np.flatnonzero(found)
-    return (int(where[0]), int(where[-1]) + 1) if where.size else (0, 0)
+    def _prediction(self, step: _Step) -> Prediction:
+        """What the prompt state gives at this step, which is the last."""
+        if step.prediction is None:  # new, or forgotten until an undo came back to it
+            step.prediction = self._decode(self._state.inputs())
+        return step.prediction
 
 
 @dataclass
 class _Step:
-    click: Click  # in pixels of the image
-    labels: _Crop  # as decoded
-    prediction: tuple[Box, Floats] | None
+    prompt: Prompt  # in pixels of the image
+    prediction: Prediction | None = None
+
+    @property
+    def decoded(self) -> bool:
+        return not isinstance(self.prompt, StartMask)

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import torch
 
 from inter2former_deploy.core.contract import ENCODER_FILE, ENCODER_INPUT, MEAN_BGR, STD_BGR
-from inter2former_deploy.core.labels import Labels
 from inter2former_deploy.exporters.bundle import export_bundle
 from inter2former_deploy.families.inter2former.checkpoint import synthetic_state_dict
 from inter2former_deploy.families.inter2former.config import (
@@ -28,8 +30,9 @@ from inter2former_deploy.families.inter2former.config import (
     ModelConfig,
 )
 from inter2former_deploy.families.inter2former.modules.model import ImageFeatures, Inter2Former
+from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
 from inter2former_deploy.runtime.doctor import CLICKS, EXPECTED_FILE, picture
-from inter2former_deploy.runtime.postprocess import Box
+from inter2former_deploy.runtime.postprocess import Box, BoxLogits
 from inter2former_deploy.runtime.preprocess import Floats, Frame, model_input
 from inter2former_deploy.runtime.session import Decode, Session
 
@@ -59,7 +62,8 @@ def write_bundle(folder: Path) -> None:
     model.load_state_dict(dict(synthetic_state_dict(MODEL, seed=SEED)))
     frame = Frame(*picture().shape[:2], SIZE)
     pixels = model_input(picture(), frame)
-    session = Session(frame, reference_decoder(model.eval(), folder / ENCODER_FILE, pixels))
+    decode = reference_decoder(model.eval(), folder / ENCODER_FILE, pixels)
+    session = Session(frame, LabelMapPrompts(SIZE), decode)
     masks = [session.click(*click) for click in CLICKS]
     print("object, share of the picture:", [f"{mask.mean():.2f}" for mask in masks])
     np.savez_compressed(folder / EXPECTED_FILE, masks=np.array(masks), logits=session.logits)
@@ -80,10 +84,10 @@ def reference_decoder(model: Inter2Former, encoder: Path, pixels: Floats) -> Dec
         edges = model.edge_detector.features(torch.from_numpy(maps)[None])
         features = ImageFeatures(model.backbone(x.contiguous()), edges)
 
-    def decode(labels: Labels) -> tuple[Box, Floats]:
+    def decode(prompts: Mapping[str, npt.NDArray[Any]]) -> BoxLogits:
         with torch.inference_mode():
-            logits = model.decode(features, torch.from_numpy(labels)[None])[0, 0]
-        return Box(0, 0, SIZE, SIZE), logits.numpy()
+            logits = model.decode(features, torch.from_numpy(prompts["labels"])[None])[0, 0]
+        return BoxLogits(Box(0, 0, SIZE, SIZE), logits.numpy())
 
     return decode
 

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from skimage import data
 
-from inter2former_deploy.core.labels import Click
 from inter2former_deploy.core.overlay import draw_overlay
+from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.runtime import Segmenter
 
 PICTURES = {  # clicks in pixels: x, y, positive

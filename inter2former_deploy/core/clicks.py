@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from inter2former_deploy.core.labels import Click
 from inter2former_deploy.core.masks import (
     IGNORED as IGNORED,  # target value of pixels that are neither clicked nor scored
 )
+from inter2former_deploy.core.prompts import Click
 
 TRAINING_FACTOR = 1.7  # `next_click` factor of corrective clicks while training
 MAX_CLICKS = 20  # of a session; NoC counts it where a session never reaches the threshold

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from inter2former_deploy.core.labels import CLICK_RADIUS, Label, fold_table
 from inter2former_deploy.families.inter2former.config import PATCH, ModelConfig
+from inter2former_deploy.families.inter2former.labels import CLICK_RADIUS, Label, fold_table
 
 SCHEMA_VERSION = 4  # of manifest.json and the tensors of both graphs
 DOMAIN = "inter2former"

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from inter2former_deploy.core.labels import Click
+from inter2former_deploy.core.prompts import Click
 
 Image = npt.NDArray[np.uint8]
 

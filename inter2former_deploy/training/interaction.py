@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inter2former_deploy.core.clicks import TRAINING_FACTOR, next_click
-from inter2former_deploy.core.labels import Click, add_clicks, fold_prediction, unknown_labels
+from inter2former_deploy.core.prompts import Click
+from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
 
 from .config import TrainConfig
 

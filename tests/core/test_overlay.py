@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from inter2former_deploy.core.labels import Click
 from inter2former_deploy.core.overlay import MASK_RGB, NEGATIVE_RGB, POSITIVE_RGB, draw_overlay
+from inter2former_deploy.core.prompts import Click
 
 IMAGE = np.full((200, 300, 3), 100, np.uint8)
 MASK = np.zeros((200, 300), bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from inter2former_deploy.core.contract import graph_tensors
-from inter2former_deploy.core.labels import Click, add_clicks
+from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.exporters.graphs import decoder_shapes
 from inter2former_deploy.families.inter2former.config import PRESETS
+from inter2former_deploy.families.inter2former.labels import add_clicks
 from inter2former_deploy.runtime import Segmenter
+from inter2former_deploy.runtime.postprocess import Box, BoxLogits
 from inter2former_deploy.runtime.preprocess import Frame
 
 Manifest = dict[str, Any]
@@ -90,16 +93,14 @@ def test_label_maps_by_the_manifest_are_those_of_the_runtime(demo_bundle: Path, 
     session = segmenter.open(np.zeros((size, size, 3), np.uint8))
     whole = (0, 0, size, size)
 
-    def decode(labels: NDArray[np.uint8]) -> Any:
-        from inter2former_deploy.runtime.postprocess import Box
-
-        return Box(*whole), np.where(prediction, 1, -1).astype(np.float32)
+    def decode(prompts: Mapping[str, NDArray[np.uint8]]) -> BoxLogits:
+        return BoxLogits(Box(*whole), np.where(prediction, 1, -1).astype(np.float32))
 
     session._decode = decode
     for (x, y, positive), expected in zip(steps, by_the_manifest(manifest, prediction, steps), strict=True):
         session.click(x, y, positive)
-        np.testing.assert_array_equal(session.labels, expected)
-    assert set(np.unique(session.labels)) == {0, 1, 3, 4}
+        np.testing.assert_array_equal(session.inputs["labels"], expected)
+    assert set(np.unique(session.inputs["labels"])) == {0, 1, 3, 4}
 
 
 def test_clicks_land_where_the_manifest_says(manifest: Manifest) -> None:
@@ -127,7 +128,7 @@ def test_labels_above_four_are_refused(demo_bundle: Path, manifest: Manifest) ->
         segmenter = Segmenter(demo_bundle, custom_ops=custom_ops, num_threads=1)
         session = segmenter.open(np.zeros((8, 8, 3), np.uint8))
         labels = np.full((manifest["size"],) * 2, largest, np.uint8)
-        session._decode(labels)
+        session._decode({"labels": labels})
         labels[3, 4] = largest + 1
         with pytest.raises(ValueError, match="labels must be 0 to 4, got 5"):
-            session._decode(labels)
+            session._decode({"labels": labels})

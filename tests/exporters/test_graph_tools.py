@@ -15,12 +15,13 @@ import pytest
 from numpy.typing import NDArray
 
 from inter2former_deploy.core.contract import CHOICES, DOMAIN, ENCODER_INPUT, IMAGE_FEATURES
-from inter2former_deploy.core.labels import Click, add_clicks, fold_prediction, unknown_labels
+from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.exporters import bodies
 from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, add_bodies, function_protos, inline_bodies
 from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
 from inter2former_deploy.exporters.precision import reduce_precision
 from inter2former_deploy.families.inter2former.config import PROBE, ModelConfig
+from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 Array = NDArray[Any]

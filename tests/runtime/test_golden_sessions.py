@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from tolerances import TOLERANCES
 
 from inter2former_deploy.core.contract import BLANK_INPUTS, DECODER_FILE, EDGE_INPUTS, ENCODER_FILE
 from inter2former_deploy.core.manifest import Manifest
+from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
 from inter2former_deploy.runtime import Segmenter, Session
 from inter2former_deploy.runtime.preprocess import Frame
 
@@ -97,14 +98,15 @@ def test_session_on_the_release_s_features(
     near_zero = np.zeros((SIZE, SIZE), bool)  # pixels that rounding may have decided, in any step until now
     decoded = 0
 
-    def decode(labels: np.ndarray) -> Any:
+    def decode(prompts: Mapping[str, np.ndarray]) -> Any:
         nonlocal decoded
+        labels = prompts["labels"]
         expected = arrays[f"label_{decoded}"]
         np.testing.assert_array_equal(labels[~near_zero], expected[~near_zero])
         decoded += 1
-        return segmenter._decode(values, expected)
+        return segmenter._decode(values, {"labels": expected})
 
-    session = Session(frame, decode)
+    session = Session(frame, LabelMapPrompts(SIZE), decode)
     for i, mask, expected in steps(arrays, session):
         logits = arrays[f"logits_{i}"]
         assert_close(session.logits, logits, "session logits of a bundle")
@@ -134,10 +136,10 @@ def test_session_from_the_image(segmenter: Segmenter, golden: Callable[[str], di
     allowed = TOLERANCES["session pixels", "bool"].atol
     for i, mask, expected in steps(arrays, session):
         if i == 0:
-            np.testing.assert_array_equal(session.labels, arrays["label_0"])
+            np.testing.assert_array_equal(session.inputs["labels"], arrays["label_0"])
         assert 0.2 < expected.mean() < 0.8  # neither empty nor full: the comparison means something
         assert (mask != expected).mean() <= allowed
-        assert (session.labels != arrays[f"label_{i}"])[:rows, :columns].mean() <= allowed
+        assert (session.inputs["labels"] != arrays[f"label_{i}"])[:rows, :columns].mean() <= allowed
 
 
 def test_plain_onnxruntime_and_the_library_give_the_same_masks(
@@ -192,11 +194,13 @@ def test_sessions_in_several_threads_at_once(segmenter: Segmenter, golden: Calla
 def test_undo_gives_back_the_release_s_state(segmenter: Segmenter, golden: Callable[[str], dict[str, Any]]) -> None:
     arrays = golden("session")
     session = segmenter.open(arrays["image_bgr"][..., ::-1])
-    states = [(mask, session.labels, session.logits) for _, mask, _ in steps(arrays, session)]
+    states = [(mask, session.inputs["labels"], session.logits) for _, mask, _ in steps(arrays, session)]
     session.undo()
     mask = session.undo()
-    for actual, expected in zip((mask, session.labels, session.logits), states[-3], strict=True):
+    for actual, expected in zip((mask, session.inputs["labels"], session.logits), states[-3], strict=True):
         np.testing.assert_array_equal(actual, expected)
     y, x, positive = (int(v) for v in arrays["clicks_yxp"][-2])
-    for actual, expected in zip((session.click(x, y, bool(positive)), session.labels), states[-2][:2], strict=True):
+    for actual, expected in zip(
+        (session.click(x, y, bool(positive)), session.inputs["labels"]), states[-2][:2], strict=True
+    ):
         np.testing.assert_array_equal(actual, expected)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inter2former_deploy.core.contract import MEAN_BGR, PAD_RGB, STD_BGR
-from inter2former_deploy.core.labels import Click
+from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.runtime.preprocess import Frame, bilinear_taps, check_click, check_image, model_input
 
 SIZES = [

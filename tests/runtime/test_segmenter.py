@@ -20,7 +20,8 @@ from toy_bundle import BOX, SIZE, toy_logits, write_toy_bundle
 
 from inter2former_deploy.core import threads
 from inter2former_deploy.core.errors import BundleError, EncodedImageError
-from inter2former_deploy.core.labels import Click, add_clicks, unknown_labels
+from inter2former_deploy.core.prompts import Click
+from inter2former_deploy.families.inter2former.labels import add_clicks, unknown_labels
 from inter2former_deploy.runtime import Segmenter
 from inter2former_deploy.runtime.bundle import Bundle
 from inter2former_deploy.runtime.onnx_bytes import keep_outputs
@@ -138,8 +139,8 @@ def test_what_is_pickled(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert loaded._decoder._session.get_session_options().intra_op_num_threads == 7
     np.testing.assert_array_equal([copy.undo(), copy.click(20, 30, False)], masks)
     np.testing.assert_array_equal(first.mask, masks[1])
-    assert copy.clicks == first.clicks
-    assert other.clicks == ()
+    assert copy.prompts == first.prompts
+    assert other.prompts == ()
 
 
 def test_a_bundle_that_changed_meanwhile_continues_no_session(toy_bundle: Path) -> None:

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inter2former_deploy.core.labels import Click, Labels, add_clicks, fold_prediction, unknown_labels
-from inter2former_deploy.runtime.postprocess import Box, paste_logits
-from inter2former_deploy.runtime.preprocess import Floats, Frame
-from inter2former_deploy.runtime.session import KEPT_LOGITS, Session
+from inter2former_deploy.core.prompts import Click, StartMask
+from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
+from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
+from inter2former_deploy.runtime.postprocess import Box, BoxLogits, paste_logits
+from inter2former_deploy.runtime.preprocess import Frame
+from inter2former_deploy.runtime.session import KEPT_PREDICTIONS, Session
 
 FRAME = Frame(90, 70, 64)  # scale 1/4
 HILLS = np.random.default_rng(3).standard_normal((64, 64)).astype(np.float32)
 
 
-def decode(labels: Labels) -> tuple[Box, Floats]:
+def decode(prompts: Mapping[str, np.ndarray]) -> BoxLogits:
     """Logits that depend on every label, in a box that moves with them."""
+    labels = prompts["labels"]
     total = int(labels.astype(np.int64).sum())
     box = Box(total % 7, total % 5, 64 - total % 11, 64 - total % 13)
     logits = HILLS + (labels.astype(np.float32) - 2) + total % 3 - 1
-    return box, logits[box.top : box.bottom, box.left : box.right].copy()
+    return BoxLogits(box, logits[box.top : box.bottom, box.left : box.right].copy())
+
+
+def new_session(decode: Callable[[Mapping[str, np.ndarray]], BoxLogits] = decode) -> Session:
+    return Session(FRAME, LabelMapPrompts(FRAME.size), decode)
 
 
 def state(session: Session) -> tuple[np.ndarray, ...]:
-    logits = session.logits if session.clicks else np.zeros(0)
-    return session.mask, session.labels, logits, np.array(session.clicks)
+    decoded = session.prompts and not isinstance(session.prompts[-1], StartMask)
+    logits = session.logits if decoded else np.zeros(0)
+    told = [prompt.mask.tobytes() if isinstance(prompt, StartMask) else repr(prompt) for prompt in session.prompts]
+    return session.mask, session.inputs["labels"], logits, np.array(told)
 
 
 def assert_same(actual: Session, expected: Session) -> None:
@@ -36,14 +47,27 @@ def assert_same(actual: Session, expected: Session) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-points = st.tuples(st.integers(0, 69), st.integers(0, 89), st.booleans())
+xs, ys = st.integers(0, 69), st.integers(0, 89)
+DISC = np.hypot(*(np.mgrid[:90, :70] - np.array([50, 30])[:, None, None])) < 20
+prompts = st.one_of(
+    st.tuples(st.just("click"), xs, ys, st.booleans()),
+    st.tuples(st.just("box"), xs, ys, st.just(70), st.just(90)),
+    st.tuples(st.just("stroke"), st.lists(st.tuples(xs, ys), min_size=1, max_size=3), st.booleans()),
+    st.tuples(st.just("start"), st.sampled_from([DISC, ~DISC])),
+)
 
 
-@given(actions=st.lists(st.one_of(points, st.just("undo"), st.just("reset")), max_size=2 * KEPT_LOGITS + 6))
+def tell(session: Session, prompt: tuple[Any, ...]) -> np.ndarray:
+    """Calls the method of the prompt."""
+    mask: np.ndarray = getattr(session, prompt[0])(*prompt[1:])
+    return mask
+
+
+@given(actions=st.lists(st.one_of(prompts, st.just("undo"), st.just("reset")), max_size=2 * KEPT_PREDICTIONS + 6))
 @settings(deadline=None)
-def test_undo_is_as_if_the_click_had_never_been_made(actions: list[tuple[int, int, bool] | str]) -> None:
-    session = Session(FRAME, decode)
-    left: list[tuple[int, int, bool]] = []
+def test_undo_is_as_if_the_prompt_had_never_been_made(actions: list[tuple[Any, ...] | str]) -> None:
+    session = new_session()
+    left: list[tuple[Any, ...]] = []
     for action in actions:
         if action == "reset":
             session.reset()
@@ -54,32 +78,86 @@ def test_undo_is_as_if_the_click_had_never_been_made(actions: list[tuple[int, in
                 session.undo()
         elif isinstance(action, tuple):
             left.append(action)
-            session.click(*action)
-    fresh = Session(FRAME, decode)
-    for click in left:
-        fresh.click(*click)
+            np.testing.assert_array_equal(tell(session, action), session.mask)
+    fresh = new_session()
+    for prompt in left:
+        tell(fresh, prompt)
     assert_same(session, fresh)
 
 
+def test_a_start_mask_is_refined() -> None:
+    """It is the mask until another prompt comes, and then the prediction that the prompt corrects."""
+    session = new_session()
+    given_mask = DISC.copy()
+    np.testing.assert_array_equal(session.start(given_mask), DISC)
+    given_mask[:] = False  # the caller's own
+    np.testing.assert_array_equal(session.mask, DISC)
+    with pytest.raises(RuntimeError, match="no logits before the first decode, nor right after a start mask"):
+        _ = session.logits
+    mask = session.click(4, 8)
+    labels = np.full((64, 64), 1, np.uint8)
+    labels[:22, :17][DISC[2::4, 2::4]] = 3  # the pixel under each centre; the image covers 22.5 x 17.5
+    add_clicks(labels, [Click(1, 2, True)])
+    np.testing.assert_array_equal(session.inputs["labels"], labels)
+    np.testing.assert_array_equal(mask, decode({"labels": labels}).mask(FRAME))
+    np.testing.assert_array_equal(session.undo(), DISC)
+
+    session.start(~DISC)  # in place of the first; the clicks made before it stay
+    session.undo()
+    session.click(30, 50, False)
+    session.start(DISC)
+    assert session.inputs["labels"][12, 7] == 0
+    assert (session.inputs["labels"][DISC[2::4, 2::4].nonzero()] != 1).all()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error", "message"),
+    [
+        (("box", 5, 5, 5, 9), ValueError, r"box \(5, 5, 5, 9\) is empty: x0 must be less than x1"),
+        (("box", 5, 9, 6, 2), ValueError, "is empty"),
+        (("box", -1, 0, 5, 5), ValueError, r"reaches outside the image: x must be in \[0, 70\], y in \[0, 90\]"),
+        (("box", 0, 0, 70, 90.5), ValueError, "reaches outside the image"),
+        (("box", 0, 0, float("inf"), 5), ValueError, "box coordinate x1 must be finite"),
+        (("box", 0, 0, "7", 5), TypeError, "box coordinate x1 must be a number, got '7'"),
+        (("stroke", []), ValueError, "a stroke needs at least one point"),
+        (("stroke", [1, 2]), TypeError, r"a stroke must be a sequence of points \(x, y\), got \[1, 2\]"),
+        (("stroke", [(1, 2), (70, 3)]), ValueError, r"click \(70, 3\) lies outside the image"),
+        (("stroke", [(1, float("nan"))]), ValueError, "stroke coordinate y must be finite"),
+        (("stroke", [(1, 2)], 1), TypeError, "positive must be True or False, got 1"),
+        (("start", DISC[1:]), ValueError, r"must be of the image's size, \(90, 70\), got \(89, 70\)"),
+        (("start", DISC.astype(np.uint8)), TypeError, "must be a numpy array of bool, .*got uint8: try mask > 0"),
+        (("start", "mask.png"), TypeError, "got str"),
+        (("start", np.zeros((90, 70), bool)), ValueError, "holds no object"),
+    ],
+)
+def test_prompts_that_make_no_sense_are_refused(prompt: tuple[Any, ...], error: type[Exception], message: str) -> None:
+    session, other = new_session(), new_session()
+    for one in (session, other):
+        one.click(20, 20)
+    with pytest.raises(error, match=message):
+        tell(session, prompt)
+    assert_same(session, other)
+
+
 def test_undo_far_back() -> None:
-    session, clicks = Session(FRAME, decode), [(3 * i, 4 * i, i % 3 != 1) for i in range(KEPT_LOGITS + 8)]
+    session, clicks = new_session(), [(3 * i, 4 * i, i % 3 != 1) for i in range(KEPT_PREDICTIONS + 8)]
     masks = [session.click(*click) for click in clicks]
     for mask in masks[-2::-1]:
         np.testing.assert_array_equal(session.undo(), mask)
     assert not session.undo().any()
-    with pytest.raises(RuntimeError, match="no click to undo"):
+    with pytest.raises(RuntimeError, match="no prompt to undo"):
         session.undo()
 
 
 def test_labels_follow_the_release_s_order() -> None:
     """Labels are those the last decode saw: clicks added to earlier predictions, its own not yet folded in."""
-    session, labels = Session(FRAME, decode), unknown_labels(64)
-    np.testing.assert_array_equal(session.labels, labels)
+    session, labels = new_session(), unknown_labels(64)
+    np.testing.assert_array_equal(session.inputs["labels"], labels)
     for x, y, positive in [(30, 40, True), (60, 80, False), (10, 10, True)]:
         mask = session.click(x, y, positive)
         add_clicks(labels, [Click(int(x / 4), int(y / 4), positive)])
-        np.testing.assert_array_equal(session.labels, labels)
-        box, box_logits = decode(labels)
+        np.testing.assert_array_equal(session.inputs["labels"], labels)
+        box, box_logits = decode({"labels": labels})
         logits = paste_logits(box_logits, box, 64)
         np.testing.assert_array_equal(session.logits, logits)
         np.testing.assert_array_equal(session.mask, mask)
@@ -87,32 +165,32 @@ def test_labels_follow_the_release_s_order() -> None:
 
 
 def test_what_a_session_hands_out_is_the_caller_s() -> None:
-    session, other = Session(FRAME, decode), Session(FRAME, decode)
+    session, other = new_session(), new_session()
     for one in (session, other):
         one.click(20, 20)
-    for array in (session.mask, session.labels, session.logits, session.click(5, 5), session.undo()):
+    for array in (session.mask, session.inputs["labels"], session.logits, session.click(5, 5), session.undo()):
         array[...] = 1
     assert_same(session, other)
 
 
 def test_before_the_first_click() -> None:
-    session = Session(FRAME, decode)
-    assert session.clicks == ()
+    session = new_session()
+    assert session.prompts == ()
     assert session.mask.shape == (90, 70)
     assert not session.mask.any()
-    with pytest.raises(RuntimeError, match="no logits before the first click"):
+    with pytest.raises(RuntimeError, match="no logits before the first decode"):
         _ = session.logits
 
 
 def test_an_error_leaves_the_session_as_it_was() -> None:
     broken = False
 
-    def sometimes(labels: Labels) -> tuple[Box, Floats]:
+    def sometimes(prompts: Mapping[str, np.ndarray]) -> BoxLogits:
         if broken:
             raise MemoryError
-        return decode(labels)
+        return decode(prompts)
 
-    session, other = Session(FRAME, sometimes), Session(FRAME, decode)
+    session, other = new_session(sometimes), new_session()
     for clicks in range(2):
         broken = True
         with pytest.raises(MemoryError):
@@ -127,14 +205,14 @@ def test_an_error_leaves_the_session_as_it_was() -> None:
 
 
 def test_clicks_of_one_session_from_several_threads_take_turns() -> None:
-    session = Session(FRAME, decode)
+    session = new_session()
     threads = [Thread(target=lambda x=x: [session.click(x, y) for y in range(5)]) for x in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    replay = Session(FRAME, decode)
-    for click in session.clicks:
+    replay = new_session()
+    for click in session.prompts:
         replay.click(*click)
-    assert len(replay.clicks) == 40
+    assert len(replay.prompts) == 40
     assert_same(session, replay)

@@ -100,21 +100,26 @@ def workloads(folder: Path, size: int, share: float, rule: EdgeRule) -> dict[str
 
 def graph(size: int, share: float, decoder: str, custom_ops: bool) -> Callable[[], Mask]:
     """Workload: a click of a runtime session."""
+    from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
+    from inter2former_deploy.runtime.postprocess import BoxLogits
     from inter2former_deploy.runtime.session import Session
 
     scene, graph = _Scene(size, share), _Graph(Path(decoder), custom_ops, threads_here())
 
-    def decode(labels: Array) -> tuple[Box, Array]:
+    def decode(prompts: Mapping[str, Array]) -> BoxLogits:
+        labels = prompts["labels"]
         labels[...] = scene.labels  # the session's own map, where the fold has just moved it on
         graph(labels)
-        return scene.box, scene.box_logits
+        return BoxLogits(scene.box, scene.box_logits)
 
-    session = Session(frame_of(size), decode)
+    state = LabelMapPrompts(size)
+    session = Session(frame_of(size), state, decode)
     middle = clicks_middle(size)
 
     def click() -> Mask:
         mask = session.click(*middle)
-        del session._steps[:-1]  # memory stays that of one click
+        for steps in (session._steps, state._steps):  # memory stays that of one click
+            del steps[:-1]
         return mask
 
     return click
@@ -125,7 +130,8 @@ def torch(size: int, share: float, rule: EdgeRule) -> Callable[[], Mask]:
     import torch
     from torch.nn import functional
 
-    from inter2former_deploy.core.labels import Click, add_clicks, fold_prediction
+    from inter2former_deploy.core.prompts import Click
+    from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction
 
     torch.set_num_threads(threads_here())
     model = model_of(MODEL.with_decoder(edge_rule=rule))

@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inter2former_deploy.core.labels import POSSIBLE_BACKGROUND, POSSIBLE_FOREGROUND, Click, add_clicks, unknown_labels
+from inter2former_deploy.core.prompts import Click
+from inter2former_deploy.families.inter2former.labels import (
+    POSSIBLE_BACKGROUND,
+    POSSIBLE_FOREGROUND,
+    add_clicks,
+    unknown_labels,
+)
 
 Array = npt.NDArray[Any]
 

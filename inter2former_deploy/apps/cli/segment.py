@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from inter2former_deploy.core.files import check_apart, check_new_file, nearest_folder, replacing
-from inter2former_deploy.core.labels import Click
+from inter2former_deploy.core.prompts import Click
 
 if TYPE_CHECKING:
     import numpy as np

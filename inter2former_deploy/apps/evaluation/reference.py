@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
-from inter2former_deploy.runtime.postprocess import Box
+from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
+from inter2former_deploy.runtime.postprocess import Box, BoxLogits
 from inter2former_deploy.runtime.preprocess import Frame, check_image, model_input
 from inter2former_deploy.runtime.session import Session
 
@@ -64,9 +66,9 @@ class ReferenceSegmenter:
 
         encoded = image if isinstance(image, Encoded) else self.encode(image)
 
-        def decode(labels: NDArray[np.uint8]) -> tuple[Box, NDArray[np.float32]]:
+        def decode(prompts: Mapping[str, NDArray[Any]]) -> BoxLogits:
             with torch.inference_mode():
-                logits = self.model.decode(encoded.features, torch.from_numpy(labels)[None])[0, 0]
-            return Box(0, 0, self.size, self.size), logits.numpy()
+                logits = self.model.decode(encoded.features, torch.from_numpy(prompts["labels"])[None])[0, 0]
+            return BoxLogits(Box(0, 0, self.size, self.size), logits.numpy())
 
-        return Session(encoded.frame, decode)
+        return Session(encoded.frame, LabelMapPrompts(self.size), decode)

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inter2former_deploy.core.clicks import IGNORED, MAX_CLICKS, mean_iou, next_click, number_of_clicks
-from inter2former_deploy.core.labels import Click
 from inter2former_deploy.core.masks import iou
+from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.data import Dataset, PassedOverError, Sample, Tally
 
 THRESHOLDS = (0.85, 0.90, 0.95)  # of NoC

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inter2former_deploy.core.labels import Click
+from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.families.hrsam.config import MASK_STRIDE, HRSAMDecoderConfig
+from inter2former_deploy.families.hrsam.prompts import NEGATIVE, POSITIVE
 from inter2former_deploy.families.inter2former.config import PATCH
 
-NOT_A_POINT, NEGATIVE, POSITIVE = -1, 0, 1  # labels of points
+NOT_A_POINT = -1  # label of a point, beside those of clicks
 CORNERS = 2  # of a box; their embeddings follow those of negative and positive points
 MAP_EPSILON = 1e-6  # of norms over the channels of maps, in SAM's decoder as well
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
-from inter2former_deploy.core.labels import Click
+from inter2former_deploy.core.prompts import Box, Click, StartMask
 from inter2former_deploy.families.hrsam.config import MASK_STRIDE, PAD_MULTIPLE
 from inter2former_deploy.families.hrsam.model import HRSAM
-from inter2former_deploy.families.hrsam.prompt import NEGATIVE, POSITIVE
+from inter2former_deploy.families.hrsam.prompts import SparsePrompts
 from inter2former_deploy.families.inter2former.config import PATCH
 
 Mask = npt.NDArray[np.bool_]
@@ -80,11 +79,47 @@ class Frame:
                 f"click ({click.x}, {click.y}) lies outside the image: "
                 f"x must be in [0, {self.width}), y in [0, {self.height})"
             )
-        scaled = [
-            float(np.float32(v) * np.float32(after / before))
-            for v, before, after in zip((click.y, click.x), self.padded, self.resized, strict=True)
-        ]
-        return Click(scaled[1], scaled[0], bool(click.positive))
+        return Click(*self._scaled(click.x, click.y), bool(click.positive))
+
+    def box_to_model(self, box: Box) -> Box:
+        """The box in pixels of the model's square, scaled as clicks are.
+
+        Args:
+            box: In pixels of the image.
+
+        Raises:
+            ValueError: It is empty or reaches outside the image.
+        """
+        if not (0 <= box.left < box.right <= self.width and 0 <= box.top < box.bottom <= self.height):
+            raise ValueError(
+                f"box ({box.left}, {box.top}, {box.right}, {box.bottom}) is empty or reaches outside the image: "
+                f"x must be in [0, {self.width}], y in [0, {self.height}]"
+            )
+        return Box(*self._scaled(box.left, box.top), *self._scaled(box.right, box.bottom))
+
+    def mask_to_model(self, mask: Mask) -> Mask:
+        """A mask in the model's square: each pixel has the value of the image's pixel under its centre.
+
+        Args:
+            mask: [H, W].
+
+        Returns:
+            [S, S], false where there is no image.
+        """
+        if mask.shape != (self.height, self.width):
+            raise ValueError(f"expected a mask {[self.height, self.width]}, got {list(mask.shape)}")
+        sampled = []
+        for length, before, after in zip((self.height, self.width), self.padded, self.resized, strict=True):
+            under = ((np.arange(after) + 0.5) * (before / after)).astype(np.int64)
+            sampled.append(under[under < length])
+        rows, columns = sampled
+        square = np.zeros((self.size, self.size), bool)
+        square[: rows.size, : columns.size] = mask[rows[:, None], columns]
+        return square
+
+    def _scaled(self, x: float, y: float) -> tuple[float, float]:
+        (height, width), (after_y, after_x) = self.padded, self.resized
+        return float(np.float32(x) * np.float32(after_x / width)), float(np.float32(y) * np.float32(after_y / height))
 
 
 def model_input(image_bgr: npt.NDArray[np.uint8], frame: Frame) -> Tensor:
@@ -132,49 +167,6 @@ def image_logits(logits: Tensor, frame: Frame) -> Tensor:
     return _resize(x, *frame.padded)[:, :, : frame.height, : frame.width]
 
 
-class Prompts(NamedTuple):
-    """What the decoder takes of a session."""
-
-    xy: Floats  # clicks so far, pixels of the model's square, [n, 2]
-    labels: npt.NDArray[np.int64]  # 1 positive, 0 negative, [n]
-    previous: Floats | None  # logits of the decode before, [S/4, S/4]; none before the first
-
-
-class PromptState:
-    """What a session has been told: its clicks, and the logits that the last decode gave."""
-
-    def __init__(self) -> None:
-        self._clicks: list[Click] = []
-        self._before: list[Floats | None] = []  # the previous logits when each click was made
-        self._previous: Floats | None = None
-
-    def add(self, click: Click) -> None:
-        """A new click, in pixels of the model's square."""
-        self._clicks.append(click)
-        self._before.append(self._previous)
-
-    def undo(self) -> None:
-        """Takes the last click back, and all that was decoded since.
-
-        Raises:
-            RuntimeError: There is no click.
-        """
-        if not self._clicks:
-            raise RuntimeError("there is no click to undo")
-        self._clicks.pop()
-        self._previous = self._before.pop()
-
-    def inputs(self) -> Prompts:
-        """What the next decode takes."""
-        xy = np.array([(click.x, click.y) for click in self._clicks], np.float32).reshape(-1, 2)
-        labels = np.array([POSITIVE if click.positive else NEGATIVE for click in self._clicks], np.int64)
-        return Prompts(xy, labels, self._previous)
-
-    def fold(self, logits: Floats) -> None:
-        """Takes what was decoded, [S/4, S/4]: raw logits of the whole square, which the next decode starts from."""
-        self._previous = logits
-
-
 class ReferenceSession:
     """A picture being segmented by the reference modules, as the published scores were computed.
 
@@ -192,7 +184,8 @@ class ReferenceSession:
             raise ValueError(f"expected a uint8 BGR image [H, W, 3], got {image_bgr.dtype} {list(image_bgr.shape)}")
         self.model = model
         self.frame = Frame(image_bgr.shape[0], image_bgr.shape[1], size)
-        self.state = PromptState()
+        self.state = SparsePrompts()
+        self._logits: list[Floats] = []  # [S/4, S/4] after each prompt; of a start mask: those that stand for it
         with torch.inference_mode():
             self.embedding = model.encode(model_input(image_bgr, self.frame))  # [1, C, S/16, S/16]
 
@@ -210,45 +203,84 @@ class ReferenceSession:
         Raises:
             ValueError: The click lies outside the image; nothing has changed then.
         """
-        self.state.add(self.frame.to_model(Click(x, y, positive)))
-        return self.again()
+        return self._add(self.frame.to_model(Click(x, y, positive)))
 
-    def again(self) -> Mask:
-        """Decodes the same clicks once more, from the newer logits: the evaluation does so when all is right already.
+    def box(self, x0: float, y0: float, x1: float, y1: float) -> Mask:
+        """Adds a box around the object, in pixels of the image, and segments again.
+
+        Returns:
+            The mask, bool [H, W].
 
         Raises:
-            RuntimeError: There is no click.
+            ValueError: The box is empty or reaches outside the image; nothing has changed then.
         """
-        prompts = self.state.inputs()
-        if not len(prompts.xy):
-            raise RuntimeError("there is nothing to segment before the first click")
-        xy, labels = (torch.from_numpy(a)[None] for a in (prompts.xy, prompts.labels))
-        previous = None if prompts.previous is None else torch.from_numpy(prompts.previous)[None, None]
-        with torch.inference_mode():
-            logits = self.model.decode(self.embedding, xy, labels, previous)
-        self.state.fold(logits[0, 0].numpy())
+        return self._add(self.frame.box_to_model(Box(x0, y0, x1, y1)))
+
+    def start(self, mask: Mask) -> None:
+        """Goes on from a mask, bool [H, W], in place of the last prediction; nothing is decoded."""
+        self.state.add(StartMask(self.frame.mask_to_model(mask)))
+        self._logits.append(self.state.inputs()["previous"])
+
+    def again(self) -> Mask:
+        """Decodes the same prompts once more, from the newer logits: the evaluation does so when all is right already.
+
+        Raises:
+            RuntimeError: There is no prompt.
+        """
+        if not self._logits:
+            raise RuntimeError("there is nothing to segment before the first prompt")
+        self.state.fold(self._logits[-1])
+        self._logits[-1] = self._decode()
         return self.mask
 
     def undo(self) -> Mask:
-        """Takes the last click back: everything is as if it had never been made.
+        """Takes the last prompt back: everything is as if it had never been made.
 
         Returns:
-            The mask of the clicks that are left.
+            The mask of the prompts that are left.
 
         Raises:
-            RuntimeError: There is no click.
+            RuntimeError: There is no prompt.
         """
-        self.state.undo()
+        if not self._logits:
+            raise RuntimeError("there is no prompt to undo")
+        self._logits.pop()
+        self.state.undo(len(self._logits))
         return self.mask
 
     @property
+    def logits(self) -> Floats:
+        """Raw logits of the last decode, [S/4, S/4].
+
+        Raises:
+            RuntimeError: There is no prompt.
+        """
+        if not self._logits:
+            raise RuntimeError("there are no logits before the first prompt")
+        return self._logits[-1]
+
+    @property
     def mask(self) -> Mask:
-        """The mask, bool [H, W]; nowhere true before the first click."""
-        logits = self.state.inputs().previous
-        if logits is None:
+        """The mask, bool [H, W]; nowhere true before the first prompt."""
+        if not self._logits:
             return np.zeros((self.frame.height, self.frame.width), bool)
-        found: Mask = (image_logits(torch.from_numpy(logits)[None, None], self.frame)[0, 0] > 0).numpy()
+        found: Mask = (image_logits(torch.from_numpy(self._logits[-1])[None, None], self.frame)[0, 0] > 0).numpy()
         return found
+
+    def _add(self, prompt: Click | Box) -> Mask:
+        if self._logits:
+            self.state.fold(self._logits[-1])
+        self.state.add(prompt)
+        self._logits.append(self._decode())
+        return self.mask
+
+    def _decode(self) -> Floats:
+        inputs = {name: torch.from_numpy(array)[None] for name, array in self.state.inputs().items()}
+        if "previous" in inputs:
+            inputs["previous"] = inputs["previous"][None]
+        with torch.inference_mode():
+            logits: Floats = self.model.decode(self.embedding, **inputs)[0, 0].numpy()
+        return logits
 
 
 def _pad(x: Tensor, height: int, width: int) -> Tensor:

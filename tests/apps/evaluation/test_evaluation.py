@@ -18,12 +18,12 @@ from inter2former_deploy.apps.cli import evaluate as evaluate_command
 from inter2former_deploy.apps.evaluation import ReferenceSegmenter, evaluate, overlay_worst, plot_mean_iou, table
 from inter2former_deploy.apps.evaluation.report import mean_iou_figure
 from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
-from inter2former_deploy.core.labels import add_clicks, unknown_labels
 from inter2former_deploy.core.pictures import read_image
 from inter2former_deploy.data import DataError, Sample, open_dataset
 from inter2former_deploy.data.sample import EMPTY
 from inter2former_deploy.families.inter2former.checkpoint import save_checkpoint, synthetic_state_dict
 from inter2former_deploy.families.inter2former.config import PROBE
+from inter2former_deploy.families.inter2former.labels import add_clicks, unknown_labels
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 
@@ -196,7 +196,7 @@ def test_reference_segmenter_is_the_modules_behind_pre_and_postprocessing(probe)
     )
     x = (small - torch.tensor(MEAN_BGR)[:, None, None]) / torch.tensor(STD_BGR)[:, None, None]
     labels = unknown_labels(128)
-    add_clicks(labels, [session.clicks[0]._replace(x=20, y=30)])
+    add_clicks(labels, [session.prompts[0]._replace(x=20, y=30)])
     with torch.no_grad():
         logits = probe(x, torch.from_numpy(labels)[None])
         large = torch.nn.functional.interpolate(logits, size=(256, 256), mode="bilinear")[0, 0]

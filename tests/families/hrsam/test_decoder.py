@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from inter2former_deploy.core.labels import Click
+from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.families.hrsam.model import HRSAM
 from inter2former_deploy.families.hrsam.prepared import click, prepare
 from inter2former_deploy.families.hrsam.prompt import points_of

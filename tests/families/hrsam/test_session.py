@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from inter2former_deploy.core.labels import Click
+from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.families.hrsam.model import HRSAM
 from inter2former_deploy.families.hrsam.session import (
     Frame,
-    PromptState,
     ReferenceSession,
     image_logits,
     model_input,
@@ -78,7 +77,7 @@ def test_session_from_the_picture(model: HRSAM, arrays: dict[str, Any], assert_c
     assert not session.mask.any()
     for i, click in enumerate(clicks(arrays)):
         found = session.click(*click)
-        logits = session.state.inputs().previous
+        logits = session.logits
         assert_close(logits, arrays["low_res"][i], "hrsam logits")
         assert_close(np.median(np.abs(logits.astype(np.float64) - arrays["low_res"][i])), 0.0, "hrsam median of logits")
         assert 0.02 < mask(arrays, i).mean() < 0.98
@@ -107,41 +106,28 @@ def test_undo_and_decoding_again(model: HRSAM, arrays: dict[str, Any]) -> None:
     """Undo restores what was, the previous logits included; decoding again goes on from the newer logits."""
     session = ReferenceSession(model, arrays["image_bgr"], int(arrays["size"]))
     first, second, *_ = clicks(arrays)
-    with pytest.raises(RuntimeError, match="nothing to segment before the first click"):
+    with pytest.raises(RuntimeError, match="nothing to segment before the first prompt"):
         session.again()
-    with pytest.raises(RuntimeError, match="no click to undo"):
+    with pytest.raises(RuntimeError, match="no prompt to undo"):
         session.undo()
     one = session.click(*first)
-    logits = session.state.inputs().previous
+    logits = session.logits
     two = session.click(*second)
     assert (one != two).any()
     assert np.array_equal(session.undo(), one)
-    assert session.state.inputs().previous is logits
+    assert session.logits is logits
     assert np.array_equal(session.click(*second), two)
 
-    before = session.state.inputs().previous
+    before = session.logits
     session.again()
-    after = session.state.inputs().previous
-    assert before is not None
-    assert after is not None
+    after = session.logits
     assert np.abs(before - after).max() > 1e-3  # the same clicks, but another previous mask
     with pytest.raises(ValueError, match="outside the image"):
         session.click(-1, 0)
-    assert session.state.inputs().previous is after
+    assert session.logits is after
     session.undo()
     assert np.array_equal(session.undo(), np.zeros_like(one))
-    assert session.state.inputs().previous is None
-
-
-def test_prompt_state() -> None:
-    state = PromptState()
-    assert state.inputs().xy.shape == (0, 2)
-    state.add(Click(1.5, 2.25, True))
-    state.add(Click(7.0, 0.5, False))
-    xy, labels, previous = state.inputs()
-    assert xy.tolist() == [[1.5, 2.25], [7.0, 0.5]]
-    assert labels.tolist() == [1, 0]
-    assert previous is None
+    assert "previous" not in session.state.inputs()
 
 
 @pytest.mark.parametrize(

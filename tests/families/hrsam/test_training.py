@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from inter2former_deploy.core.labels import Click
+from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.families.hrsam.config import HRSAM_PROBE, HRSAMPP_PROBE
 from inter2former_deploy.families.hrsam.losses import distillation_loss, mask_loss
 from inter2former_deploy.families.hrsam.model import HRSAM

@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from inter2former_deploy.core.labels import UNKNOWN
 from inter2former_deploy.families.inter2former.config import PATCH, DecoderConfig
+from inter2former_deploy.families.inter2former.labels import UNKNOWN
 from inter2former_deploy.families.inter2former.modules.attention import (
     BSQAttention,
     HybridAttention,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from inter2former_deploy.core.prompts import Box, Click
 
 Labels = npt.NDArray[np.uint8]
 
@@ -28,14 +29,6 @@ class Label(IntEnum):
 
 DEFINITE_BACKGROUND, POSSIBLE_BACKGROUND, UNKNOWN, POSSIBLE_FOREGROUND, DEFINITE_FOREGROUND = map(int, Label)
 CLICK_RADIUS = 5  # pixels of the map, Euclidean, inclusive
-
-
-class Click(NamedTuple):
-    """A click in pixels, x to the right and y down; which picture's pixels is said where it is used."""
-
-    x: float
-    y: float
-    positive: bool
 
 
 def unknown_labels(height: int, width: int | None = None) -> Labels:
@@ -68,6 +61,33 @@ def add_clicks(labels: Labels, clicks: Sequence[Click]) -> None:
         dy = np.arange(rows.start, rows.start + around.shape[0])[:, None] - y
         dx = np.arange(columns.start, columns.start + around.shape[1]) - x
         around[dy**2 + dx**2 <= CLICK_RADIUS**2] = DEFINITE_FOREGROUND if click.positive else DEFINITE_BACKGROUND
+
+
+def paint_box(labels: Labels, box: Box) -> None:
+    """Paint a box into the map, in place: possible background outside it, unknown inside; definite labels stay.
+
+    Args:
+        labels: the map, `[H, W]`.
+        box: in whole pixels of the map.
+    """
+    inside = np.zeros(labels.shape, bool)
+    inside[int(box.top) : int(box.bottom), int(box.left) : int(box.right)] = True
+    _paint(labels, np.where(inside, np.uint8(UNKNOWN), np.uint8(POSSIBLE_BACKGROUND)))
+
+
+def paint_mask(labels: Labels, mask: npt.NDArray[np.bool_]) -> None:
+    """Paint a mask into the map, in place: possible foreground and possible background; definite labels stay.
+
+    Args:
+        labels: the map, `[H, W]`.
+        mask: `[H, W]`, true on the object.
+    """
+    _paint(labels, np.where(mask, np.uint8(POSSIBLE_FOREGROUND), np.uint8(POSSIBLE_BACKGROUND)))
+
+
+def _paint(labels: Labels, values: Labels) -> None:
+    definite = (labels == DEFINITE_BACKGROUND) | (labels == DEFINITE_FOREGROUND)
+    np.copyto(labels, values, where=~definite)
 
 
 def fold_prediction(labels: Labels, foreground: npt.NDArray[np.bool_]) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inter2former_deploy.core.labels import Click, add_clicks, fold_prediction, unknown_labels
+from inter2former_deploy.core.prompts import Click
+from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def clicks_of(points: list[list[Any]]) -> list[Click]:

@@ -1,0 +1,80 @@
+"""Prompts: what a user says about the object, and what a family of models keeps of it. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+PredictionT = TypeVar("PredictionT", contravariant=True)
+
+
+class Click(NamedTuple):
+    """A click in pixels, x to the right and y down; which picture's pixels is said where it is used."""
+
+    x: float
+    y: float
+    positive: bool
+
+
+class Box(NamedTuple):
+    """A box around the object, in pixels: its sides, so that it covers `[left, right)` and `[top, bottom)`."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class Stroke(NamedTuple):
+    """A line that was drawn over the object, or over what must not belong to it: clicks all along it."""
+
+    points: tuple[tuple[float, float], ...]  # x and y of its corners, pixels
+    positive: bool
+
+    @property
+    def corners(self) -> tuple[Click, ...]:
+        """A click at every corner of the line."""
+        return tuple(Click(x, y, self.positive) for x, y in self.points)
+
+    def clicks(self, spacing: float) -> list[Click]:
+        """The line as clicks, its corners among them; neighbours are at most `spacing` pixels apart."""
+        clicks = [Click(*self.points[0], self.positive)]
+        for (x0, y0), (x1, y1) in zip(self.points, self.points[1:], strict=False):
+            steps = math.ceil(math.hypot(x1 - x0, y1 - y0) / spacing)
+            shares = [step / steps for step in range(1, steps + 1)]
+            clicks += [Click(x0 + (x1 - x0) * s, y0 + (y1 - y0) * s, self.positive) for s in shares]
+        return clicks
+
+
+@dataclass(frozen=True, eq=False)
+class StartMask:
+    """A mask to go on from, in place of a prediction."""
+
+    mask: npt.NDArray[np.bool_]  # [H, W]
+
+
+Prompt: TypeAlias = Click | Box | Stroke | StartMask
+
+
+class PromptState(Protocol[PredictionT]):
+    """What a session has been told, as the decoder of a family takes it. Coordinates are those of the model's square.
+
+    Prompts are added one by one. What the decoder makes of `inputs` is folded in before the next prompt is added.
+    """
+
+    def add(self, prompt: Prompt) -> None:
+        """A new prompt: pixels of the model's square, a mask of the square's size."""
+
+    def undo(self, left: int) -> None:
+        """Go back to the first `left` prompts: to what was when the last of them had just been added."""
+
+    def inputs(self) -> Mapping[str, npt.NDArray[Any]]:
+        """What the next decode takes, by name. The arrays may change with the state: copy them to keep them."""
+
+    def fold(self, prediction: PredictionT) -> None:
+        """Take in what the decoder made of `inputs`."""
