@@ -6,13 +6,14 @@ Example:
     mask = session.click(x, y)  # bool, H x W
 """
 
-from inter2former_deploy.core.errors import BundleError, EncodedImageError, OperatorLibraryError
-from inter2former_deploy.core.prompts import Click
+from inter2former_deploy.core.errors import BundleError, EncodedImageError, OperatorLibraryError, SessionStateError
+from inter2former_deploy.core.prompts import Box, Click, StartMask, Stroke
 from inter2former_deploy.runtime.encoded import EncodedImage, EncodedImages
 from inter2former_deploy.runtime.segmenter import Segmenter
 from inter2former_deploy.runtime.session import Session
 
 __all__ = [
+    "Box",
     "BundleError",
     "Click",
     "EncodedImage",
@@ -21,4 +22,7 @@ __all__ = [
     "OperatorLibraryError",
     "Segmenter",
     "Session",
+    "SessionStateError",
+    "StartMask",
+    "Stroke",
 ]

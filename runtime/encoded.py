@@ -13,7 +13,7 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from io import BufferedReader
 from pathlib import Path
 from threading import Lock
@@ -25,6 +25,7 @@ from inter2former_deploy.core.contract import IMAGE_FEATURES
 from inter2former_deploy.core.errors import EncodedImageError
 from inter2former_deploy.core.files import replacing
 from inter2former_deploy.runtime.preprocess import Floats, Frame, Image, check_image
+from inter2former_deploy.runtime.region import Region
 
 if TYPE_CHECKING:
     from inter2former_deploy.runtime.segmenter import Segmenter
@@ -46,6 +47,12 @@ class EncodedImage:
     features: Mapping[str, Floats]  # the image's inputs of the decoder; do not change them
     picture: str  # `picture_key` of the picture
     bundle: str  # `Bundle.fingerprint` of the bundle that encoded it
+    region: Region | None = None  # of the picture: what was encoded; all of it where None
+
+    @property
+    def window(self) -> Region:
+        """What was encoded of the picture, and the picture's size."""
+        return self.region or Region.whole(self.frame.height, self.frame.width)
 
     @property
     def nbytes(self) -> int:
@@ -122,12 +129,15 @@ class EncodedImages:
         self.folder.mkdir(parents=True, exist_ok=True)
         encoded.save(self.path(encoded.picture))
 
-    def find_or_encode(self, segmenter: Segmenter, image: Image) -> tuple[EncodedImage, bool]:
-        """The encoding of a picture, which is then in the folder.
+    def find_or_encode(
+        self, segmenter: Segmenter, image: Image, region: Region | None = None
+    ) -> tuple[EncodedImage, bool]:
+        """The encoding of a picture, or of a region of it, which is then in the folder.
 
         Args:
             segmenter: of the bundle that encodes it, if need be.
             image: uint8 RGB, `[H, W, 3]`.
+            region: of this picture; all of it where None.
 
         Returns:
             The encoding, and whether it was there before.
@@ -136,10 +146,10 @@ class EncodedImages:
             TypeError, ValueError: as `Segmenter.encode`.
             OSError: the encoding cannot be written.
         """
-        found = self.find(picture_key(check_image(image)), segmenter.bundle.fingerprint)
+        found = self.find(picture_key(check_image(image), region), segmenter.bundle.fingerprint)
         if found is not None:
             return found, True
-        encoded = segmenter.encode(image)
+        encoded = segmenter.encode(image, None if region is None else region.sides)
         self.add(encoded)
         return encoded, False
 
@@ -176,14 +186,19 @@ class RecentImages:
                 self._nbytes -= self._images.popitem(last=False)[1].nbytes
 
 
-def picture_key(image: Image) -> str:
-    """What tells pictures apart: 32 hexadecimal digits of the SHA-256 of shape and pixels.
+def picture_key(image: Image, region: Region | None = None) -> str:
+    """What tells pictures, and regions of them, apart: 32 hexadecimal digits of a SHA-256.
+
+    It is that of the shape and the pixels; of a region that of the picture's shape, the region and the pixels in it.
 
     Args:
         image: uint8 RGB, `[H, W, 3]`.
+        region: of this picture; all of it where None.
     """
-    digest = hashlib.sha256(repr(image.shape).encode())
-    digest.update(np.ascontiguousarray(image).data)
+    part = image if region is None else region.crop(image)
+    told = image.shape if region is None or region.is_whole else (image.shape, region.sides)
+    digest = hashlib.sha256(repr(told).encode())
+    digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()[:32]
 
 
@@ -205,6 +220,8 @@ def _header(encoded: EncodedImage, shapes: Mapping[str, Sequence[int]]) -> dict[
             "size": str(frame.size),
         }
     }
+    if encoded.region is not None:
+        header["__metadata__"]["region"] = json.dumps(astuple(encoded.region))
     end = 0
     for name, shape in shapes.items():
         start, end = end, end + 4 * math.prod(shape)
@@ -231,12 +248,22 @@ def _read(file: BufferedReader) -> EncodedImage:
     if (found := rest - length) != (expected := 4 * sum(map(math.prod, shapes.values()))):
         raise ValueError(f"it has {found} bytes of tensors, not {expected}")
     frame = Frame(*(_whole(int(metadata[name])) for name in ("height", "width", "size")))
-    encoded = EncodedImage(frame, empty_features(shapes), str(metadata["picture"]), str(metadata["bundle"]))
+    region = _region(metadata["region"], frame) if "region" in metadata else None
+    encoded = EncodedImage(frame, empty_features(shapes), str(metadata["picture"]), str(metadata["bundle"]), region)
     for array in encoded.features.values():
         file.readinto(array.data.cast("B"))
     if header != _header(encoded, shapes) or _digest(header, encoded.features.values()) != stated:
         raise ValueError("its SHA-256 is not the one it states")
     return encoded
+
+
+def _region(text: str, frame: Frame) -> Region:
+    """The region that a file states."""
+    *sides, height, width = json.loads(text)
+    region = Region.of(sides, height, width)
+    if (region.bottom - region.top, region.right - region.left) != (frame.height, frame.width) or region.is_whole:
+        raise ValueError(f"its region {sides} is not what was encoded")
+    return region
 
 
 def _digest(header: dict[str, Any], arrays: Iterable[Floats]) -> str:

@@ -168,8 +168,12 @@ def check_stroke(points: object, positive: object) -> Stroke:
     return Stroke(corners, _sign(positive))
 
 
-def check_mask(mask: object, frame: Frame) -> npt.NDArray[np.bool_]:
+def check_mask(mask: object, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """A copy of a start mask that a caller gave.
+
+    Args:
+        mask: what was given.
+        size: height and width of the image, pixels.
 
     Raises:
         TypeError: it is no array of bool.
@@ -178,8 +182,8 @@ def check_mask(mask: object, frame: Frame) -> npt.NDArray[np.bool_]:
     if not isinstance(mask, np.ndarray) or mask.dtype != bool:
         found = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
         raise TypeError(f"a start mask must be a numpy array of bool, true on the object, got {found}: try mask > 0")
-    if mask.shape != (frame.height, frame.width):
-        raise ValueError(f"a start mask must be of the image's size, {(frame.height, frame.width)}, got {mask.shape}")
+    if mask.shape != size:
+        raise ValueError(f"a start mask must be of the image's size, {size}, got {mask.shape}")
     if not mask.any():
         raise ValueError("the start mask holds no object: it is nowhere true")
     return mask.copy()

@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 from inter2former_deploy.core import library
 from inter2former_deploy.core.contract import DECODER_INPUTS, ENCODER_INPUT, IMAGE_FEATURES
-from inter2former_deploy.core.errors import BundleError, EncodedImageError
+from inter2former_deploy.core.errors import BundleError, EncodedImageError, SessionStateError
 from inter2former_deploy.core.threads import available_cpus
 from inter2former_deploy.families.inter2former.labels import check_labels
 from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
@@ -27,7 +27,9 @@ from inter2former_deploy.runtime.encoded import EncodedImage, RecentImages, empt
 from inter2former_deploy.runtime.onnx_bytes import keep_outputs
 from inter2former_deploy.runtime.postprocess import Box, BoxLogits
 from inter2former_deploy.runtime.preprocess import Floats, Frame, Image, check_image, model_input
+from inter2former_deploy.runtime.region import Region
 from inter2former_deploy.runtime.session import Session
+from inter2former_deploy.runtime.state import SessionState
 
 Features = dict[str, ort.OrtValue]
 
@@ -112,49 +114,109 @@ class Segmenter:
         """Size of any image's encoding, in memory and, but for a header, in a file, bytes."""
         return 4 * sum(map(math.prod, self._encoder.shapes.values()))
 
-    def open(self, image: np.ndarray | EncodedImage) -> Session:
-        """Begin to segment an image. It is encoded once for all its clicks, unless it is already.
+    def open(self, image: np.ndarray | EncodedImage, region: Sequence[int] | None = None) -> Session:
+        """Begin to segment an image. It is encoded once for all its prompts, unless it is already.
 
         Args:
             image: uint8 RGB, `[H, W, 3]`, any size. It is not kept. Or what `encode` made of it, with this bundle.
+            region: x0, y0, x1, y1, whole pixels of the image, x1 and y1 exclusive: only this window is encoded, so that
+                small objects keep their pixels. Prompts and masks stay in the image's frame.
 
         Returns:
             A session without prompts.
 
         Raises:
-            TypeError: not a uint8 array.
-            ValueError: not of shape H x W x 3, or empty; the message says how to convert grey, alpha and the like.
+            TypeError: not a uint8 array, or the region is not four whole numbers.
+            ValueError: not of shape H x W x 3, or empty; the message says how to convert grey, alpha and the like. The
+                region is empty or reaches beyond the image, or the image was encoded with another.
             EncodedImageError: another bundle encoded it.
         """
-        encoded = image if isinstance(image, EncodedImage) else self.encode(image)
-        return Session(encoded.frame, LabelMapPrompts(encoded.frame.size), _Decode(self, encoded))
+        if not isinstance(image, EncodedImage):
+            encoded = self.encode(image, region)
+        else:
+            encoded = image
+            if region is not None and tuple(region) != encoded.window.sides:
+                raise ValueError(
+                    f"region {tuple(region)} is not what was encoded of this image, {encoded.window.sides}: encode the "
+                    "image with it, or open what was encoded without naming a region"
+                )
+        origin = self._origin(encoded.picture, encoded.window)
+        return Session(encoded.frame, LabelMapPrompts(encoded.frame.size), _Decode(self, encoded), origin)
 
-    def encode(self, image: np.ndarray) -> EncodedImage:
+    def restore(self, image: np.ndarray | EncodedImage, state: object) -> Session:
+        """Open an image where another session left off.
+
+        Args:
+            image: as in `open`; the one that the other session segmented.
+            state: what `Session.state` gave, with this bundle. It may come from anywhere: it is checked.
+
+        Returns:
+            A session with the same prompts and masks.
+
+        Raises:
+            SessionStateError: this is no state, or one of another bundle or image; the message says which entry.
+                Nothing has been computed then.
+            TypeError, ValueError, EncodedImageError: as in `open`.
+        """
+        if isinstance(image, EncodedImage):
+            height, width = image.window.picture_height, image.window.picture_width
+        else:
+            height, width = check_image(image).shape[:2]
+        told = SessionState.from_dict(state, height, width)
+        key = image.picture if isinstance(image, EncodedImage) else picture_key(image, told.region)
+        region = image.window if isinstance(image, EncodedImage) else told.region
+        here = self._origin(key, region)
+        for name, theirs, ours in (
+            ("model.family", told.family, here.family),
+            ("model.size", told.size, here.size),
+            ("model.bundle", told.bundle, here.bundle),
+            ("region", told.region.sides, here.region.sides),
+            ("image.key", told.key, here.key),
+        ):
+            if theirs != ours:
+                what = "bundle" if name.startswith("model") else "image"
+                raise SessionStateError(f"this state is of another {what}: {name} is {theirs}, here {ours}")
+        session = self.open(image, None if isinstance(image, EncodedImage) else region.sides)
+        session.replay(told.prompts)
+        return session
+
+    def encode(self, image: np.ndarray, region: Sequence[int] | None = None) -> EncodedImage:
         """Encode an image for `open`: to keep it, or to save it for another time.
 
         Args:
             image: uint8 RGB, `[H, W, 3]`, any size. It is not kept.
+            region: as in `open`.
 
         Raises:
             TypeError, ValueError: as in `open`.
         """
         checked = check_image(image)
-        key = picture_key(checked)
+        height, width = checked.shape[:2]
+        window = Region.whole(height, width) if region is None else Region.of(region, height, width)
+        key = picture_key(checked, window)
         known = self._recent.get(key)
         if known is None:
             with self._encoding:
-                known = self._recent.get(key) or self._encode(checked, key)  # another thread may have encoded it
+                known = self._recent.get(key) or self._encode(
+                    checked, window, key
+                )  # another thread may have encoded it
         return known
 
-    def _encode(self, image: Image, key: str) -> EncodedImage:
-        height, width = image.shape[:2]
+    def _encode(self, image: Image, window: Region, key: str) -> EncodedImage:
+        part = window.crop(image)
+        height, width = part.shape[:2]
         frame = Frame(height, width, self.size)
-        picture = ort.OrtValue.ortvalue_from_numpy(model_input(image, frame))
+        picture = ort.OrtValue.ortvalue_from_numpy(model_input(part, frame))
         features = empty_features(self._encoder.shapes)
         self._encoder.run_into(features, {ENCODER_INPUT: picture})
-        encoded = EncodedImage(frame, features, key, self.bundle.fingerprint)
+        region = None if window.is_whole else window
+        encoded = EncodedImage(frame, features, key, self.bundle.fingerprint, region)
         self._recent.add(encoded)
         return encoded
+
+    def _origin(self, key: str, region: Region) -> SessionState:
+        """What a session's state says of model and image."""
+        return SessionState("inter2former", self.bundle.fingerprint, self.size, key, region)
 
     def _check_encoded(self, image: EncodedImage) -> None:
         shapes = {name: array.shape for name, array in image.features.items()}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from threading import RLock
 from typing import Any, Protocol, TypeAlias
 
@@ -13,6 +13,8 @@ import numpy.typing as npt
 from inter2former_deploy.core.prompts import Box, Prompt, PromptState, StartMask, Stroke
 from inter2former_deploy.runtime.postprocess import Mask
 from inter2former_deploy.runtime.preprocess import Floats, Frame, check_box, check_click, check_mask, check_stroke
+from inter2former_deploy.runtime.region import Region
+from inter2former_deploy.runtime.state import SessionState
 
 KEPT_PREDICTIONS = 8  # prompts whose predictions stay in memory
 
@@ -40,12 +42,16 @@ class Session:
     A session can be pickled, with its prompts and its encoded image: another process goes on where this one is, with
     the segmenter that it loads for it (one for all sessions of a segmenter that are pickled together).
 
-    All coordinates are pixels of the image: x to the right, in [0, W), y down, in [0, H). After any error the session
-    is unchanged.
+    All coordinates are pixels of the image: x to the right, in [0, W), y down, in [0, H). Where only a region of it was
+    encoded, prompts must lie in the region, and masks are false outside it. After any error the session is unchanged.
     """
 
-    def __init__(self, frame: Frame, state: PromptState[Any], decode: Decode) -> None:
-        self._frame = frame
+    def __init__(
+        self, frame: Frame, state: PromptState[Any], decode: Decode, origin: SessionState | None = None
+    ) -> None:
+        self._frame = frame  # of the image, or of its region
+        self._origin = origin  # model and image, without prompts
+        self._region = Region.whole(frame.height, frame.width) if origin is None else origin.region
         self._state = state  # of the last prompt, before its prediction is folded in
         self._decode = decode
         self._steps: list[_Step] = []
@@ -129,7 +135,7 @@ class Session:
             TypeError: it is no array of bool.
             ValueError: it is not of the image's size, or holds no object.
         """
-        return self._add(StartMask(check_mask(mask, self._frame)))
+        return self._add(StartMask(check_mask(mask, (self._region.picture_height, self._region.picture_width))))
 
     def undo(self) -> Mask:
         """Take the last prompt back: everything is as if it had never been made.
@@ -158,7 +164,7 @@ class Session:
         """The mask, bool `[H, W]`, a copy; nowhere true before the first prompt."""
         with self._lock:
             if not self._steps:
-                return np.zeros((self._frame.height, self._frame.width), bool)
+                return np.zeros((self._region.picture_height, self._region.picture_width), bool)
             return self._mask(self._steps[-1])
 
     @property
@@ -190,6 +196,30 @@ class Session:
         with self._lock:
             return tuple(step.prompt for step in self._steps)
 
+    def state(self) -> dict[str, Any]:
+        """All that `Segmenter.restore` needs beside the image: plain JSON, of a version of its own.
+
+        A restored session has the same prompts and masks, bit for bit where bundle and machine are the same.
+
+        Raises:
+            RuntimeError: the session was not made by a `Segmenter`.
+        """
+        if self._origin is None:
+            raise RuntimeError("only sessions of a Segmenter have a state: this one knows no bundle")
+        return replace(self._origin, prompts=self.prompts).to_dict()
+
+    def replay(self, prompts: Iterable[Prompt]) -> None:
+        """Add prompts as if by their methods.
+
+        Args:
+            prompts: in pixels of the image.
+
+        Raises:
+            ValueError: one reaches outside the image. Those before it have been added.
+        """
+        for prompt in prompts:
+            self._add(prompt)
+
     def _add(self, prompt: Prompt) -> Mask:
         at = self._to_model(prompt)
         step = _Step(prompt)
@@ -211,8 +241,9 @@ class Session:
         """The prompt in the model's square.
 
         Raises:
-            ValueError: it reaches outside the image.
+            ValueError: it reaches outside the image, or outside its region.
         """
+        prompt = self._region.to_window(prompt)
         if isinstance(prompt, StartMask):
             return StartMask(self._frame.mask_to_model(prompt.mask))
         if isinstance(prompt, Box):
@@ -225,7 +256,7 @@ class Session:
     def _mask(self, step: _Step) -> Mask:
         if isinstance(step.prompt, StartMask):
             return step.prompt.mask.copy()
-        return self._prediction(step).mask(self._frame)
+        return self._region.paste(self._prediction(step).mask(self._frame))
 
     def _prediction(self, step: _Step) -> Prediction:
         """What the prompt state gives at this step, which is the last."""

@@ -15,6 +15,10 @@ class EncodedImageError(ValueError):
     """An encoded image is of another bundle, cut off or changed; the message says what to do."""
 
 
+class SessionStateError(ValueError):
+    """A saved session is damaged, or of another bundle or picture; the message says which entry, or what to do."""
+
+
 class OperatorLibraryError(RuntimeError):
     """The operator library is missing or does not load; the message says what to do."""
 

@@ -56,11 +56,11 @@ def test_a_second_run_does_what_is_left(
     arguments = ("encode", photos, "-o", tmp_path / "cache", "--bundle", toy_bundle, "--no-custom-ops")
     encode, calls = Segmenter.encode, [0]
 
-    def counted(self: Segmenter, image: np.ndarray) -> EncodedImage:
+    def counted(self: Segmenter, image: np.ndarray, region: Any = None) -> EncodedImage:
         calls[0] += 1
         if calls[0] == 2:
             raise KeyboardInterrupt
-        return encode(self, image)
+        return encode(self, image, region)
 
     monkeypatch.setattr(Segmenter, "encode", counted)
     assert i2f(*arguments).code != 0
