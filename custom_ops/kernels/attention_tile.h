@@ -25,28 +25,9 @@ constexpr int kTileQueries = kTileVectors * kLanes;
 // keys would lose accuracy to its own size.
 constexpr int kBlockKeys = 32 * kTileKeys;
 
-constexpr double kLog2E = 0x1.71547652b82fep+0;  // logits are in units of ln 2
-
 constexpr float kSlack = 8.0f;
 constexpr float kLowest = -__FLT_MAX__;  // the bound before any logit is known
 constexpr float kInfinity = __builtin_inff();
-
-// ---- Moving data between lanes.
-
-inline bool any(VecInt mask) {
-  uint64_t words[sizeof(VecInt) / sizeof(uint64_t)];
-  __builtin_memcpy(words, &mask, sizeof(mask));
-  uint64_t joined = 0;
-  for (uint64_t word : words) joined |= word;
-  return joined != 0;
-}
-
-// ---- Exponentials.
-
-// 2^x within a relative error of 2e-7 for -126 <= x <= 0, about 2^-126 below, exactly 1 for 0. Of
-// another x (NaN, positive) it is some number. No flush to 0: a result is used as a factor of what
-// another result may undo.
-inline Vec exp2_nonpositive(Vec x) { return exp2_in_range(at_least_in_bits(x, -126.0f)); }
 
 // ---- Attention.
 

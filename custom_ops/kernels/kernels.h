@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/canny_maps.h"
+#include "kernels/cycle_scan.h"
 #include "kernels/edge_block.h"
 #include "kernels/edge_downsample.h"
 #include "kernels/edge_projection.h"
@@ -22,6 +23,7 @@ namespace i2f {
 // Every kernel, one line each: its contract's function type and its name.
 #define I2F_KERNELS(X)                                           \
   X(CannyMapsKernel, canny_maps)                                 \
+  X(CycleScanKernel, cycle_scan)                                 \
   X(PackedEdgeBlockSizeKernel, packed_edge_block_size)           \
   X(PackEdgeBlockKernel, pack_edge_block)                        \
   X(EdgeBlockKernel, edge_block)                                 \

@@ -8,6 +8,8 @@ namespace i2f::I2F_TIER {
 
 typedef uint32_t VecUint __attribute__((vector_size(I2F_VECTOR_BYTES)));
 
+constexpr double kLog2E = 0x1.71547652b82fep+0;  // exponents are often in units of ln 2
+
 // e^x within 1.05 units in the last place where the result is a normal number below 2^127.5; 0
 // below 2^-126.5, Inf above 2^127.5, NaN for NaN.
 //
@@ -58,6 +60,28 @@ inline __attribute__((always_inline)) Vec exp2_in_range(Vec x) {
   p = p * f + broadcast(0x1.62e42ap-1f);
   p = p * f + broadcast(1.0f);
   return (Vec)((VecUint)p + ((VecUint)shifted << 23));
+}
+
+// 2^x within a relative error of 2e-7 for -126 <= x <= 0, about 2^-126 below, exactly 1 for 0. Of
+// another x (NaN, positive) it is some number. No flush to 0: a result is used as a factor of what
+// another result may undo.
+inline Vec exp2_nonpositive(Vec x) { return exp2_in_range(at_least_in_bits(x, -126.0f)); }
+
+// log(1 + e^x) within a relative error of 4e-7 where the result is a normal number, 0 below -88;
+// NaN for NaN.
+//
+// It is max(x, 0) + log(1 + w), w = e^-|x|, and log(1 + w) = 2 artanh(s) with s = w / (2 + w) of
+// at most 1/3: an odd polynomial in s, minimax in the relative error (4.6e-9).
+inline Vec softplus(Vec x) {
+  const Vec w = exp((Vec)((VecUint)x | 0x80000000u));  // of -|x|
+  const Vec s = w / (broadcast(2.0f) + w);
+  const Vec square = s * s;
+  Vec p = broadcast(0x1.1ef872p-3f);
+  p = p * square + broadcast(0x1.1eb612p-3f);
+  p = p * square + broadcast(0x1.99d27cp-3f);
+  p = p * square + broadcast(0x1.5555p-2f);
+  const Vec twice = s + s;
+  return (x > broadcast(0.0f) ? x : broadcast(0.0f)) + (twice + twice * (square * p));
 }
 
 // 1 / (1 + e^-x) within a relative error of 2.5e-7, 0 below -88.377; NaN for NaN.

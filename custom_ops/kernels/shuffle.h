@@ -37,6 +37,15 @@ struct Zip {
 inline Vec even_lanes(Vec a, Vec b) { return shuffle<Unzip<0>>(a, b); }
 inline Vec odd_lanes(Vec a, Vec b) { return shuffle<Unzip<1>>(a, b); }
 
+// Whether a comparison holds in any lane.
+inline bool any(VecInt mask) {
+  uint64_t words[sizeof(VecInt) / sizeof(uint64_t)];
+  __builtin_memcpy(words, &mask, sizeof(mask));
+  uint64_t joined = 0;
+  for (uint64_t word : words) joined |= word;
+  return joined != 0;
+}
+
 // Groups of kGroup lanes of a and of b by turns: the first half of all, and the second.
 template <int kGroup>
 inline Vec zip_low(Vec a, Vec b) {

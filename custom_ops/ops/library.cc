@@ -16,6 +16,7 @@ namespace i2f {
   X(Bf16Linear)             \
   X(Bf16LinearGelu)         \
   X(CannyMaps)              \
+  X(CycleScan)              \
   X(EdgeBlock)              \
   X(EdgeDownsample)         \
   X(EdgeProjection)         \

@@ -163,6 +163,15 @@ void check_functions(uint32_t step) {
         return same(to_bits(y) == to_bits(x > 128 ? 128 : x));
       });
   check(
+      "softplus", step, [](Vec x) { return softplus(x); },
+      [=](double x, float y) {
+        if (std::isnan(x)) return same(std::isnan(y));
+        if (x == kInf) return same(y == kInfinity);
+        if (x < -88) return same(y == 0);
+        if (x < -87.33) return 0.0;  // where e^x goes to 0
+        return relative_error(y, x > 40 ? x : std::log1p(std::exp(x)), 4e-7);
+      });
+  check(
       "sigmoid", step, [](Vec x) { return sigmoid(x); },
       [](double x, float y) {
         if (std::isnan(x)) return same(std::isnan(y));

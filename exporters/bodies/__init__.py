@@ -19,6 +19,15 @@ from onnx import helper, numpy_helper
 
 from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION
 from inter2former_deploy.exporters.bodies.canny_maps import Blurred, CannyMaps, Direction, FromZeroToOne
+from inter2former_deploy.exporters.bodies.cycle_scan import (
+    Advance,
+    Chunks,
+    CycleScan,
+    Passed,
+    StepWidths,
+    over_chunks,
+    through_chunk,
+)
 from inter2former_deploy.exporters.bodies.edge_network import (
     ActivatedNorm,
     EdgeBlock,
@@ -124,6 +133,7 @@ _OPERATORS = (
     Bf16Linear,
     Bf16LinearGelu,
     WindowAttention,
+    CycleScan,
 )
 _HELPERS = (
     Logistic,
@@ -156,6 +166,10 @@ _HELPERS = (
     PartOf,
     Turns,
     Windows,
+    StepWidths,
+    Advance,
+    Passed,
+    Chunks,
     FromZeroToOne,
     Blurred,
     Direction,
@@ -198,6 +212,7 @@ def add_bodies(model: onnx.ModelProto) -> None:
         used,
         tokens=_dimension(model.graph, _ATTENTION, 0),
         experts=_dimension(model.graph, ("HybridExperts",), 6),
+        scanned=_dimension(model.graph, ("CycleScan",), 0),
     )
     model.functions.extend(bodies)
     for domain, version in ((DOMAIN, DOMAIN_VERSION), (HELPER_DOMAIN, HELPER_VERSION)):
@@ -223,7 +238,7 @@ def inline_bodies(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def function_protos(
-    opset: int, operators: Collection[str], *, tokens: int = 0, experts: int = 0
+    opset: int, operators: Collection[str], *, tokens: int = 0, experts: int = 0, scanned: int = 0
 ) -> list[onnx.FunctionProto]:
     """The bodies of operators of `DOMAIN`, after the functions of `HELPER_DOMAIN` that they call.
 
@@ -232,6 +247,7 @@ def function_protos(
         operators: names of operators.
         tokens: L, of FullAttention and HybridAttention, or more.
         experts: R, of HybridExperts.
+        scanned: T, of CycleScan, or more.
 
     Raises:
         ValueError: `opset` is outside `MIN_OPSET`..`MAX_OPSET`.
@@ -242,6 +258,9 @@ def function_protos(
         "AttendInBlocks": lambda: in_blocks("AttendInBlocks", Attend.name, tokens),
         "WeighedSumsInBlocks": lambda: in_blocks("WeighedSumsInBlocks", WeighedSums.name, tokens),
         "RoutedExperts": lambda: routed_experts(experts),
+        "StatesOfChunks": lambda: through_chunk("StatesOfChunks", outputs=False),
+        "OutputsOfChunks": lambda: through_chunk("OutputsOfChunks", outputs=True),
+        "OverChunks": lambda: over_chunks("OverChunks", scanned),
     }
     found: dict[tuple[str, str], onnx.FunctionProto] = {}  # callees first
 

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from operators import test_cycle_scan as cycle_scan
 from operators import test_narrow_linear as narrow_linear
 from operators import twins
 from operators.harness import assert_accurate, fed, one_node_model
@@ -37,6 +38,7 @@ def run(
     model.opset_import[0].version = opset
     model.opset_import.append(onnx.helper.make_opsetid(HELPER_DOMAIN, HELPER_VERSION))
     sizes = {"tokens": len(inputs["qkv"]) if "qkv" in inputs else 0, "experts": len(inputs.get("expert_bias", ()))}
+    sizes |= {"scanned": len(inputs["u"]) if operator == "CycleScan" else 0}
     model.functions.extend(function_protos(opset, [node.op_type for node in model.graph.node], **sizes))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
@@ -110,6 +112,9 @@ def test_opsets(opset: int) -> None:
     maps = {"heads": 2, "window": 2, "heights": [3], "widths": [4], "offsets": [1]}
     out = run("WindowAttention", windows, opset=opset, **maps)
     assert_accurate(out, twins.window_attention, *windows.values(), **maps)
+    scan = cycle_scan.make_inputs([40, 3], 5, 2)
+    out = run("CycleScan", scan, opset=opset, lengths=[40, 3])
+    assert_accurate(out, twins.cycle_scan, *scan.values(), lengths=[40, 3])
 
 
 @pytest.mark.parametrize("opset", [MIN_OPSET - 1, MAX_OPSET + 1])
@@ -365,6 +370,30 @@ def test_statistics_of_a_large_crop() -> None:
     """A ReduceMean over all axes at once fails here."""
     inputs = upsample_inputs(np.random.default_rng(9), grid=16, box=(0, 0, 16, 16), pixels=8, channels=(64, 2))
     assert_accurate(run("LocalUpsample", inputs), twins.local_upsample, *inputs.values())
+
+
+@pytest.mark.parametrize("lengths", [[1], [32], [33], [150], [64, 1, 40], [300, 20]])
+@pytest.mark.parametrize(("images", "passes"), [(1, 3), (2, 1), (3, 2)])
+def test_cycle_scan(lengths: list[int], images: int, passes: int) -> None:
+    inputs = cycle_scan.make_inputs(lengths, 6, 5, passes, images=images)
+    out = run("CycleScan", inputs, constant=cycle_scan.CONSTANT, lengths=lengths)
+    assert_accurate(out, twins.cycle_scan, *inputs.values(), lengths=lengths)
+
+
+def test_cycle_scan_of_unusual_numbers() -> None:
+    """Steps from 0 to large ones, states from lasting ones to none; what is not finite stays in its sequence."""
+    inputs = cycle_scan.make_inputs([90, 40], 12, 12)
+    inputs["projected"][:90, :12] = np.linspace(-120, 40, 90, dtype=np.float32)[:, None]
+    inputs["bias"][:] = 0
+    inputs["rate"][:] = -np.logspace(-6, 6, 12, dtype=np.float32)
+    inputs["u"][100, 3] = np.nan
+    out = run("CycleScan", inputs, lengths=[90, 40])
+    assert_accurate(out, twins.cycle_scan, *inputs.values(), lengths=[90, 40])
+    assert np.argwhere(np.isnan(out).any(0)).tolist() == [[3]]
+    assert np.flatnonzero(np.isnan(out).any(1)).tolist() == list(range(90, 130))
+    inputs["gamma"] = inputs["gamma"][:, :1]
+    out = run("CycleScan", inputs, lengths=[90, 40])
+    assert np.flatnonzero(np.isnan(out).any(1)).tolist() == list(range(100, 130))
 
 
 @pytest.mark.parametrize("activation", ["none", "gelu"])

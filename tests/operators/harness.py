@@ -55,6 +55,7 @@ OUTPUT_TYPES: dict[str, tuple[int, ...]] = {
     "EdgeBlock": (onnx.TensorProto.FLOAT,),
     "EdgeDownsample": (onnx.TensorProto.FLOAT,),
     "EdgeProjection": (onnx.TensorProto.FLOAT,) * 3,
+    "CycleScan": (onnx.TensorProto.FLOAT,),
     "OperatorInfo": (onnx.TensorProto.STRING, onnx.TensorProto.INT64),
 }
 FAILURES = (onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException, onnxruntime_errors.InvalidArgument)

@@ -259,6 +259,35 @@ def window_attention(
     return out
 
 
+def cycle_scan(
+    u: Array,
+    projected: Array,
+    rate: Array,
+    skip: Array,
+    bias: Array,
+    gamma: Array,
+    *,
+    lengths: Sequence[int],
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """The selective scan over every sequence R times end to end, a token's outputs added up with weights -> [T, C]."""
+    u, projected, rate, skip, bias, gamma = (x.astype(dtype) for x in (u, projected, rate, skip, bias, gamma))
+    channels, states = rate.shape
+    step = np.logaddexp(projected[:, :channels] + bias, np.zeros((), dtype))
+    b, c = np.split(projected[:, channels:], 2, axis=1)
+    out = np.zeros_like(u)
+    first = 0
+    while first < len(u):
+        for length in lengths:
+            state = np.zeros((channels, states), dtype)
+            for weight in gamma.T:
+                for t in range(first, first + length):
+                    state = np.exp(step[t, :, None] * rate) * state + (step[t] * u[t])[:, None] * b[t]
+                    out[t] += weight * (state @ c[t] + skip * u[t])
+            first += length
+    return out
+
+
 def hybrid_experts(
     x: Array,
     edge: IntArray,
