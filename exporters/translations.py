@@ -12,9 +12,9 @@ from onnxscript import opset18 as op
 from onnxscript import values
 
 from inter2former_deploy.core.contract import CHOICES, DOMAIN, DOMAIN_VERSION, operator_name
-from inter2former_deploy.families.hrsam import scan as _scan  # noqa: F401 - these three define torch.ops.inter2former
-from inter2former_deploy.operators import edge_formulas as _edges  # noqa: F401
+from inter2former_deploy.operators import edge_formulas as _edges  # noqa: F401 - these define torch.ops.inter2former
 from inter2former_deploy.operators import formulas as _others  # noqa: F401
+from inter2former_deploy.operators import scan as _scan  # noqa: F401
 
 Translation = Callable[..., Any]
 

@@ -342,6 +342,19 @@ def known_answers() -> list[OperatorCase]:
             (full(3, 2, 4),),
             {"heads": 1, "window": 2, "heights": [1], "widths": [2], "offsets": [0]},
         ),
+        OperatorCase(  # steps of log 2: a state that adds them up over two passes, one that forgets at once, and u
+            "CycleScan",
+            {
+                "u": full(1, 2, 1),
+                "projected": np.array([[0, 1, 1, 1, 1]] * 2, np.float32),
+                "rate": np.array([[0, -1e9]], np.float32),
+                "skip": full(1, 1),
+                "bias": zeros(1),
+                "gamma": full(1, 1, 2),
+            },
+            (np.array([[6 * np.log(2) + 2], [8 * np.log(2) + 2]], np.float32),),
+            {"lengths": [2]},
+        ),
         OperatorCase(  # a white pixel and a black one: gx = 2 in each of 3 channels at the black one
             "CannyMaps",
             {

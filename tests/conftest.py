@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ import numpy.typing as npt
 import pytest
 
 if TYPE_CHECKING:
+    import onnx
+
     from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 TESTS = Path(__file__).parent
@@ -22,6 +25,7 @@ SEED = 7  # of the weights behind the golden arrays
 Array = npt.NDArray[Any]
 Golden = Callable[[str], dict[str, Array]]
 AssertClose = Callable[..., None]
+RunGraph = Callable[..., dict[str, Array]]  # of a model and its inputs by name
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +75,30 @@ def assert_close() -> AssertClose:
         assert error <= limit, f"{what}: error {error:.3g} above {limit:.3g} ({tolerance.reason})"  # NaN fails, too
 
     return check
+
+
+def _run_onnx(model: onnx.ModelProto, inputs: Mapping[str, Array], *, with_library: bool) -> dict[str, Array]:
+    import onnxruntime
+
+    from inter2former_deploy.core import library
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    if with_library:
+        library.register(options)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feeds = {value.name: np.ascontiguousarray(inputs[value.name]) for value in session.get_inputs()}
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+@pytest.fixture(scope="session", params=[False, True], ids=["bodies", "library"])
+def run_graph(request: pytest.FixtureRequest) -> RunGraph:
+    """`run_graph(model, inputs)`: outputs by name, in plain onnxruntime and with the operator library in turn."""
+    return partial(_run_onnx, with_library=request.param)
+
+
+@pytest.fixture(scope="session")
+def run_plain() -> RunGraph:
+    """The same in plain onnxruntime alone, for graphs without operators of ours."""
+    return partial(_run_onnx, with_library=False)

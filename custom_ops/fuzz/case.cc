@@ -3,6 +3,7 @@
 #include <fuzzer/FuzzedDataProvider.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -95,6 +96,7 @@ class Decoder {
             {"NormLinear", &Decoder::norm_linear},
             {"LinearAdd", &Decoder::linear_add},
             {"WindowAttention", &Decoder::window_attention},
+            {"CycleScan", &Decoder::cycle_scan},
             {"Int8Linear", &Decoder::int8_linear},
             {"Bf16Linear", &Decoder::bf16_linear},
             {"FullAttention", &Decoder::full_attention}};
@@ -396,6 +398,41 @@ class Decoder {
     list("heights", heights);
     list("widths", widths);
     list("offsets", offsets);
+  }
+
+  void cycle_scan() {
+    case_.op = "CycleScan";
+    const int64_t channels = size(65), states = size(17);
+    std::vector<int64_t> lengths;
+    int64_t tokens = 0;
+    for (int64_t sequences = between(1, 3); sequences > 0; --sequences) {
+      lengths.push_back(between(1, 70));
+      tokens += lengths.back();
+    }
+    tokens *= between(0, 2);
+    floats("u", {tokens, channels});
+    floats("projected", {tokens, channels + 2 * states});
+    rates({channels, states});
+    weights("skip", {channels});
+    weights("bias", {channels});
+    weights("gamma", {channels, size(5)});
+    list("lengths", lengths);
+  }
+
+  // At most 0, or NaN; sometimes as they come.
+  void rates(std::vector<int64_t> dims) {
+    weights("rate", std::move(dims));
+    if (one_in(8)) {
+      case_.valid = false;
+      return;
+    }
+    std::vector<char>& data = case_.inputs.back().data;
+    for (size_t at = 0; at < data.size(); at += sizeof(float)) {
+      float x;
+      std::memcpy(&x, &data[at], sizeof x);
+      x = std::isinf(x) ? -1.0f : -std::abs(x);
+      std::memcpy(&data[at], &x, sizeof x);
+    }
   }
 
   void int8_linear() {

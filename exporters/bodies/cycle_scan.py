@@ -73,8 +73,8 @@ def through_chunk(name: str, *, outputs: bool) -> onnx.FunctionProto:
     """The function `name`: `CHUNK` tokens one after the other, of all chunks at once.
 
     It takes states [chunks, N, C], step and added [chunks, CHUNK, C], b [chunks, N, CHUNK] and rate [N, C], and returns
-    the states at the end; with `outputs` also c [chunks, CHUNK, N] before the rate, and returns c times the states after
-    each token [chunks, CHUNK, C].
+    the states at the end; with `outputs` it also takes c [chunks, CHUNK, N], before the rate, and returns c times the
+    states after each token [chunks, CHUNK, C].
     """
     parts = {"step": 1, "added": 1, "b": 2} | ({"c": 1} if outputs else {})
     nodes = [
@@ -103,7 +103,10 @@ def over_chunks(name: str, tokens: int) -> onnx.FunctionProto:
         value = numpy_helper.from_array(np.array([2**level]))
         nodes.append(helper.make_node("Constant", [], [distance], value=value))
         nodes.append(helper.make_node(Passed.name, [*inputs, distance], [gained, kept], domain=HELPER_DOMAIN))
-    nodes += [helper.make_node("Identity", [gained], ["out_gained"]), helper.make_node("Identity", [kept], ["out_kept"])]
+    nodes += [
+        helper.make_node("Identity", [gained], ["out_gained"]),
+        helper.make_node("Identity", [kept], ["out_kept"]),
+    ]
     return _function(name, ["gained", "kept", "place"], ["out_gained", "out_kept"], nodes)
 
 
@@ -116,8 +119,8 @@ def _function(name: str, inputs: list[str], outputs: list[str], nodes: list[onnx
 def Chunks(lengths):
     """The chunks of an image's sequences: for each its sequence and its place there [chunks], int64.
 
-    Then the tokens of all chunks one after the other, or the number of tokens where a chunk has none, and for all tokens
-    where they are in there; the last chunk of each sequence [n]; chunks and tokens of an image, [1] each.
+    Then the tokens of all chunks one after the other, or the number of tokens where a chunk has none, and where each
+    token is in there; the last chunk of each sequence [n]; chunks and tokens of an image, [1] each.
     """
     chunk = op.Constant(value_ints=[32])
     first_chunk, chunks = Starts((lengths + chunk - 1) / chunk)
@@ -140,7 +143,6 @@ def Chunks(lengths):
 def CycleScan(u, projected, rate, skip, bias, gamma, lengths: Sequence[int]):
     """The selective scan over each sequence several times end to end (custom_ops/OPERATORS.md)."""
     one = op.Constant(value_ints=[1])
-    zero = op.Constant(value_ints=[0])
     chunk = op.Constant(value_ints=[32])
     sequence, place, token, slot, last, chunks, tokens = Chunks(op.Constant(value_ints=lengths))
     all_tokens, channels = op.Split(op.Shape(u), num_outputs=2)

@@ -13,7 +13,9 @@ OPERATOR = "CycleScan"
 CONSTANT = ("rate", "skip", "bias", "gamma")
 
 
-def make_inputs(lengths: list[int], channels: int, states: int, passes: int = 3, *, images: int = 1) -> dict[str, Array]:
+def make_inputs(
+    lengths: list[int], channels: int, states: int, passes: int = 3, *, images: int = 1
+) -> dict[str, Array]:
     """States that last for two tokens, and states that last for hundreds."""
     tokens = images * sum(lengths)
     rng = np.random.default_rng([tokens, channels, states, passes])

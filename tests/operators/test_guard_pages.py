@@ -262,6 +262,19 @@ def window_attention() -> Iterator[Case]:
     yield case(16, 20, 16, 2, 64)
 
 
+def cycle_scan() -> Iterator[Case]:
+    def case(lengths: list[int], channels: int, states: int, passes: int) -> Case:
+        inputs = {"u": floats(sum(lengths), channels), "projected": floats(sum(lengths), channels + 2 * states)}
+        inputs |= {"rate": -np.abs(floats(channels, states)), "skip": floats(channels), "bias": floats(channels)}
+        return inputs | {"gamma": floats(channels, passes)}, {"lengths": lengths}
+
+    for size in SIZES:
+        yield case([3], size, 2, 2)
+        yield case([3], 5, size, 2)
+        yield case([2, size], 5, 3, 2)
+        yield case([size, 40], 65, 9, 1 + size % 3)
+
+
 def narrow_sizes() -> Iterator[tuple[int, int, int]]:
     for size in SIZES:
         yield from ((3, size, 5), (3, 5, size), (size, 9, 17))
@@ -335,6 +348,7 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "EdgeDownsample": edge_downsample,
     "EdgeProjection": edge_projection,
     "WindowAttention": window_attention,
+    "CycleScan": cycle_scan,
     "Int8Linear": int8_linear,
     "Bf16Linear": bf16_linear,
 }

@@ -31,6 +31,7 @@ TWINS = {
     "Int8Linear": twins.int8_linear,
     "Bf16Linear": twins.bf16_linear,
     "WindowAttention": twins.window_attention,
+    "CycleScan": twins.cycle_scan,
     "CannyMaps": twins.canny_maps,
     "EdgeStem": twins.edge_stem,
     "EdgeBlock": twins.edge_block,

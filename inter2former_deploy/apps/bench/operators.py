@@ -13,6 +13,7 @@ import numpy.typing as npt
 from inter2former_deploy.apps.bench.scene import disc_labels, disc_token_box, disc_tokens
 from inter2former_deploy.apps.bench.workers import Workload, threads_here
 from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION, operator_name
+from inter2former_deploy.families.hrsam.config import HRSAMPP_VIT_B
 from inter2former_deploy.families.inter2former.config import PATCH, VIT_B
 
 Array = npt.NDArray[Any]
@@ -20,6 +21,7 @@ DECODER, ENCODER = VIT_B.decoder, VIT_B.encoder
 FEATURES = DECODER.pyramid[::-1]  # channels of the edge network's stages, at S, S/2, S/4, S/8
 EXP_FLOP = 12.0  # of an exponential: one multiply-add to reduce its argument, five of a polynomial
 SILU_FLOP = EXP_FLOP + 3  # and a scaling, a sum and a division
+SOFTPLUS_FLOP = EXP_FLOP + 14  # and a quotient, a polynomial of four multiply-adds, and how both are put together
 GELU_FLOP = 26.0  # a square, two polynomials of five multiply-adds, a quotient, a multiply-add and a product
 # A pixel's Canny maps: of each of three channels 6 to normalise and clamp, 18 to blur, 14 for two Sobel filters, 4 for
 # their magnitude; then 4 sums, 12 comparisons and choices for the direction, 8 to thin and compare with the threshold.
@@ -247,6 +249,37 @@ def window_attention(side: int) -> Case:
     )
 
 
+def cycle_scan(side: int, apart: bool = False) -> Case:
+    """The scan of a fresh state-space module of HRSAM++, `side * side` tokens and those of the anchor map.
+
+    Through both maps, or `apart`: through each by itself. Work is that of one pass, the least that the result needs.
+    """
+    rng = np.random.default_rng(16)
+    encoder = HRSAMPP_VIT_B.encoder
+    lengths = [side * side, (encoder.anchor_size // PATCH) ** 2]
+    length, dim, states = sum(lengths), encoder.dim, encoder.states
+    step = np.exp(rng.uniform(np.log(1e-3), np.log(1e-1), dim))
+    weights = {
+        "rate": np.tile(-np.arange(1, states + 1, dtype=np.float32), (dim, 1)),
+        "skip": np.ones(dim, np.float32),
+        "bias": np.log(np.expm1(step)).astype(np.float32),
+        "gamma": np.ones((dim, encoder.repeats), np.float32),
+    }
+    return Case(
+        operator="CycleScan",
+        inputs={
+            "u": _normal(rng, length, dim),
+            "projected": _normal(rng, length, dim + 2 * states) / 2,
+            **weights,
+        },
+        constant=frozenset(weights),
+        attributes={"lengths": lengths if apart else [length]},
+        # the decay's exponent and exponential, what is kept and added, and the output's product
+        flop=float(length * dim) * (states * (EXP_FLOP + 6) + SOFTPLUS_FLOP + 5),
+        nbytes=4.0 * length * (3 * dim + 2 * states),
+    )
+
+
 def int8_linear(side: int, layer: str = "fc1") -> Case:
     """One of the linear `LAYERS` of an encoder block in int8, on all tokens of both maps."""
     rng = np.random.default_rng(9)
@@ -401,7 +434,7 @@ CASES: Mapping[str, Callable[..., Case]] = {
     for f in (
         *(hybrid_attention, hybrid_experts, norm_linear, linear_add),
         *(edge_tokens, prompt_embedding, token_box, local_upsample),
-        *(full_attention, window_attention, int8_linear, bf16_linear),
+        *(full_attention, window_attention, cycle_scan, int8_linear, bf16_linear),
         *(canny_maps, edge_stem, edge_block, edge_downsample, edge_projection),
     )
 }
@@ -458,11 +491,11 @@ def _torch(case: Case) -> Callable[[], object]:
 
     import torch
 
-    from inter2former_deploy.operators import edge_formulas, formulas
+    from inter2former_deploy.operators import edge_formulas, formulas, scan
 
     torch.set_num_threads(threads_here())
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", case.operator).lower()
-    formula = getattr(edge_formulas if hasattr(edge_formulas, name) else formulas, name)
+    formula = next(getattr(module, name) for module in (edge_formulas, formulas, scan) if hasattr(module, name))
     tensors = [_tensor(array) for array in case.inputs.values()]
     defaults: dict[str, dict[str, Any]] = {
         "HybridExperts": {"epsilon": 1e-5},
@@ -530,6 +563,8 @@ def sweep(sizes: Iterable[int]) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield "local_upsample", {"side": side, "share": share, "stage": stage}
         for once in ("full_attention", "window_attention", "canny_maps", "edge_stem"):  # once an image
             yield once, {"side": side}
+        for apart in (False, True):
+            yield "cycle_scan", {"side": side, "apart": apart}
         for narrow in ("int8_linear", "bf16_linear"):
             for layer in LAYERS:
                 yield narrow, {"side": side, "layer": layer}

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inter2former_deploy.families.hrsam.scan import cycle_scan
 from inter2former_deploy.operators import formulas
+from inter2former_deploy.operators.scan import cycle_scan
 
 STEP_RANGE = (1e-3, 1e-1)  # step widths of a fresh module where its projection gives 0
 SMALLEST_STEP = 1e-4

@@ -27,6 +27,7 @@ SMALL = {
     "local_upsample": {"side": 8, "share": 0.2, "stage": 1},
     "full_attention": {"side": 8},
     "window_attention": {"side": 6},
+    "cycle_scan": {"side": 2, "apart": True},
     "int8_linear": {"side": 2},
     "bf16_linear": {"side": 2},
     "canny_maps": {"side": 4},
@@ -61,7 +62,7 @@ def documented_operators():
 
 def test_every_operator_is_measured():
     cases = {name: make(**SMALL[name]).operator for name, make in operators.CASES.items()}
-    assert len(cases) == 17
+    assert len(cases) == 18
     assert set(cases.values()) == documented_operators()
     swept = list(operators.sweep([256]))
     assert {name for name, _ in swept} == cases.keys()

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from inter2former_deploy.families.hrsam import scan
 from inter2former_deploy.families.hrsam.model import HRSAM
-from inter2former_deploy.families.hrsam.scan import cycle_scan, repeated_scan, selective_scan
 from inter2former_deploy.families.hrsam.ssm import StateSpaceModule
+from inter2former_deploy.operators import scan
+from inter2former_deploy.operators.scan import cycle_scan, repeated_scan, selective_scan
 
 Models = Callable[[str], HRSAM]
 
