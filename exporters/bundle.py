@@ -27,7 +27,7 @@ from inter2former_deploy.exporters.bodies import check_opset, inline_bodies
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, decoder_shapes, export_decoder, export_encoder
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, ParityReport, check_parity
 from inter2former_deploy.exporters.precision import reduce_precision
-from inter2former_deploy.families.inter2former.checkpoint import (
+from inter2former_deploy.families.checkpoint import (
     bundled_weights,
     load_checkpoint,
     not_finite,
@@ -292,7 +292,7 @@ def load_weights(
         state, weights = synthetic_state_dict(config, seed), {"source": "synthetic", "seed": seed}
     else:
         path = bundled_weights() if checkpoint is None else Path(checkpoint)
-        loaded = load_checkpoint(path, config)
+        loaded = load_checkpoint(path, config, family="inter2former")
         state, config = loaded.state_dict, loaded.config
         source = "bundled" if path == bundled_weights() else "checkpoint"
         weights = {"source": source, "file": path.name, "sha256": sha256(path)}

@@ -22,7 +22,7 @@ import torch
 
 from inter2former_deploy.core.contract import ENCODER_FILE, ENCODER_INPUT, MEAN_BGR, STD_BGR
 from inter2former_deploy.exporters.bundle import export_bundle
-from inter2former_deploy.families.inter2former.checkpoint import synthetic_state_dict
+from inter2former_deploy.families.checkpoint import synthetic_state_dict
 from inter2former_deploy.families.inter2former.config import (
     DecoderConfig,
     EdgeNetworkConfig,

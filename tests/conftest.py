@@ -54,7 +54,7 @@ def probe_model(probe_weights: dict[str, Any], tmp_path_factory: pytest.TempPath
     """The model behind the golden arrays, through our loader, in evaluation mode; do not change it."""
     import torch
 
-    from inter2former_deploy.families.inter2former.checkpoint import load_model
+    from inter2former_deploy.families.checkpoint import load_model
 
     path = tmp_path_factory.mktemp("checkpoint") / "probe.pth"
     torch.save({"meta": {}, "state_dict": probe_weights}, path)

@@ -1,21 +1,29 @@
-"""Reads the file of `torch.save` as inert data: nothing of it is executed, imported or trusted.
+"""Reads the file of `torch.save` as data: nothing of it is executed, imported or trusted.
 
-A checkpoint is a zip archive of one pickle and the raw bytes of its tensors. `pickle` would run what the file says, and
-the classes of a training framework are not there to be imported. So the pickle's opcodes are interpreted here, on a
-stack of plain values: containers, numbers and strings become themselves, tensors become `StoredTensor` descriptions
-with all bounds checked, and any other object becomes `INERT`, whatever is done to it.
+A checkpoint is a zip archive of one pickle and the raw bytes of its tensors. The pickle is read by Python's own
+unpickler, whose every look-up of a class or function (`find_class`) gives something of this module: containers, numbers
+and strings become themselves, tensors become `StoredTensor` descriptions with all bounds checked, and an object of any
+other class becomes a `Foreign`, which ignores what is done to it.
+
+`torch.load(weights_only=True)` with such stand-ins was tried in PyTorch 2.13. It refuses what training frameworks
+write: subclasses of dict and list (`ConfigDict`, `defaultdict`, `deque`), which it fills only if they are exactly dict
+or list; pickles of protocol 4 and 5; and a checkpoint whose bookkeeping mentions the module `os`. It does not notice a
+changed byte of a tensor. A key that is a tuple within 300 000 tuples ends the process, with it as with Python's
+unpickler: see `_check`. `torch.load` with an unpickler of one's own hands what looks like TorchScript to
+`torch.jit.load`.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import pickle
 import pickletools
 import struct
 import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +43,7 @@ FOREIGN = {  # first bytes, in lower case, of what is found in a checkpoint's pl
 }
 
 MAX_DIMENSIONS = 64  # as in PyTorch
+MAX_TUPLES = 50_000  # in a pickle: four a tensor, and what bookkeeping needs
 # What the readers of a malformed archive or pickle raise; no code of the file runs, so nothing else is hidden by it.
 MALFORMED = (
     zipfile.BadZipFile,
@@ -43,12 +52,14 @@ MALFORMED = (
     AttributeError,
     EOFError,
     LookupError,
+    MemoryError,
     NotImplementedError,
     OSError,
     RecursionError,
     RuntimeError,
     TypeError,
     ValueError,
+    pickle.UnpicklingError,
 )
 
 STORAGE_TYPES = {
@@ -65,36 +76,44 @@ STORAGE_TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Inert:
-    """An object that was not built."""
+class Foreign:
+    """Stands in for all classes and functions that a file names, and for what it makes with them: nothing is done."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Foreign:
+        """An object without attributes, whatever the arguments."""
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """The result of a call is as foreign."""
+        return Foreign()
+
+    def ignore(self, *_: Any) -> None:
+        """Takes the state or the items that a file gives to an object."""
+
+    # How the unpickler fills objects; it looks for no other names.
+    __setstate__ = __setitem__ = append = extend = add = ignore
 
 
-INERT = Inert()
+class _Dict(dict[Any, Any]):
+    """An OrderedDict without attributes, which a file could set."""
+
+    def __setstate__(self, _: Any) -> None:
+        pass
 
 
-@dataclass(frozen=True)
-class Global:
-    """The name of a class or function that the file mentions."""
-
-    module: str
-    name: str
-
-
-PLAIN_TYPES = (Global("torch", "Tensor"), Global("torch.nn.parameter", "Parameter"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Storage:
+# A file can set attributes of what it makes. Those of named tuples cannot be set.
+class Storage(NamedTuple):
     """A run of numbers in the archive."""
 
     key: str  # of the archive's entry data/<key>
     dtype: torch.dtype
-    count: int  # numbers in it
+    size: int  # numbers in it
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredTensor:
+class StoredTensor(NamedTuple):
     """A tensor that was not read yet; it lies within its storage."""
 
     storage: Storage
@@ -112,7 +131,7 @@ class TorchArchive:
     """An open file of `torch.save`.
 
     Attributes:
-        content: The saved object, with `StoredTensor` for tensors and `INERT` for unknown objects.
+        content: The saved object, with `StoredTensor` for tensors and `Foreign` for objects of other classes.
 
     Raises:
         CheckpointError: The file is of another format, or damaged.
@@ -168,7 +187,8 @@ class TorchArchive:
             raise CheckpointError(f"{self.path} was saved on a big-endian machine, which this reader refuses")
         data = self._read("data.pkl")
         try:
-            return _Interpreter(self._storage).run(data)
+            _check(data)
+            return _Unpickler(data, self._storage).load()
         except CheckpointError:
             raise
         except MALFORMED as error:
@@ -193,16 +213,15 @@ class TorchArchive:
         except MALFORMED as error:
             raise self._damaged(f"{name} cannot be read ({error})") from error
 
-    def _storage(self, kind: Any, key: Any, count: Any) -> Storage | Inert:
+    def _storage(self, dtype: Any, key: Any, count: Any) -> Storage | Foreign:
         """A storage as the pickle names it, checked against the archive's entry."""
-        if not isinstance(kind, Global) or kind.module != "torch" or kind.name not in STORAGE_TYPES:
-            return INERT
+        if not isinstance(dtype, torch.dtype):
+            return Foreign()
         if type(key) is not str or not _is_size(count):
             raise ValueError("a storage without a name or size")
-        dtype = STORAGE_TYPES[kind.name]
         if count * dtype.itemsize > self._entry(f"data/{key}").file_size:
             raise ValueError("a storage larger than its entry")
-        return Storage(key=key, dtype=dtype, count=count)
+        return Storage(key=key, dtype=dtype, size=count)
 
     def read(self, tensors: Iterable[StoredTensor]) -> list[Tensor]:
         """Reads tensors of `content`, each contiguous and on its own memory; a storage that they share is read once.
@@ -218,8 +237,8 @@ class TorchArchive:
             if t.storage != storage:
                 storage, data = t.storage, torch.empty(0)  # frees the previous one before reading
                 raw = bytearray(self._read(f"data/{storage.key}"))
-                if storage.count:
-                    data = torch.frombuffer(raw, dtype=storage.dtype, count=storage.count)
+                if storage.size:
+                    data = torch.frombuffer(raw, dtype=storage.dtype, count=storage.size)
             empty = 0 in t.shape
             view = torch.empty(t.shape, dtype=t.dtype) if empty else data.as_strided(t.shape, t.stride, t.offset)
             result[i] = view.clone(memory_format=torch.contiguous_format)
@@ -230,182 +249,91 @@ def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63  # a bool is an int, but no size
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any) -> StoredTensor | Inert:
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> StoredTensor | Foreign:
     """A tensor as the pickle describes it.
 
     Raises:
         ValueError: It does not lie within its storage.
     """
     if not isinstance(storage, Storage):
-        return INERT
+        return Foreign()
     numbers = [offset, *shape, *stride]
     if len(shape) != len(stride) or len(shape) > MAX_DIMENSIONS or not all(map(_is_size, numbers)):
         raise ValueError("a tensor of unknown form")
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-    if math.prod(shape) > 0 and last >= storage.count:
+    if math.prod(shape) > 0 and last >= storage.size:
         raise ValueError("a tensor that reaches beyond its storage")
     return StoredTensor(storage=storage, offset=offset, shape=tuple(shape), stride=tuple(stride))
 
 
-class _Mark:
-    """Where on the stack a group of values begins."""
+class _Rebuild(Foreign):
+    """Stands for a function that makes tensors: calling it calls `function`, and nothing else can be done to it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function makes."""
+        return self.function(*arguments)
 
 
-_MARK = _Mark()
-# opcodes that push their argument
-_NUMBERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
-_STRINGS = (
-    "STRING",
-    "BINSTRING",
-    "SHORT_BINSTRING",
-    "BINBYTES",
-    "SHORT_BINBYTES",
-    "BINBYTES8",
-    "BYTEARRAY8",
-    "UNICODE",
-    "BINUNICODE",
-    "SHORT_BINUNICODE",
-    "BINUNICODE8",
-)
-_CONSTANTS = frozenset((*_NUMBERS, *_STRINGS))
-_LITERALS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_UNTIL_MARK_INERT = frozenset(("OBJ", "INST", "FROZENSET"))  # take the values since the mark, give an object
-_INERT_ARITY = {"NEWOBJ": 2, "NEWOBJ_EX": 3, "EMPTY_SET": 0, "PERSID": 0, "EXT1": 0, "EXT2": 0, "EXT4": 0}
-_IGNORED = frozenset(("PROTO", "FRAME", "READONLY_BUFFER"))
+def _tensor_with_attributes(rebuild: Any, kind: Any, arguments: Any, _: Any) -> Any:
+    """A tensor without the attributes that it had; a foreign object, if it is of a class of its own."""
+    return _tensor(*arguments) if rebuild is _TENSOR and kind is _PLAIN else Foreign()
 
 
-class _Interpreter:
-    """A pickle machine that builds containers, constants and tensor descriptions only."""
+_PLAIN = type("_Plain", (Foreign,), {})  # the classes of an ordinary tensor and parameter
+_TENSOR = _Rebuild(_tensor)
+_PARAMETER = _Rebuild(lambda tensor, *_: tensor)  # with attributes or without
+_KNOWN = {  # what stands for the classes and functions that a state dict is made of
+    ("collections", "OrderedDict"): _Dict,
+    ("torch", "Tensor"): _PLAIN,
+    ("torch.nn.parameter", "Parameter"): _PLAIN,
+    ("torch._utils", "_rebuild_tensor_v2"): _TENSOR,
+    ("torch._utils", "_rebuild_parameter"): _PARAMETER,
+    ("torch._utils", "_rebuild_parameter_with_state"): _PARAMETER,
+    ("torch._tensor", "_rebuild_from_type_v2"): _Rebuild(_tensor_with_attributes),
+    **{("torch", name): dtype for name, dtype in STORAGE_TYPES.items()},
+}
 
-    def __init__(self, storage: Any) -> None:
-        self._storage = storage  # (kind, key, count) -> Storage
-        self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
 
-    def run(self, data: bytes) -> Any:
-        """The pickled object; whatever a malformed pickle raises is a ValueError, TypeError or the like."""
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "STOP":
-                return self._pop()
-            self._step(opcode.name, argument)
-        raise ValueError("no end")
+class _Unpickler(pickle.Unpickler):
+    """Python's unpickler, without access to any class or function but those of this module.
 
-    def _step(self, name: str, argument: Any) -> None:
-        push = self._stack.append
-        if name in _CONSTANTS:
-            push(argument)
-        elif name in _LITERALS:
-            push(_LITERALS[name])
-        elif name in _IGNORED:
-            pass
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = self._top()
-        elif name == "MEMOIZE":
-            self._memo[len(self._memo)] = self._top()
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            push(self._memo[argument])
-        elif name == "MARK":
-            push(_MARK)
-        elif name == "POP":
-            self._stack.pop()
-        elif name == "POP_MARK":
-            self._since_mark()
-        elif name == "DUP":
-            push(self._top())
-        elif name in _SHORT_TUPLES:
-            push(tuple(self._take(_SHORT_TUPLES[name])))
-        elif name == "TUPLE":
-            push(tuple(self._since_mark()))
-        elif name == "EMPTY_LIST":
-            push([])
-        elif name == "LIST":
-            push(self._since_mark())
-        elif name == "EMPTY_DICT":
-            push({})
-        elif name == "DICT":
-            values = self._since_mark()
-            push({})
-            self._set_items(values)
-        elif name == "APPEND":
-            self._append([self._pop()])
-        elif name == "APPENDS":
-            self._append(self._since_mark())
-        elif name == "ADDITEMS":
-            self._since_mark()
-        elif name == "SETITEM":
-            self._set_items(self._take(2))
-        elif name == "SETITEMS":
-            self._set_items(self._since_mark())
-        elif name == "GLOBAL":
-            push(Global(*argument.split(" ", 1)))
-        elif name == "STACK_GLOBAL":
-            module, attribute = self._take(2)
-            push(Global(module, attribute) if type(module) is type(attribute) is str else INERT)
-        elif name == "BINPERSID":
-            push(self._persistent(self._pop()))
-        elif name == "REDUCE":
-            push(self._reduce(*self._take(2)))
-        elif name == "BUILD":
-            self._pop()  # the state of an object; the containers that we build have none
-            self._top()
-        elif name in _INERT_ARITY:
-            self._take(_INERT_ARITY[name])
-            push(INERT)
-        elif name in _UNTIL_MARK_INERT:
-            self._since_mark()
-            push(INERT)
-        else:
-            raise ValueError(f"opcode {name}")
+    Args:
+        data: The pickle.
+        storage: Makes a storage of a type, key and number of elements.
+    """
 
-    def _persistent(self, identity: Any) -> Any:
-        if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != "storage":
-            return INERT
-        _, kind, key, _device, count = identity
+    def __init__(self, data: bytes, storage: Callable[[Any, Any, Any], Any]) -> None:
+        super().__init__(io.BytesIO(data), encoding="utf-8")
+        self._storage = storage
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for a class or function."""
+        return _KNOWN.get((module, name), Foreign)
+
+    def persistent_load(self, pid: Any) -> Any:
+        """A storage, which `torch.save` writes as ("storage", type, key, device, number of elements)."""
+        if type(pid) is not tuple or len(pid) != 5 or pid[0] != "storage":
+            return Foreign()
+        _, kind, key, _device, count = pid
         return self._storage(kind, key, count)
 
-    def _reduce(self, function: Any, arguments: Any) -> Any:
-        """What calling a global would give, for the few that a state dict is made of."""
-        if function == Global("collections", "OrderedDict") and arguments == ():
-            return {}
-        if function == Global("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor(*arguments[:4])
-        if function == Global("torch._utils", "_rebuild_parameter"):
-            return arguments[0]
-        if function == Global("torch._utils", "_rebuild_parameter_with_state"):  # of a parameter with attributes
-            return arguments[0]
-        if function == Global("torch._tensor", "_rebuild_from_type_v2") and arguments[1] in PLAIN_TYPES:
-            rebuild, _, plain, _ = arguments  # of a tensor with attributes
-            return self._reduce(rebuild, plain)
-        return INERT
 
-    def _top(self) -> Any:
-        value = self._pop()
-        self._stack.append(value)
-        return value
+def _check(data: bytes) -> None:
+    """Refuses what would end the process instead of raising an error in Python's unpickler.
 
-    def _pop(self) -> Any:
-        value = self._stack.pop()
-        if value is _MARK:
-            raise ValueError("a mark where a value belongs")
-        return value
-
-    def _take(self, count: int) -> list[Any]:
-        return [self._pop() for _ in range(count)][::-1]
-
-    def _since_mark(self) -> list[Any]:
-        values = []
-        while (value := self._stack.pop()) is not _MARK:
-            values.append(value)
-        return values[::-1]
-
-    def _append(self, values: list[Any]) -> None:
-        if isinstance(target := self._top(), list):
-            target.extend(values)
-
-    def _set_items(self, values: list[Any]) -> None:
-        target = self._top()
-        for key, value in zip(values[::2], values[1::2], strict=True):
-            # Only plain keys: hashing a deeply nested tuple would exhaust the C stack.
-            if isinstance(target, dict) and isinstance(key, str | int | float | bytes | None):
-                target[key] = value
+    Raises:
+        ValueError: A place in its memory that a pickle of this size cannot need, so many tuples that computing the hash
+            of one in another, deeply nested, could exhaust the stack, or an opcode is malformed.
+    """
+    tuples = 0
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name.endswith("PUT") and (argument or 0) > len(data):
+            raise ValueError("an object with too large a number")
+        if opcode.name.startswith("EXT"):
+            raise ValueError(f"opcode {opcode.name}")
+        tuples += opcode.name.startswith("TUPLE")
+    if tuples > MAX_TUPLES:
+        raise ValueError(f"{tuples} tuples, where at most {MAX_TUPLES} are read")

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from inter2former_deploy.core.clicks import IGNORED
 from inter2former_deploy.core.masks import iou
 from inter2former_deploy.data import Dataset
-from inter2former_deploy.families.inter2former.checkpoint import load_checkpoint, save_checkpoint
+from inter2former_deploy.families.checkpoint import load_checkpoint, save_checkpoint
 from inter2former_deploy.families.inter2former.config import ModelConfig
 from inter2former_deploy.families.inter2former.modules.losses import jaccard_loss, training_loss
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
@@ -288,7 +288,7 @@ class _Run:
         """Trains until all steps are done, time is up or an interrupt comes; of several processes, each calls it."""
         config, first_process = self.batches.config, parallel.rank() == 0
         state = load_state(self.out)
-        initial = load_checkpoint(self.initial) if self.initial and state is None else None
+        initial = load_checkpoint(self.initial, family="inter2former") if self.initial and state is None else None
         trainer = Trainer(
             self.model_config,
             config,

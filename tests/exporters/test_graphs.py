@@ -25,7 +25,7 @@ from inter2former_deploy.exporters.graphs import (
     export_encoder,
     export_graph,
 )
-from inter2former_deploy.families.inter2former.checkpoint import synthetic_state_dict
+from inter2former_deploy.families.checkpoint import synthetic_state_dict
 from inter2former_deploy.families.inter2former.config import PROBE, ModelConfig
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 

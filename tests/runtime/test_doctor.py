@@ -199,7 +199,7 @@ def test_the_tiny_model_is_what_the_exporter_makes_now() -> None:
 
     from inter2former_deploy.core.contract import preprocessing
     from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
-    from inter2former_deploy.families.inter2former.checkpoint import synthetic_state_dict
+    from inter2former_deploy.families.checkpoint import synthetic_state_dict
     from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
     manifest = Manifest.read(doctor.TINY_BUNDLE)

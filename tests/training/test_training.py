@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from inter2former_deploy.apps.cli import app
 from inter2former_deploy.core.contract import MEAN_BGR
 from inter2former_deploy.data import IGNORED, DataError, FolderDataset, Sample
-from inter2former_deploy.families.inter2former.checkpoint import load_model, save_checkpoint
+from inter2former_deploy.families.checkpoint import load_model, save_checkpoint
 from inter2former_deploy.families.inter2former.config import (
     DecoderConfig,
     EdgeNetworkConfig,

@@ -242,7 +242,7 @@ class _Scene:
 
 def model_of(config: ModelConfig) -> Any:
     """A reference model with synthetic weights, for inference."""
-    from inter2former_deploy.families.inter2former.checkpoint import synthetic_state_dict
+    from inter2former_deploy.families.checkpoint import synthetic_state_dict
     from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
     model = Inter2Former(config)

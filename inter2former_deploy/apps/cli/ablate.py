@@ -14,7 +14,7 @@ from inter2former_deploy.apps.cli.train import Ema, LearningRate, RampShare, Sta
 from inter2former_deploy.core.clicks import MAX_CLICKS
 from inter2former_deploy.core.files import check_new_folder
 from inter2former_deploy.core.threads import available_cpus
-from inter2former_deploy.families.inter2former.config import load_config
+from inter2former_deploy.families.config import load_config
 
 
 def ablate(
@@ -69,7 +69,9 @@ def ablate(
     if isinstance(samples, FolderDataset) and len(samples.splits) > 1:
         raise ValueError(f"{dataset} has the splits {', '.join(samples.splits)}: choose with --split")
     numbers = train_config(given)
-    weights = train_variants(load_config(config), numbers, output, report=typer.echo, workers=workers, initial=initial)
+    weights = train_variants(
+        load_config(config, family="inter2former"), numbers, output, report=typer.echo, workers=workers, initial=initial
+    )
 
     def progress(done: int, total: int, _: str) -> None:
         typer.echo(f"scored {done}/{total}", err=True)

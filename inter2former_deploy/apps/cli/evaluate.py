@@ -162,7 +162,7 @@ def evaluate(
         failed = bool(files.problems)
 
     if bundle is None and checkpoint is None:
-        from inter2former_deploy.families.inter2former.checkpoint import bundled_weights
+        from inter2former_deploy.families.checkpoint import bundled_weights
 
         checkpoint = bundled_weights()
     models = [open_bundle_model(bundle, threads, custom_ops)] if bundle else []

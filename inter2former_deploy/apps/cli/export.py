@@ -12,7 +12,8 @@ from inter2former_deploy.apps.cli.packages import EXPORT_MODULES, require
 from inter2former_deploy.apps.cli.progress import Steps
 from inter2former_deploy.core.errors import ExportMismatchError
 from inter2former_deploy.core.files import check_new_bundle
-from inter2former_deploy.families.inter2former.config import PRESETS, load_config
+from inter2former_deploy.families.config import load_config
+from inter2former_deploy.families.inter2former.config import PRESETS
 
 
 def export(
@@ -88,7 +89,7 @@ def export(
     check_new_bundle(output, force=force, keep_failed=keep_failed)
     if checkpoint is not None and not checkpoint.is_file():
         raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
-    configuration = load_config(config) if config else None
+    configuration = load_config(config, family="inter2former") if config else None
     steps = Steps()
     steps("load PyTorch")
     from inter2former_deploy.exporters.agreement import AgreementReport

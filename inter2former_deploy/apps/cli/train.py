@@ -14,7 +14,7 @@ from inter2former_deploy.apps.cli.evaluate import ConvertColours, Crowds, EachId
 from inter2former_deploy.apps.cli.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
 from inter2former_deploy.core.files import check_new_folder
 from inter2former_deploy.core.threads import available_cpus
-from inter2former_deploy.families.inter2former.config import load_config
+from inter2former_deploy.families.config import load_config
 
 if TYPE_CHECKING:
     from inter2former_deploy.data import Dataset
@@ -150,7 +150,7 @@ def train(
         datasets.append(_usable(source, found, bool(split)))
     torch.set_num_threads(threads or available_cpus())
     weights = run(
-        load_config(config),
+        load_config(config, family="inter2former"),
         numbers,
         output,
         datasets=datasets,

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inter2former_deploy.data import Dataset, Part, Tally
-from inter2former_deploy.families.inter2former.checkpoint import load_checkpoint
+from inter2former_deploy.families.checkpoint import build_model, load_checkpoint
 from inter2former_deploy.families.inter2former.config import ModelConfig
-from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 from inter2former_deploy.training import TrainConfig, train
 
 from .reference import ReferenceSegmenter
@@ -63,9 +62,9 @@ def load_variants(weights: Mapping[str, Path], size: int) -> dict[str, Reference
     """The reference modules of each variant at a model resolution."""
     models = {}
     for name, path in weights.items():
-        checkpoint = load_checkpoint(path)
-        model = Inter2Former(checkpoint.config.with_decoder(**{**VARIANTS[BASE], **VARIANTS[name]}))
-        model.load_state_dict(checkpoint.state_dict)
+        checkpoint = load_checkpoint(path, family="inter2former")
+        config = checkpoint.config.with_decoder(**{**VARIANTS[BASE], **VARIANTS[name]})
+        model = build_model(config, checkpoint.state_dict)
         models[name] = ReferenceSegmenter(model, size)
     return models
 

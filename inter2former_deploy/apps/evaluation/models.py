@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from inter2former_deploy.core.threads import available_cpus
-from inter2former_deploy.families.inter2former.config import load_config
+from inter2former_deploy.families.config import load_config
 from inter2former_deploy.runtime import Segmenter
 
 from .reference import ReferenceSegmenter
@@ -35,17 +35,15 @@ def open_reference_models(
         return []
     import torch
 
-    from inter2former_deploy.families.inter2former.checkpoint import load_checkpoint
-    from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+    from inter2former_deploy.families.checkpoint import build_model, load_checkpoint
 
     torch.set_num_threads(threads or available_cpus())
     for size in sizes:
         if size < 16 or size % 16:
             raise ValueError(f"the model resolution must be a multiple of 16, got {size}")
-    loaded = load_checkpoint(checkpoint, load_config(config) if config else None)
+    loaded = load_checkpoint(checkpoint, load_config(config) if config else None, family="inter2former")
     for note in loaded.notes:
         report(f"{checkpoint.name}: {note}")
     changed = loaded.config.with_decoder(edge_rule=edge_rule) if edge_rule else loaded.config
-    model = Inter2Former(changed)
-    model.load_state_dict(loaded.state_dict)
+    model = build_model(changed, loaded.state_dict)
     return [ReferenceSegmenter(model, size) for size in sizes]

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
-from inter2former_deploy.families.inter2former.config import PATCH
+from inter2former_deploy.families.config import Config, EncoderConfig
 
 PAD_MULTIPLE = 32  # images are padded to multiples of this before they are resized
 MASK_STRIDE = 4  # model pixels a pixel of the mask logits
 
 
 @dataclass(frozen=True, kw_only=True)
-class HRSAMEncoderConfig:
-    """The image encoder."""
+class HRSAMEncoderConfig(EncoderConfig):
+    """The image encoder, with state-space modules and an anchor map or without either."""
 
-    depth: int = 12  # transformer blocks
-    dim: int = 768  # channels of a token
-    heads: int = 12  # attention heads; dim / heads must be a multiple of 4 (rotary embedding)
-    window: int = 16  # side of an attention window, tokens
-    pos_grid: int = 14  # side of the learned position grid, tokens
     anchor_size: int = 0  # side of the anchor map of HRSAM++, pixels; 0: no anchor map (HRSAM)
-    fusion_after: tuple[int, ...] = (2, 5, 8, 11)  # blocks whose output the multi-scale fusion takes
     state_space: bool = True  # state-space modules around these blocks; without them: the paper's baseline
     states: int = 32  # states of a channel in the selective scan
     repeats: int = 3  # passes of the cycle scan over its sequence
@@ -47,53 +43,47 @@ class HRSAMDecoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HRSAMConfig:
+class HRSAMConfig(Config):
     """One HRSAM or HRSAM++ model."""
 
+    family: ClassVar[str] = "hrsam"
     name: str = "hrsam_vit_b"
     encoder: HRSAMEncoderConfig = field(default_factory=HRSAMEncoderConfig)
     decoder: HRSAMDecoderConfig = field(default_factory=HRSAMDecoderConfig)
 
-    def __post_init__(self) -> None:
+    def problems(self) -> Iterable[tuple[bool, str]]:
+        """What makes a model impossible: whether it is so here, and how to say it."""
         e, d = self.encoder, self.decoder
-        problems = [
-            text
-            for bad, text in (
-                (
-                    e.dim % (4 * e.heads) != 0,
-                    f"encoder.dim / encoder.heads must be a multiple of 4, got {e.dim} / {e.heads}",
-                ),
-                (
-                    e.anchor_size < 0 or e.anchor_size % PATCH != 0,
-                    f"encoder.anchor_size must be 0 or a multiple of {PATCH}, got {e.anchor_size}",
-                ),
-                (not e.fusion_after, "encoder.fusion_after must name at least one block"),
-                (
-                    not {*e.fusion_after} <= {*range(e.depth)} or list(e.fusion_after) != sorted({*e.fusion_after}),
-                    f"encoder.fusion_after must be ascending block indices below {e.depth}, got {e.fusion_after}",
-                ),
-                (
-                    min(e.states, e.repeats) < 1,
-                    f"encoder.states and encoder.repeats must be at least 1, got {e.states} and {e.repeats}",
-                ),
-                (d.dim % 2 != 0, f"decoder.dim must be even (sine and cosine of a position), got {d.dim}"),
-                (
-                    d.dim % d.heads != 0 or d.cross_dim % d.heads != 0,
-                    f"decoder.dim and decoder.cross_dim must be multiples of decoder.heads, "
-                    f"got {d.dim}, {d.cross_dim} and {d.heads}",
-                ),
-                (d.mask_tokens < 1, f"decoder.mask_tokens must be at least 1, got {d.mask_tokens}"),
-            )
-            if bad
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
+        return (
+            *e.problems(),
+            (
+                min(e.states, e.repeats) < 1,
+                f"encoder.states and encoder.repeats must be at least 1, got {e.states} and {e.repeats}",
+            ),
+            (d.dim % 2 != 0, f"decoder.dim must be even (sine and cosine of a position), got {d.dim}"),
+            (
+                d.dim % d.heads != 0 or d.cross_dim % d.heads != 0,
+                f"decoder.dim and decoder.cross_dim must be multiples of decoder.heads, "
+                f"got {d.dim}, {d.cross_dim} and {d.heads}",
+            ),
+            (d.mask_tokens < 1, f"decoder.mask_tokens must be at least 1, got {d.mask_tokens}"),
+            *(
+                (len(getattr(d, name)) != 2, f"decoder.{name} must have 2 entries, got {getattr(d, name)}")
+                for name in ("upscaling", "mask_prompt")
+            ),
+        )
+
+    @property
+    def description(self) -> str:
+        """The configuration for people, in messages."""
+        return f"{self.name!r}{'' if self.encoder.state_space else ' without state-space modules'}"
 
     def without_state_space(self) -> HRSAMConfig:
         """The same model without its state-space modules."""
         return replace(self, encoder=replace(self.encoder, state_space=False))
 
 
+CONFIG = HRSAMConfig  # the class of this family's configurations
 HRSAM_VIT_B = HRSAMConfig()
 HRSAMPP_VIT_B = HRSAMConfig(name="hrsampp_vit_b", encoder=HRSAMEncoderConfig(anchor_size=512))
 _PROBE = HRSAMEncoderConfig(depth=5, dim=64, heads=2, window=4, pos_grid=4, fusion_after=(1, 2, 4), states=8)

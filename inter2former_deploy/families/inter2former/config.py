@@ -1,33 +1,20 @@
-"""All numbers of a model, in frozen dataclasses: presets, a JSON file, or the metadata of a checkpoint.
-
-No torch here: the manifest of a bundle carries the same configuration.
-"""
+"""All numbers of an Inter2Former model, in frozen dataclasses, and the presets. No torch here."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
+
+from inter2former_deploy.families.config import PATCH as PATCH
+from inter2former_deploy.families.config import Config
+from inter2former_deploy.families.config import EncoderConfig as EncoderConfig
 
 EdgeRule = Literal["released", "exact"]
 Attention = Literal["hybrid", "full", "bsq", "vq"]
 Prompt = Literal["dynamic", "dense"]
 Upsampling = Literal["local", "full"]
 _CHOICES = {"edge_rule": EdgeRule, "attention": Attention, "prompt": Prompt, "upsampling": Upsampling}
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """The HRSAM++ image encoder."""
-
-    depth: int = 12  # transformer blocks
-    dim: int = 768  # channels of a token
-    heads: int = 12  # attention heads; dim / heads must be a multiple of 4 (rotary embedding)
-    window: int = 16  # side of an attention window, tokens
-    pos_grid: int = 14  # side of the learned position grid, tokens
-    anchor_size: int = 256  # side of the anchor map, pixels
-    fusion_after: tuple[int, ...] = (2, 5, 8, 11)  # blocks whose output the multi-scale fusion takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,109 +47,45 @@ class DecoderConfig:
         return self.pyramid[0]
 
 
-PATCH = 16  # side of a token, pixels; four stride-2 stages in prompt embedding and upsampling make it so
-
-
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Config):
     """One Inter2Former model."""
 
+    family: ClassVar[str] = "inter2former"
     name: str = "vit_b"
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     edges: EdgeNetworkConfig = field(default_factory=EdgeNetworkConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
 
-    def __post_init__(self) -> None:
-        e, d = self.encoder, self.decoder
-        problems = [
-            text
-            for bad, text in (
+    def problems(self) -> Iterable[tuple[bool, str]]:
+        """What makes a model impossible: whether it is so here, and how to say it."""
+        d = self.decoder
+        return (
+            *self.encoder.problems(),
+            (self.encoder.anchor_size == 0, "encoder.anchor_size must be at least 16, got 0"),
+            (
+                d.attention_dim % (4 * d.heads) != 0,
+                f"decoder.attention_dim / decoder.heads must be a multiple of 4, got {d.attention_dim} / {d.heads}",
+            ),
+            (d.attention_dim > 256 * d.heads, "decoder.attention_dim / heads must be at most 256"),
+            (not 1 <= d.code_bits <= 12, f"decoder.code_bits must be 1 to 12, got {d.code_bits}"),
+            (len(d.pyramid) != 4, f"decoder.pyramid must have 4 entries, got {d.pyramid}"),
+            (len(d.prompt_channels) != 4, f"decoder.prompt_channels must have 4 entries, got {d.prompt_channels}"),
+            (
+                d.prompt_channels[-1] != d.pyramid[0],
+                f"decoder.prompt_channels must end with decoder.pyramid[0], got {d.prompt_channels}, {d.pyramid}",
+            ),
+            *(
                 (
-                    e.dim % (4 * e.heads) != 0,
-                    f"encoder.dim / encoder.heads must be a multiple of 4, got {e.dim} / {e.heads}",
-                ),
-                (e.anchor_size % PATCH != 0, f"encoder.anchor_size must be a multiple of {PATCH}, got {e.anchor_size}"),
-                (
-                    not {*e.fusion_after} <= {*range(e.depth)} or list(e.fusion_after) != sorted({*e.fusion_after}),
-                    f"encoder.fusion_after must be ascending block indices below {e.depth}, got {e.fusion_after}",
-                ),
-                (not e.fusion_after, "encoder.fusion_after must name at least one block"),
-                (
-                    d.attention_dim % (4 * d.heads) != 0,
-                    f"decoder.attention_dim / decoder.heads must be a multiple of 4, got {d.attention_dim} / {d.heads}",
-                ),
-                (d.attention_dim > 256 * d.heads, "decoder.attention_dim / heads must be at most 256"),
-                (not 1 <= d.code_bits <= 12, f"decoder.code_bits must be 1 to 12, got {d.code_bits}"),
-                (len(d.pyramid) != 4, f"decoder.pyramid must have 4 entries, got {d.pyramid}"),
-                (len(d.prompt_channels) != 4, f"decoder.prompt_channels must have 4 entries, got {d.prompt_channels}"),
-                (
-                    d.prompt_channels[-1] != d.pyramid[0],
-                    f"decoder.prompt_channels must end with decoder.pyramid[0], got {d.prompt_channels}, {d.pyramid}",
-                ),
-                *(
-                    (
-                        getattr(d, name) not in get_args(choices),
-                        f"decoder.{name} must be one of {get_args(choices)}, got {getattr(d, name)!r}",
-                    )
-                    for name, choices in _CHOICES.items()
-                ),
-            )
-            if bad
-        ]
-        if problems:
-            raise ValueError("; ".join(problems))
-
-    def with_decoder(self, **changes: Any) -> ModelConfig:
-        """The same model with some decoder numbers changed, e.g. `with_decoder(edge_rule="exact")`."""
-        return replace(self, decoder=replace(self.decoder, **changes))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and numbers, as the manifest and checkpoint metadata carry them."""
-        result: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return result
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> ModelConfig:
-        """The inverse of `to_dict`; missing entries keep their defaults.
-
-        Raises:
-            ValueError: an entry is unknown or has a wrong type.
-        """
-        sections = {"encoder": EncoderConfig, "edges": EdgeNetworkConfig, "decoder": DecoderConfig}
-        if not isinstance(data, dict):
-            raise ValueError(f"a model configuration must be an object, got {type(data).__name__}")
-        built: dict[str, Any] = {}
-        for key, value in data.items():
-            if key in sections:
-                built[key] = _section(sections[key], value, key)
-            elif key == "name" and isinstance(value, str):
-                built[key] = value
-            else:
-                raise ValueError(f"unknown or invalid entry {key!r} in the model configuration")
-        return cls(**built)
+                    getattr(d, name) not in get_args(choices),
+                    f"decoder.{name} must be one of {get_args(choices)}, got {getattr(d, name)!r}",
+                )
+                for name, choices in _CHOICES.items()
+            ),
+        )
 
 
-def _section(cls: type, data: Any, section: str) -> Any:
-    if not isinstance(data, dict):
-        raise ValueError(f"{section} must be an object, got {type(data).__name__}")
-    defaults = cls()
-    values: dict[str, Any] = {}
-    known = {f.name for f in fields(cls)}
-    for key, value in data.items():
-        if key not in known:
-            raise ValueError(f"unknown entry {section}.{key}; known: {', '.join(sorted(known))}")
-        kind = type(getattr(defaults, key))
-        if kind is tuple:
-            ok = isinstance(value, list | tuple) and all(type(v) is int for v in value)
-            value = tuple(value) if ok else value
-        else:
-            ok = type(value) is kind
-        if not ok or (kind is int and value < 1) or (kind is tuple and any(v < 0 for v in value)):
-            raise ValueError(f"{section}.{key}: expected a value like {getattr(defaults, key)!r}, got {value!r}")
-        values[key] = value
-    return cls(**values)
-
-
+CONFIG = ModelConfig  # the class of this family's configurations
 VIT_B = ModelConfig()
 PROBE = ModelConfig(
     name="probe",
@@ -183,21 +106,3 @@ DEMO = ModelConfig(  # the bundled weights: trains on two CPU cores, and still u
     ),
 )
 PRESETS = {config.name: config for config in (VIT_B, PROBE, DEMO)}
-
-
-def load_config(name_or_path: str | Path) -> ModelConfig:
-    """A preset by name, or a JSON file with the entries of `ModelConfig`.
-
-    Raises:
-        ValueError: neither a preset nor a readable configuration file.
-    """
-    if str(name_or_path) in PRESETS:
-        return PRESETS[str(name_or_path)]
-    path = Path(name_or_path)
-    if not path.is_file():
-        raise ValueError(f"{name_or_path!s} is neither a preset ({', '.join(PRESETS)}) nor a file")
-    try:
-        data = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a JSON configuration: {error}") from error
-    return ModelConfig.from_dict(data)

@@ -19,7 +19,7 @@ from inter2former_deploy.core.errors import CheckpointError, ExportMismatchError
 from inter2former_deploy.exporters import bundle as exporter
 from inter2former_deploy.exporters.agreement import AgreementReport
 from inter2former_deploy.exporters.parity import ParityReport, load_photograph
-from inter2former_deploy.families.inter2former.checkpoint import synthetic_state_dict
+from inter2former_deploy.families.checkpoint import synthetic_state_dict
 from inter2former_deploy.families.inter2former.config import PROBE
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 

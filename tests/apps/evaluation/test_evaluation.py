@@ -21,7 +21,7 @@ from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
 from inter2former_deploy.core.pictures import read_image
 from inter2former_deploy.data import DataError, Sample, open_dataset
 from inter2former_deploy.data.sample import EMPTY
-from inter2former_deploy.families.inter2former.checkpoint import save_checkpoint, synthetic_state_dict
+from inter2former_deploy.families.checkpoint import save_checkpoint, synthetic_state_dict
 from inter2former_deploy.families.inter2former.config import PROBE
 from inter2former_deploy.families.inter2former.labels import add_clicks, unknown_labels
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former

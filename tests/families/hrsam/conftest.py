@@ -22,7 +22,7 @@ NORMS = (
 )
 
 
-def hrsam_weights(layout: str) -> dict[str, torch.Tensor]:
+def _weights(layout: str) -> dict[str, torch.Tensor]:
     """The synthetic state dict of a layout, changed as tests/golden/README.md says so that every part has a say."""
     weights = state_dict(layout, SEED)
     for name, value in weights.items():
@@ -49,7 +49,13 @@ def hrsam_models() -> Callable[[str], HRSAM]:
         if name not in made:
             with torch.inference_mode(False):  # whatever mode the first test that asks for it is in
                 made[name] = HRSAM(PRESETS[name]).eval()
-                made[name].load_state_dict(hrsam_weights(name))
+                made[name].load_state_dict(_weights(name))
         return made[name]
 
     return model
+
+
+@pytest.fixture(scope="session")
+def hrsam_weights() -> Callable[[str], dict[str, torch.Tensor]]:
+    """The state dict behind the golden arrays."""
+    return _weights

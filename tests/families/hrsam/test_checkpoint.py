@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,9 @@ import pytest
 import torch
 
 from inter2former_deploy.core.errors import CheckpointError
-from inter2former_deploy.families.hrsam.checkpoint import fitting_config, from_sam, layout, model_of
+from inter2former_deploy.families.checkpoint import layout, load_tensors, synthetic_state_dict
+from inter2former_deploy.families.config import load_config, read_config
+from inter2former_deploy.families.hrsam.checkpoint import from_sam
 from inter2former_deploy.families.hrsam.config import (
     HRSAM_VIT_B,
     HRSAMPP_PROBE,
@@ -27,30 +32,20 @@ REFERENCE = Path(__file__).parents[2] / "reference"
 State = dict[str, torch.Tensor]
 
 
-def released(name: str) -> State:
-    """A state dict of a released layout; nothing is allocated."""
-    entries = json.loads((REFERENCE / f"layout_{name}.json").read_text())
-    return {name: torch.empty(shape, device="meta", dtype=getattr(torch, dtype)) for name, shape, dtype in entries}
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_released_layouts(name: str) -> None:
-    """Every entry, in its order, and no other; strictly loaded."""
-    state = released(name)
-    assert list(layout(PRESETS[name]).items()) == [(name, tuple(t.shape)) for name, t in state.items()]
-    with torch.device("meta"):
-        model = HRSAM(PRESETS[name])
-    model.load_state_dict(state, strict=True, assign=True)
-    assert fitting_config(state) == PRESETS[name]
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_released_layouts_without_state_space(name: str) -> None:
-    state = {name: t for name, t in released(name).items() if "mamba_blocks" not in name}
-    config = fitting_config(state)
-    assert config == PRESETS[name].without_state_space()
-    assert list(layout(config)) == list(state)
+    entries = json.loads((REFERENCE / f"layout_{name}.json").read_text())
+    config = PRESETS[name].without_state_space()
+    assert list(layout(config)) == [entry for entry, _, _ in entries if "mamba_blocks" not in entry]
     assert config.encoder.plus_plus == name.startswith("hrsampp")
+
+
+@pytest.mark.parametrize("name", ["hrsam_probe", "hrsampp_probe"])
+def test_synthetic_weights_are_those_of_the_golden_arrays(name: str, hrsam_weights: Callable[[str], State]) -> None:
+    made, expected = synthetic_state_dict(PRESETS[name]), hrsam_weights(name)
+    assert list(made) == list(expected)
+    for entry, tensor in expected.items():
+        assert torch.equal(made[entry], tensor), entry
 
 
 @pytest.mark.parametrize(("config", "millions"), [(HRSAM_VIT_B, 96), (HRSAMPP_VIT_B, 107)])
@@ -58,37 +53,6 @@ def test_parameters_of_the_released_encoders(config: HRSAMConfig, millions: int)
     with torch.device("meta"):
         encoder = HRSAM(config).backbone
     assert round(sum(p.numel() for p in encoder.parameters()) / 1e6) == millions
-
-
-def test_model_of_a_state_dict() -> None:
-    torch.manual_seed(0)
-    state = HRSAM(HRSAMPP_PROBE).state_dict()
-    model = model_of({name: t.half() for name, t in state.items()})
-    assert model.config == HRSAMPP_PROBE
-    assert not model.training
-    for name, tensor in model.state_dict().items():
-        assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, state[name].half().float())
-
-
-def test_misfits_are_listed() -> None:
-    state = released("hrsampp_probe")
-    del state["backbone.ms_mamba_blocks.0.gamma"]
-    state["backbone.ss_mamba_blocks.1.As_log"] = torch.zeros(64, 16)
-    state["extra\x1b[31m"] = torch.zeros(1)
-    expected = [
-        "does not fit 'hrsampp_probe'",
-        "1 missing: backbone.ms_mamba_blocks.0.gamma",
-        "1 unexpected: 'extra\\x1b[31m'",
-        "1 of another shape: backbone.ss_mamba_blocks.1.As_log ([64, 16], expected [64, 8])",
-    ]
-    for call in (lambda: model_of(state, HRSAMPP_PROBE), lambda: fitting_config(state)):
-        with pytest.raises(CheckpointError) as error:
-            call()
-        for text in expected:
-            assert text.removeprefix("does not fit") in str(error.value)
-    with pytest.raises(CheckpointError, match="fits none of the presets hrsam_vit_b, hrsampp_vit_b"):
-        model_of({})
 
 
 def sam_checkpoint() -> State:
@@ -109,12 +73,13 @@ def sam_checkpoint() -> State:
     return renamed
 
 
-def test_sams_names() -> None:
-    sams = sam_checkpoint()
+def test_sams_names(tmp_path: Path) -> None:
+    torch.save(sam_checkpoint() | {"image_encoder.pos_embed": torch.zeros(1, 64, 64, 1280)}, tmp_path / "sam.pth")
+    sams = load_tensors(tmp_path / "sam.pth")
     assert "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix" in sams
     assert "prompt_encoder.point_embeddings.3.weight" in sams
     assert "mask_decoder.transformer.layers.1.cross_attn_image_to_token.out_proj.bias" in sams
-    renamed = from_sam(sams | {"image_encoder.pos_embed": torch.zeros(1, 64, 64, 1280)})
+    renamed = from_sam(sams)
     model = HRSAM(HRSAMPP_PROBE)
     missing, unexpected = model.load_state_dict(renamed, strict=False)
     assert not unexpected
@@ -136,7 +101,7 @@ def test_other_state_dicts_are_not_sams() -> None:
     ("section", "changes", "message"),
     [
         ("encoder", {"heads": 7}, "encoder.dim / encoder.heads must be a multiple of 4, got 768 / 7"),
-        ("encoder", {"anchor_size": 500}, "encoder.anchor_size must be 0 or a multiple of 16, got 500"),
+        ("encoder", {"anchor_size": 500}, "encoder.anchor_size must be a multiple of 16, got 500"),
         ("encoder", {"fusion_after": (2, 12)}, "ascending block indices below 12"),
         ("encoder", {"fusion_after": (5, 2)}, "ascending block indices below 12"),
         ("encoder", {"fusion_after": ()}, "must name at least one block"),
@@ -153,9 +118,42 @@ def test_impossible_configurations_are_refused(section: str, changes: dict[str, 
     assert replace(HRSAM_VIT_B, name="other") != HRSAM_VIT_B
 
 
-def test_configurations_need_no_torch() -> None:
-    import subprocess
-    import sys
+@pytest.mark.parametrize("config", [*PRESETS.values(), HRSAMPP_PROBE.without_state_space()])
+def test_dict_round_trip(config: HRSAMConfig) -> None:
+    plain = json.loads(json.dumps(config.to_dict()))
+    assert plain["family"] == "hrsam"
+    assert HRSAMConfig.from_dict(plain) == read_config(plain) == config
 
-    code = "import sys, inter2former_deploy.families.hrsam.config; print('torch' in sys.modules)"
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "must be an object, got list"),
+        ({"family": "inter2former"}, "unknown or invalid entry 'family' in the model configuration of hrsam"),
+        ({"edges": {}}, "unknown or invalid entry 'edges' in the model configuration of hrsam"),
+        ({"encoder": {"states": 0}}, r"encoder\.states: expected a value like 32, got 0"),
+        ({"encoder": {"state_space": 1}}, r"encoder\.state_space: expected a value like True, got 1"),
+        ({"encoder": {"anchor_size": -16}}, r"encoder\.anchor_size: expected a value like 0, got -16"),
+        ({"decoder": {"upscaling": [64]}}, r"decoder\.upscaling must have 2 entries, got \(64,\)"),
+        ({"decoder": {"edge_rule": "exact"}}, r"unknown entry decoder\.edge_rule; known: cross_dim, dim"),
+    ],
+)
+def test_invalid_configurations_are_refused(data: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HRSAMConfig.from_dict(data)
+
+
+def test_the_family_of_a_configuration() -> None:
+    assert load_config("hrsampp_probe") == HRSAMPP_PROBE
+    assert read_config({"encoder": {"window": 8}}).family == "inter2former"  # as files from before there were two
+    with pytest.raises(ValueError, match="the family must be one of inter2former, hrsam, got 'sam'"):
+        read_config({"family": "sam"})
+    with pytest.raises(ValueError, match="hrsam_probe is of the family hrsam; only inter2former can be used here"):
+        load_config("hrsam_probe", family="inter2former")
+    with pytest.raises(ValueError, match=r"neither a preset \(hrsam_vit_b, hrsampp_vit_b, .*\) nor a file"):
+        load_config("vit_x", family="hrsam")
+
+
+def test_configurations_need_no_torch() -> None:
+    code = "import sys, inter2former_deploy.families.config as c; c.presets(); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

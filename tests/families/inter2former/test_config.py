@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from inter2former_deploy.families.inter2former.config import PRESETS, PROBE, VIT_B, ModelConfig, load_config
+from inter2former_deploy.families.config import load_config
+from inter2former_deploy.families.inter2former.config import PRESETS, PROBE, VIT_B, ModelConfig
 
 
 @pytest.mark.parametrize("config", [*PRESETS.values(), PROBE.with_decoder(edge_rule="exact", attention="vq")])

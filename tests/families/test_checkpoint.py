@@ -1,7 +1,8 @@
-"""Checkpoints: the released layout without executing any of it, our own format, and synthetic weights."""
+"""Checkpoints of all families: released layouts without executing any of them, our own format, synthetic weights."""
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import math
@@ -13,7 +14,7 @@ import struct
 import sys
 import types
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,19 +26,23 @@ from make_weights import state_dict as reference_weights
 from safetensors.torch import save_file
 
 from inter2former_deploy.core.errors import CheckpointError
-from inter2former_deploy.core.torch_archive import INERT, StoredTensor, TorchArchive
-from inter2former_deploy.families.inter2former.checkpoint import (
+from inter2former_deploy.core.torch_archive import Foreign, StoredTensor, TorchArchive
+from inter2former_deploy.families.checkpoint import (
+    build_model,
     layout,
     load_checkpoint,
     load_model,
     save_checkpoint,
     synthetic_state_dict,
 )
-from inter2former_deploy.families.inter2former.config import PRESETS, PROBE, VIT_B
+from inter2former_deploy.families.config import Config, presets
+from inter2former_deploy.families.hrsam.config import HRSAM_PROBE, HRSAMPP_PROBE
+from inter2former_deploy.families.hrsam.config import PRESETS as HRSAM_PRESETS
+from inter2former_deploy.families.inter2former.config import DEMO, PROBE, VIT_B
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 Weights = dict[str, torch.Tensor]
-REFERENCE = Path(__file__).parents[2] / "reference"
+REFERENCE = Path(__file__).parents[1] / "reference"
 
 
 def assert_same(actual: Weights, expected: Weights) -> None:
@@ -74,12 +79,13 @@ def rewrite(source: Path, target: Path, replacements: dict[str, bytes], compress
 # --- the released layout ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["probe", "vit_b"])
+@pytest.mark.parametrize("name", ["probe", "vit_b", *HRSAM_PRESETS])
 def test_state_dict_is_the_released_layout(name: str) -> None:
+    """Every entry, in its order, and no other."""
     entries = json.loads((REFERENCE / f"layout_{name}.json").read_text())
     expected = {entry: (tuple(shape), dtype == "float32") for entry, shape, dtype in entries}
-    assert dict(layout(PRESETS[name])) == expected
-    assert list(layout(PRESETS[name])) == list(expected)
+    assert dict(layout(presets()[name])) == expected
+    assert list(layout(presets()[name])) == list(expected)
 
 
 def test_released_checkpoint(released: Path, probe_weights: Weights) -> None:
@@ -151,7 +157,7 @@ Pair.__module__ = "absent_framework"
     assert_same(load_checkpoint(path).state_dict, probe_weights)
     with TorchArchive(path) as archive:
         read = archive.content["meta"]
-        assert read["hub"] == read["custom"] == read["pair"] == INERT
+        assert all(type(read[name]) is Foreign for name in ("hub", "log", "names", "slots", "custom", "colour", "pair"))
         assert read["numbers"][:6] == [1, -2, 3 << 80, 1.5, True, None]
         (average,) = archive.read([archive.content["optimizer"]["state"][0]["exp_avg"]])
     assert torch.equal(average, torch.ones(3))
@@ -424,6 +430,85 @@ def test_other_constants_that_operators_have_built_in_are_refused(
         load_checkpoint(save(tmp_path / "other.pth", probe_weights | {name: other}))
 
 
+# --- every family ---------------------------------------------------------------------------------------------------
+
+FAMILIES: list[Config] = [PROBE, HRSAM_PROBE, HRSAMPP_PROBE, HRSAMPP_PROBE.without_state_space()]
+every_family = pytest.mark.parametrize("config", FAMILIES, ids=lambda c: c.description)
+
+
+@every_family
+def test_family_and_preset_are_found(config: Config, tmp_path: Path) -> None:
+    """Under a prefix, without constants, beside objects of classes that are not there, in bfloat16."""
+    weights = synthetic_state_dict(config)
+    lacking = [name for name in weights if name in CONSTANTS]
+    stored = {f"module.{n}": t.bfloat16() if t.is_floating_point() else t for n, t in weights.items()}
+    for name in lacking:
+        del stored[f"module.{name}"]
+    bookkeeping = {"args": argparse.Namespace(lr=1e-4), "path": Path("run"), "best": np.float64(0.9), "at": np.ones(3)}
+    counts: dict[str, list[int]] = defaultdict(list, seen=[1])
+    content = {"state_dict": stored, "meta": bookkeeping, "counts": counts, "losses": deque([0.1])}
+    loaded = load_checkpoint(save(tmp_path / "any.pth", content))
+    assert loaded.config == config
+    rounded = {n: t.bfloat16().float() if t.is_floating_point() else t for n, t in weights.items()}
+    assert_same(loaded.state_dict, rounded | {name: weights[name] for name in lacking})
+    assert loaded.notes == (
+        "taken off the names of its entries: module.",
+        f"constants that the file lacks are set: {', '.join(lacking)}",
+    )
+
+
+@every_family
+def test_files_of_every_family_cut_off_and_of_another(config: Config, tmp_path: Path) -> None:
+    path = save(tmp_path / "any.pth", {"state_dict": synthetic_state_dict(config)})
+    for other in FAMILIES:
+        if other != config:
+            with pytest.raises(CheckpointError) as error:
+                load_checkpoint(path, other)
+            said = f"does not fit the configuration {other.description} (it fits {config.description}): "
+            assert said in str(error.value)
+    foreign = "hrsam" if config.family == "inter2former" else "inter2former"
+    with pytest.raises(CheckpointError, match=f"of the family {config.family}; only {foreign} can be used here"):
+        load_checkpoint(path, family=foreign)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=r"any\.pth is damaged"):
+        load_checkpoint(path)
+
+
+@every_family
+def test_our_own_format_for_every_family(config: Config, tmp_path: Path) -> None:
+    """The configuration comes from the metadata, not from what fits."""
+    weights = synthetic_state_dict(config)
+    config = replace(config, name="mine")
+    model = build_model(config, weights)
+    save_checkpoint(model, tmp_path / "mine.safetensors")
+    loaded = load_model(tmp_path / "mine.safetensors")
+    assert type(loaded) is type(model)
+    assert loaded.config == config
+    assert not loaded.training
+    assert_same(loaded.state_dict(), weights)
+
+
+def test_rounded_constants_of_hrsam(tmp_path: Path) -> None:
+    weights = synthetic_state_dict(HRSAM_PROBE)
+    name = "backbone.rope.freqs"
+    rounded = weights | {name: weights[name].half()}
+    loaded = load_checkpoint(save(tmp_path / "half.pth", rounded))
+    assert torch.equal(loaded.state_dict[name], weights[name])
+    assert loaded.notes == (f"constants that the file has rounded are set exactly: {name}",)
+    with pytest.raises(CheckpointError, match=f"of another model: {name}"):
+        load_checkpoint(save(tmp_path / "other.pth", weights | {name: 1.01 * weights[name]}))
+
+
+def test_the_nearest_model_of_any_family_is_named(tmp_path: Path) -> None:
+    weights = synthetic_state_dict(HRSAMPP_PROBE.without_state_space())
+    del weights["decode_head.iou_token.weight"]
+    with pytest.raises(CheckpointError, match=r"incomplete.*1 missing: decode_head\.iou_token\.weight$") as error:
+        load_checkpoint(save(tmp_path / "missing.pth", weights))
+    found = f"'hrsampp_probe' without state-space modules is nearest, with {len(weights)} of its {len(weights) + 1}"
+    assert found in str(error.value)
+
+
 # --- what does not fit -----------------------------------------------------------------------------------------------
 
 
@@ -479,12 +564,14 @@ def test_missing_entries_are_told_against_the_nearest_preset(probe_weights: Weig
 
 def test_the_preset_that_fits_is_named_beside_the_one_that_does_not(released: Path) -> None:
     with pytest.raises(CheckpointError, match=r"does not fit the configuration 'demo' \(it fits 'probe'\)"):
-        load_checkpoint(released, PRESETS["demo"])
+        load_checkpoint(released, DEMO)
 
 
 def test_files_of_other_models(tmp_path: Path) -> None:
     resnet = {"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(10)}
-    with pytest.raises(CheckpointError, match=r"none of its 2 entries is one of an Inter2Former; it has conv1\.weight"):
+    with pytest.raises(
+        CheckpointError, match=r"of its 2 entries is one of inter2former or hrsam; it has conv1\.weight"
+    ):
         load_checkpoint(save(tmp_path / "resnet.pth", {"state_dict": resnet}))
     with pytest.raises(CheckpointError, match=r"its tensors lie under \['generator'\], \['discriminator'\]"):
         load_checkpoint(save(tmp_path / "gan.pth", {"generator": resnet, "discriminator": resnet | {}}))
@@ -608,6 +695,22 @@ def test_tensors_beyond_their_storage_are_refused(
         load_checkpoint(path, PROBE)
 
 
+def test_a_tensor_cannot_be_changed_after_it_was_checked(tmp_path: Path, small: Path) -> None:
+    """State that a pickle gives to a tensor, to a function that makes one, and to the class of a dict."""
+    tensor = "ctorch._utils\n_rebuild_tensor_v2\n"
+    arguments = "((Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI1088\ntQI0\n(I17\nI64\nt(I64\nI1\ntI00\n}tR"
+    state = "}Vshape\n(I1000000\ntsVfunction\nNsV__setstate__\nNsb"
+    good = f"\x80\x02}}Vstate_dict\n}}Vstep\n{tensor}{arguments}ss."
+    for target in (tensor + arguments, tensor, "ccollections\nOrderedDict\n"):
+        pickled = f"\x80\x02}}Vstate_dict\n}}Vstep\n{target}{state}ss.".encode("latin1")
+        with pytest.raises(CheckpointError):
+            load_checkpoint(rewrite(small, tmp_path / "state.pth", {"data.pkl": pickled}), PROBE)
+        path = rewrite(small, tmp_path / "good.pth", {"data.pkl": good.encode("latin1")})
+        with TorchArchive(path) as archive:
+            (step,) = archive.read(archive.content["state_dict"].values())
+        assert step.shape == (17, 64)
+
+
 @pytest.mark.parametrize(
     ("position", "value"),
     [(2, "999"), (2, "../../etc/passwd"), (2, 1), (4, 17 * 64 + 1), (4, -1), (4, 2**63), (4, True), (4, "9")],
@@ -705,6 +808,9 @@ def test_other_files(tmp_path: Path, probe_weights: Weights, released: Path) -> 
         b"\x97.",
         b")" * 3 + b"\x85" * 100_000 + b".",  # a deeply nested tuple
         b"}" + b")" + b"\x85" * 100_000 + b"K\x01s.",  # for a key
+        b"}" + b")" + b"\x85" * 1_000_000 + b"K\x01s.",  # whose hash would exhaust the stack
+        b"]r\xff\xff\xff\x7f.",  # a number of an object that would take 34 GB
+        b"]p2000000000\n.",
         b"(" + b"]" * 10 + b"a" * 20 + b".",
         b"L" + b"9" * 100_000 + b"L\n.",
     ],
