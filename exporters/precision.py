@@ -18,9 +18,10 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from inter2former_deploy.core.contract import BLANK_INPUTS, DOMAIN, operator_name
+from inter2former_deploy.core.contract import BLANK_INPUTS, DOMAIN
 from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.exporters.bodies import add_bodies
+from inter2former_deploy.operators.registry import operator_name
 
 MIN_WEIGHTS = 1 << 12  # of a layer that is rewritten
 KEPT_LAYERS = 1  # the first ones, in float32

@@ -11,31 +11,11 @@ from onnx.defs import OpSchema
 from onnxscript import opset18 as op
 from onnxscript import values
 
-from inter2former_deploy.core.contract import CHOICES, DOMAIN, DOMAIN_VERSION, operator_name
-from inter2former_deploy.operators import edge_formulas as _edges  # noqa: F401 - these define torch.ops.inter2former
-from inter2former_deploy.operators import formulas as _others  # noqa: F401
-from inter2former_deploy.operators import scan as _scan  # noqa: F401
+from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION
+from inter2former_deploy.operators.registry import OPERATORS, Operator, operator_name
 
 Translation = Callable[..., Any]
 
-_OPERATORS = (
-    "edge_tokens",
-    "prompt_embedding",
-    "hybrid_attention",
-    "full_attention",
-    "hybrid_experts",
-    "norm_linear",
-    "linear_add",
-    "token_box",
-    "local_upsample",
-    "canny_maps",
-    "edge_stem",
-    "edge_block",
-    "edge_downsample",
-    "edge_projection",
-    "window_attention",
-    "cycle_scan",
-)
 _TENSOR_TYPES = ("tensor(float)", "tensor(uint8)", "tensor(int64)")
 _TENSORS = ("Tensor", "Optional[Tensor]")
 _ATTRIBUTES: dict[str, tuple[Callable[[Any], Any], OpSchema.AttrType]] = {
@@ -50,22 +30,22 @@ _ATTRIBUTES: dict[str, tuple[Callable[[Any], Any], OpSchema.AttrType]] = {
 def translation_table() -> dict[Translation, Translation]:
     """The `custom_translation_table` of torch.onnx.export."""
     return {
-        **dict(_bare_node(name) for name in _OPERATORS),
+        **dict(_bare_node(operator) for operator in OPERATORS.values()),
         torch.ops.aten.group_norm.default: _group_norm,
     }
 
 
-def _bare_node(name: str) -> tuple[Translation, Translation]:
+def _bare_node(described: Operator) -> tuple[Translation, Translation]:
     """A custom operator, and what makes it a node of our domain.
 
-    Tensors are inputs, all else is an attribute, but for what the operator's name says (`contract.CHOICES`).
+    Tensors are inputs, all else is an attribute, but for what the operator's name says (`Operator.choice`).
     """
-    operator = getattr(getattr(torch.ops, DOMAIN), name).default
+    described.load()  # defines the PyTorch operator
+    operator = getattr(getattr(torch.ops, DOMAIN), described.formula).default
     arguments = {argument.name: str(argument.type) for argument in operator._schema.arguments}
     tensors = [argument for argument, kind in arguments.items() if kind in _TENSORS]
     attributes = {argument: _ATTRIBUTES[kind] for argument, kind in arguments.items() if kind not in _TENSORS}
-    formula = "".join(word.capitalize() for word in name.split("_"))
-    chosen, _ = CHOICES.get(formula, ("", {}))
+    chosen, _ = described.choice or ("", {})
 
     def node(operator_type: str, inputs: Sequence[str]) -> values.Op:
         schema = OpSchema(
@@ -83,7 +63,7 @@ def _bare_node(name: str) -> tuple[Translation, Translation]:
         given: Mapping[str, Any] = dict(zip(arguments, args, strict=False)) | kwargs
         settings = {attribute: convert(given[attribute]) for attribute, (convert, _) in attributes.items()}
         inputs = [tensor for tensor in tensors if given.get(tensor) is not None]
-        operator_type = operator_name(formula, settings, known="known_qkv" in inputs)
+        operator_type = operator_name(described.name, settings, known="known_qkv" in inputs)
         return node(operator_type, inputs)(*(given[tensor] for tensor in inputs), **settings)
 
     # The exporter looks at names and types of the parameters.

@@ -112,15 +112,15 @@ def _operators() -> list[Finding]:
         return [Finding("operator library", False, str(error))]
     findings = []
     try:
-        outputs = {"tier": STRING, "versions": ELEMENT[np.dtype(np.int64)]}
-        tier, versions = _run(options, "OperatorInfo", {}, outputs, {})
+        outputs = {"tier": STRING, "versions": ELEMENT[np.dtype(np.int64)], "operators": STRING}
+        tier, versions, operators = _run(options, "OperatorInfo", {}, outputs, {})
         domain, interface = (int(number) for number in versions)
         fits = domain == DOMAIN_VERSION
         findings.append(
             Finding(
                 "operator library",
                 fits,
-                f"{path}, operator domain version {domain}, built for onnxruntime interface {interface}",
+                f"{path}, {len(operators)} operators of domain version {domain}, for onnxruntime interface {interface}",
                 "" if fits else f"this package needs domain version {DOMAIN_VERSION}: reinstall it",
             )
         )
@@ -145,12 +145,12 @@ def _reduced_precision(options: ort.SessionOptions) -> Finding:
     rng = np.random.default_rng(0)
     rows, width = LINEAR_LAYER
     x, weight, bias = (rng.standard_normal(shape, np.float32) for shape in ((rows, width), (width, width), (width,)))
-    narrow = np.clip(weight * 32, -127, 127).astype(np.int8)
+    quantized = np.clip(weight * 32, -127, 127).astype(np.int8)
     reduced = {"weight": weight, "bias": bias}
     layers: dict[str, tuple[str, dict[str, np.ndarray]]] = {
         "fp32": ("MatMul", {"x": x, "weight": weight}),
         "bf16": ("Bf16Linear", {"x": x, **reduced}),
-        "int8": ("Int8Linear", {"x": x, "weight": narrow, "scale": bias, "bias": bias}),
+        "int8": ("Int8Linear", {"x": x, "weight": quantized, "scale": bias, "bias": bias}),
     }
     sessions, times = {}, dict.fromkeys(layers, float("inf"))
     for precision, (operator, inputs) in layers.items():

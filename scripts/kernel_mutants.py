@@ -51,11 +51,11 @@ MUTANTS = [
     Mutant("canny_maps.cc", "45 * (y < 0 ?", "45 * (y <= 0 ?", "canny_maps"),
     Mutant("canny_maps.cc", "2.414213562373095f", "2.41421f", "canny_maps"),
     Mutant("canny_maps.cc", "if (outside(row)) return clear(magnitude);", "", "canny_maps"),
-    Mutant("edge_stem.cc", "norm < kLeast ? kLeast : norm", "norm", "edge_network"),
-    Mutant("edge_stem.cc", "kLeast = 1e-12", "kLeast = 1e-9", "edge_network"),
+    Mutant("edge_stem.cc", "norm < kMin ? kMin : norm", "norm", "edge_network"),
+    Mutant("edge_stem.cc", "kMin = 1e-12", "kMin = 1e-9", "edge_network"),
     Mutant("edge_downsample.cc", "dy == 0 ? bias[c]", "dy == 1 ? 2 * bias[c]", "edge_network"),
     Mutant("edge_downsample.cc", "y < 2 * row + 2; ++y", "y < 2 * row + 1; ++y", "edge_network"),
-    Mutant("edge_downsample.cc", "at_most(left + 3, x.columns)", "at_most(left + 3, x.columns + 1)", "edge_network"),
+    Mutant("edge_downsample.cc", "min(left + 3, x.columns)", "min(left + 3, x.columns + 1)", "edge_network"),
     Mutant("edge_block.cc", "inverse_deviation(epsilon)", "inverse_deviation(1e-5f)", "edge_network"),
     Mutant(
         "edge_projection.cc",
@@ -70,8 +70,8 @@ MUTANTS = [
     ),
     Mutant(
         "window_attention.cc",
-        "turns.rotate(slot + key, row, column, keys)",
-        "turns.rotate(slot + key, column, row, keys)",
+        "rotary.rotate(slot + key, row, column, keys)",
+        "rotary.rotate(slot + key, column, row, keys)",
         "window_attention",
     ),
     Mutant("window_attention.cc", "y + w.map->offset, x + w.map->offset, row", "y, x, row", "window_attention"),
@@ -109,7 +109,7 @@ MUTANTS = [
         "hybrid_attention.cc",
     ),
     Mutant("attention_tile.h", "tile.weight[j] *= factor;", "", "full_attention", "hybrid_attention.cc"),
-    Mutant("attention_update.h", "kMostLost = 0.125f", "kMostLost = 0.9999f", "full_attention", "hybrid_attention.cc"),
+    Mutant("attention_update.h", "kMaxLost = 0.125f", "kMaxLost = 0.9999f", "full_attention", "hybrid_attention.cc"),
     Mutant(
         "attention_update.h",
         "gather(known.qkv, token, found, -1);",
@@ -118,7 +118,7 @@ MUTANTS = [
         "hybrid_attention.cc",
     ),
     Mutant(
-        "attention_update.h", "kMostDivisor = 1024.0f", "kMostDivisor = 1e30f", "full_attention", "hybrid_attention.cc"
+        "attention_update.h", "kMaxDivisor = 1024.0f", "kMaxDivisor = 1e30f", "full_attention", "hybrid_attention.cc"
     ),
     Mutant("attention_update.h", "good[j] &= x - x == Vec{};", "", "full_attention", "hybrid_attention.cc"),
     Mutant("rotary.h", "kPositionScale = 0.5", "kPositionScale = 0.50001", "full_attention", "hybrid_attention.cc"),
@@ -156,15 +156,15 @@ MUTANTS = [
     Mutant("math.h", "0x1.5bb994p-10f", "0x1.5cb994p-10f", "hybrid_experts", "hybrid_experts.cc"),
     Mutant("moments.h", "mean += step * share;", "mean += step / 2;", "local_upsample", "local_upsample.cc"),
     Mutant("moments.h", "- n * rest * rest", "", "local_upsample", "local_upsample.cc"),
-    Mutant("narrow_linear.cc", "peak >= 0x1p-100f", "peak >= 0x1p-90f", "narrow_linear"),
-    Mutant("narrow_linear.cc", "(bits >> 16 & 1)", "1", "narrow_linear"),
+    Mutant("reduced_precision_linear.cc", "peak >= 0x1p-100f", "peak >= 0x1p-90f", "reduced_precision_linear"),
+    Mutant("reduced_precision_linear.cc", "(bits >> 16 & 1)", "1", "reduced_precision_linear"),
     Mutant(
-        "narrow_linear.cc",
+        "reduced_precision_linear.cc",
         'return finite ? peak / 127.0f : __builtin_nanf("");',
         "return peak / 127.0f;",
-        "narrow_linear",
+        "reduced_precision_linear",
     ),
-    Mutant("narrow_linear.cc", "kRunWords = 512 /", "kRunWords = 51200 /", "narrow_linear"),
+    Mutant("reduced_precision_linear.cc", "kRunWords = 512 /", "kRunWords = 51200 /", "reduced_precision_linear"),
     Mutant(
         "upsample_stage.h",
         "return inside + load_partial(corner, count);",

@@ -78,7 +78,7 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("window attention", "float64"): Tolerance(
         rtol=1e-13, atol=0.0, reason="of the largest value: softmax and sums over at most 16 slots in double precision"
     ),
-    ("narrow linear", "float32"): Tolerance(
+    ("reduced precision linear", "float32"): Tolerance(
         rtol=1e-6,
         atol=0.0,
         reason="of the largest value: float32 sums of 40 products, and an epilogue of a few roundings",

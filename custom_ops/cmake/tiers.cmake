@@ -1,75 +1,52 @@
-# The tiers of the kernels: instruction sets that each kernel source is compiled for once.
+# The tiers of this build, from tiers.txt: instruction sets that kernel sources are compiled for once each.
 #
-# Sets TIERS, the tiers of this build in ascending order, and EMULATED_TIERS, and defines use_tier(target tier), which
-# gives a target the definitions and options of a tier. Of each tier, TIER_<tier>_BASE names the tier whose kernels it shares,
-# but for those of narrow numbers. Writes tiers.h, from which ops/dispatch.cc learns the same.
+# Sets TIERS, the tiers of this build in ascending order, EMULATED_TIERS, and TIER_<tier>_BASE, the tier whose kernels a
+# tier shares but for those of reduced precision. Defines use_tier(target tier), which gives a target the definitions and
+# options of a tier. Writes tiers.h, from which ops/dispatch.h learns the same.
 
 option(I2F_EMULATE "Tests only: compile tiers that this machine lacks for the best that it has, so that their code runs here" OFF)
 
 include(CheckCXXSourceCompiles)
+include(CheckCXXSourceRuns)
 
-# Features are named as /proc/cpuinfo does. ops/dispatch.cc asks the machine for the same.
-function(describe_tier name vector_bytes vector_registers)
-  cmake_parse_arguments(PARSE_ARGV 3 tier "" BASE "FLAGS;FEATURES;DOTS")
-  set(TIER_${name}_VECTOR I2F_VECTOR_BYTES=${vector_bytes} I2F_VECTOR_REGISTERS=${vector_registers} PARENT_SCOPE)
-  set(TIER_${name}_BASE "${tier_BASE}" PARENT_SCOPE)
-  set(TIER_${name}_FLAGS ${tier_FLAGS} PARENT_SCOPE)
-  set(TIER_${name}_FEATURES ${tier_FEATURES} PARENT_SCOPE)
-  set(TIER_${name}_DOTS ${tier_DOTS} PARENT_SCOPE)  # instructions that kernels/dot.h names: what tests/instructions.h models
-endfunction()
-
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND CMAKE_SIZEOF_VOID_P EQUAL 8)
-  set(AVX2_FLAGS -mavx2 -mfma -mbmi -mbmi2)
-  set(AVX2_FEATURES avx2 fma bmi1 bmi2)
-  set(AVX512_FLAGS
-    ${AVX2_FLAGS} -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mprefer-vector-width=512)
-  set(AVX512_FEATURES ${AVX2_FEATURES} avx512f avx512bw avx512cd avx512dq avx512vl)
-  describe_tier(portable 16 16)
-  describe_tier(avx2 32 16 FLAGS ${AVX2_FLAGS} FEATURES ${AVX2_FEATURES})
-  describe_tier(avx512 64 32 FLAGS ${AVX512_FLAGS} FEATURES ${AVX512_FEATURES})
-  describe_tier(avx512vnni 64 32 BASE avx512
-    FLAGS ${AVX512_FLAGS} -mavx512vnni FEATURES ${AVX512_FEATURES} avx512_vnni DOTS I2F_BYTE_DOTS)
-  describe_tier(avx512bf16 64 32 BASE avx512
-    FLAGS ${AVX512_FLAGS} -mavx512vnni -mavx512bf16 FEATURES ${AVX512_FEATURES} avx512_vnni avx512_bf16
-    DOTS I2F_BYTE_DOTS I2F_BFLOAT16_DOTS)
-  set(_all_tiers portable avx2 avx512 avx512vnni avx512bf16)
-else()
-  describe_tier(portable 16 32)
-  set(_all_tiers portable)
+set(TIERS_TABLE "${CMAKE_CURRENT_SOURCE_DIR}/tiers.txt")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${TIERS_TABLE}")
+file(STRINGS "${TIERS_TABLE}" _rows REGEX "^[a-z]")
+if(NOT (CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" AND CMAKE_SIZEOF_VOID_P EQUAL 8))
+  set(_rows "portable 16 32 -")  # there are more registers elsewhere
 endif()
 
-# What this machine has, read without asking our own code. Only test builds look.
-function(machine_has result)
-  file(STRINGS /proc/cpuinfo _lines REGEX "^flags[ \t]*:" LIMIT_COUNT 1)
-  string(REGEX REPLACE "[ \t]+" ";" _flags "${_lines}")
-  set(${result} TRUE PARENT_SCOPE)
-  foreach(feature IN LISTS ARGN)
-    if(NOT feature IN_LIST _flags)
-      set(${result} FALSE PARENT_SCOPE)
-    endif()
-  endforeach()
-endfunction()
-
-# Each tier asks for more than the one before: the first that the compiler, or in test builds the machine, lacks ends the list.
 set(TIERS "")
 set(EMULATED_TIERS "")
-set(_best_here portable)
+set(_best_here "")  # the last tier that this build does not emulate
+set(_features "")
 set(_entries "")
-foreach(tier IN LISTS _all_tiers)
-  set(_has TRUE)
+foreach(_row IN LISTS _rows)
+  string(REGEX REPLACE " +" ";" _row "${_row}")
+  list(POP_FRONT _row tier _bytes _registers _base)
+  list(APPEND _features ${_row})
+  list(TRANSFORM _features PREPEND -m OUTPUT_VARIABLE _flags)
+  list(TRANSFORM _features REPLACE "(.+)" "__builtin_cpu_supports(\"\\1\")" OUTPUT_VARIABLE _asked)
+  list(JOIN _asked " && " _supported)
+  if(_supported STREQUAL "")
+    set(_supported true)
+  endif()
+  if(_bytes EQUAL 64)
+    list(APPEND _flags -mprefer-vector-width=512)
+  endif()
+
+  # The first tier that the compiler, or in test builds the machine, lacks ends the list.
+  set(CMAKE_REQUIRED_FLAGS "${_flags}")
+  list(JOIN _flags " " CMAKE_REQUIRED_FLAGS)
+  set(_emulated FALSE)
   if(I2F_EMULATE)
-    machine_has(_has ${TIER_${tier}_FEATURES})
+    check_cxx_source_runs("int main() { return !(${_supported}); }" I2F_MACHINE_HAS_${tier})
+    if(NOT I2F_MACHINE_HAS_${tier})
+      set(_emulated TRUE)
+    endif()
   endif()
-  if(NOT _has)
-    list(APPEND EMULATED_TIERS ${tier})
-    string(APPEND _entries " X(${tier}, always)")
-    list(APPEND TIERS ${tier})
-    continue()
-  endif()
-  if(TIER_${tier}_FLAGS)
-    list(JOIN TIER_${tier}_FLAGS " " CMAKE_REQUIRED_FLAGS)
+  if(NOT _emulated AND _features)
     check_cxx_source_compiles("#include <immintrin.h>\nint main() { return 0; }" I2F_COMPILES_${tier})
-    unset(CMAKE_REQUIRED_FLAGS)
     if(NOT I2F_COMPILES_${tier})
       message(WARNING
         "${CMAKE_CXX_COMPILER} (${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}) cannot compile the tier ${tier}: the library, "
@@ -77,12 +54,30 @@ foreach(tier IN LISTS _all_tiers)
         "GCC 10 or Clang 9, or newer, compiles all tiers.")
       break()
     endif()
-    string(APPEND _entries " X(${tier}, has_${tier})")
-  else()
-    string(APPEND _entries " X(${tier}, always)")
   endif()
-  set(_best_here ${tier})
+  unset(CMAKE_REQUIRED_FLAGS)
+
   list(APPEND TIERS ${tier})
+  set(TIER_${tier}_DEFINITIONS I2F_TIER=${tier} I2F_VECTOR_BYTES=${_bytes} I2F_VECTOR_REGISTERS=${_registers})
+  if(_emulated)
+    list(APPEND EMULATED_TIERS ${tier})
+    set(_supported true)
+    set(TIER_${tier}_FLAGS ${TIER_${_best_here}_FLAGS})
+    list(APPEND TIER_${tier}_DEFINITIONS I2F_EMULATED)
+    foreach(_feature IN LISTS _features)
+      list(APPEND TIER_${tier}_DEFINITIONS I2F_EMULATED_${_feature})
+    endforeach()
+  else()
+    set(TIER_${tier}_FLAGS ${_flags})
+    set(_best_here ${tier})
+  endif()
+  if(_base STREQUAL "-")
+    set(TIER_${tier}_BASE "")
+    string(APPEND _entries " \\\n  X(${tier}, ${tier}, (${_supported}), __VA_ARGS__)")
+  else()
+    set(TIER_${tier}_BASE ${_base})
+    string(APPEND _entries " \\\n  X(${tier}, ${_base}, (${_supported}), __VA_ARGS__)")
+  endif()
 endforeach()
 message(STATUS "tiers: ${TIERS}")
 if(EMULATED_TIERS)
@@ -90,16 +85,12 @@ if(EMULATED_TIERS)
 endif()
 set(TIERS_HEADER_FOLDER "${CMAKE_CURRENT_BINARY_DIR}/generated")
 file(CONFIGURE OUTPUT "${TIERS_HEADER_FOLDER}/tiers.h" CONTENT
-"// Written by CMake. The tiers of this build in ascending order, each with what tells whether it runs.
-#define I2F_TIERS(X)@_entries@
+"// Written by CMake. X(tier, tier of all kernels but those of reduced precision, whether it runs on this machine, ...)
+// for each tier of this build, in ascending order.
+#define I2F_TIERS(X, ...)@_entries@
 " @ONLY)
 
 function(use_tier target tier)
-  target_compile_definitions(${target} PRIVATE I2F_TIER=${tier} ${TIER_${tier}_VECTOR})
-  if(tier IN_LIST EMULATED_TIERS)
-    target_compile_definitions(${target} PRIVATE I2F_EMULATED ${TIER_${tier}_DOTS})
-    target_compile_options(${target} PRIVATE ${TIER_${_best_here}_FLAGS})
-  else()
-    target_compile_options(${target} PRIVATE ${TIER_${tier}_FLAGS})
-  endif()
+  target_compile_definitions(${target} PRIVATE ${TIER_${tier}_DEFINITIONS})
+  target_compile_options(${target} PRIVATE ${TIER_${tier}_FLAGS})
 endfunction()

@@ -77,29 +77,32 @@ class Decoder {
   struct Draw {
     const char* op;
     void (Decoder::*inputs)();
+    bool reduced_precision = false;
   };
   static std::vector<Draw> draws_of(Operators which) {
-    if (which == Operators::kNarrow) {
-      return {{"Int8Linear", &Decoder::int8_linear}, {"Bf16Linear", &Decoder::bf16_linear}};
+    std::vector<Draw> draws = {{"EdgeTokens", &Decoder::edge_tokens},
+                               {"TokenBox", &Decoder::token_box},
+                               {"PromptEmbedding", &Decoder::prompt_embedding},
+                               {"HybridAttention", &Decoder::hybrid_attention},
+                               {"HybridExperts", &Decoder::hybrid_experts},
+                               {"LocalUpsample", &Decoder::local_upsample},
+                               {"CannyMaps", &Decoder::canny_maps},
+                               {"EdgeStem", &Decoder::edge_stem},
+                               {"EdgeBlock", &Decoder::edge_block},
+                               {"EdgeDownsample", &Decoder::edge_downsample},
+                               {"EdgeProjection", &Decoder::edge_projection},
+                               {"NormLinear", &Decoder::norm_linear},
+                               {"LinearAdd", &Decoder::linear_add},
+                               {"WindowAttention", &Decoder::window_attention},
+                               {"CycleScan", &Decoder::cycle_scan},
+                               {"Int8Linear", &Decoder::int8_linear, true},
+                               {"Bf16Linear", &Decoder::bf16_linear, true},
+                               {"FullAttention", &Decoder::full_attention}};
+    if (which == Operators::kReducedPrecision) {
+      const auto others = [](const Draw& draw) { return !draw.reduced_precision; };
+      draws.erase(std::remove_if(draws.begin(), draws.end(), others), draws.end());
     }
-    return {{"EdgeTokens", &Decoder::edge_tokens},
-            {"TokenBox", &Decoder::token_box},
-            {"PromptEmbedding", &Decoder::prompt_embedding},
-            {"HybridAttention", &Decoder::hybrid_attention},
-            {"HybridExperts", &Decoder::hybrid_experts},
-            {"LocalUpsample", &Decoder::local_upsample},
-            {"CannyMaps", &Decoder::canny_maps},
-            {"EdgeStem", &Decoder::edge_stem},
-            {"EdgeBlock", &Decoder::edge_block},
-            {"EdgeDownsample", &Decoder::edge_downsample},
-            {"EdgeProjection", &Decoder::edge_projection},
-            {"NormLinear", &Decoder::norm_linear},
-            {"LinearAdd", &Decoder::linear_add},
-            {"WindowAttention", &Decoder::window_attention},
-            {"CycleScan", &Decoder::cycle_scan},
-            {"Int8Linear", &Decoder::int8_linear},
-            {"Bf16Linear", &Decoder::bf16_linear},
-            {"FullAttention", &Decoder::full_attention}};
+    return draws;
   }
 
  private:

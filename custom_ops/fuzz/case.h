@@ -39,7 +39,7 @@ struct Case {
 };
 
 // Which operators to draw from.
-enum class Operators { kAll, kNarrow };  // kNarrow: those of I2F_NARROW_KERNELS
+enum class Operators { kAll, kReducedPrecision };
 std::vector<std::string> names(Operators which);
 
 // Any bytes make a case, most of them a valid one or nearly so: sizes, attributes and values are

@@ -5,7 +5,7 @@
 //
 // INTER2FORMER_TIER names the kernels; of a tier that shares most of them with another, only the
 // operators that it has kernels of its own for are run. --seeds=DIR writes a first corpus, prints
-// "all" or "narrow" for the operators of the tier, and ends the program. At the end it says how
+// "all" or "reduced" for the operators of the tier, and ends the program. At the end it says how
 // many valid calls each operator had; scripts/fuzz runs it all.
 
 #include <cstdio>
@@ -19,7 +19,7 @@
 
 #include "fuzz/case.h"
 #include "fuzz/sessions.h"
-#include "ops/dispatch.h"
+#include "ops/operator.h"
 
 namespace i2f::fuzz {
 namespace {
@@ -52,10 +52,22 @@ void expect_same(const Result& result, const Result& first, const std::string& w
   expect(result.dims == first.dims && result.data == first.data, "the result differs with " + with);
 }
 
-// Tiers for narrow numbers share all other kernels with the tier that they build upon.
+// A tier with a base shares all kernels with it but those of reduced precision.
 Operators operators_of_tier() {
-  const std::string tier = kernels().tier;
-  return tier == "avx512vnni" || tier == "avx512bf16" ? Operators::kNarrow : Operators::kAll;
+#define I2F_HAS_A_BASE(tier, base, ...) std::strcmp(#tier, #base) != 0,
+  const bool has_a_base[] = {I2F_TIERS(I2F_HAS_A_BASE)};
+#undef I2F_HAS_A_BASE
+  return has_a_base[chosen_tier()] ? Operators::kReducedPrecision : Operators::kAll;
+}
+
+// The operators that need a valid call: all that the library holds, so that none is forgotten here.
+std::vector<std::string> must_run(Operators which) {
+  if (which == Operators::kReducedPrecision) return names(which);
+  std::vector<std::string> all;
+  for (const OperatorSpec& spec : Registration::all()) {
+    if (std::strcmp(spec.name, "OperatorInfo") != 0) all.emplace_back(spec.name);
+  }
+  return all;
 }
 
 std::map<std::string, int>& valid_calls() {
@@ -96,11 +108,11 @@ extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
     for (int i = 1; i < *argc; ++i) {
       if (std::strncmp((*argv)[i], kFlag, std::strlen(kFlag)) != 0) continue;
       write_seeds((*argv)[i] + std::strlen(kFlag), operators);
-      std::puts(operators == Operators::kNarrow ? "narrow" : "all");
+      std::puts(operators == Operators::kAll ? "all" : "reduced");
       std::exit(0);  // before onnxruntime has threads that would outlive what they read
     }
     start();
-    for (const std::string& op : names(operators)) valid_calls()[op] = 0;
+    for (const std::string& op : must_run(operators)) valid_calls()[op] = 0;
     on_exit(print_calls_and_end, nullptr);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

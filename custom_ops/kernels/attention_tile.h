@@ -213,7 +213,7 @@ void gather_columns(const float* const* rows, int64_t width, double scale, float
   const float high = static_cast<float>(scale), low = static_cast<float>(scale - high);
   for (int j = 0; j < V; ++j) {
     for (int64_t c = 0; c < width; c += kLanes) {
-      const int n = static_cast<int>(at_most(kLanes, width - c));
+      const int n = static_cast<int>(min(kLanes, width - c));
       Vec square[kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {
@@ -236,7 +236,7 @@ void scatter_rows(const float* columns, int64_t width, const Vec (&factor)[V], f
                   int count) {
   for (int j = 0; j < V; ++j) {
     for (int64_t c = 0; c < width; c += kLanes) {
-      const int n = static_cast<int>(at_most(kLanes, width - c));
+      const int n = static_cast<int>(min(kLanes, width - c));
       Vec square[kLanes];
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {

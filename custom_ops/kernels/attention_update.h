@@ -19,11 +19,11 @@
 namespace i2f::I2F_TIER {
 
 constexpr int64_t kManyQueries = 256;    // from so many on, a search for changed tokens is worth it
-constexpr int64_t kMostChanged = 256;    // tokens; sums of more would have to be of blocks
+constexpr int64_t kMaxChanged = 256;     // tokens; sums of more would have to be of blocks
 constexpr int64_t kKeysPerChanged = 16;  // at least: beyond, there is little to gain
 constexpr int64_t kCompareTokens = 256;  // tokens of a task that looks for changes
-constexpr float kMostLost = 0.125f;      // old weights over the divisor
-constexpr float kMostDivisor = 1024.0f;
+constexpr float kMaxLost = 0.125f;       // old weights over the divisor
+constexpr float kMaxDivisor = 1024.0f;
 
 // Some of the tokens.
 struct TokenList {
@@ -38,7 +38,7 @@ struct AttentionUpdate {
 
   const Shape& shape;
   const KnownAttention& known;
-  Turns turns;
+  RotaryTable rotary;
   const float* qkv;
   TokenList queries;
   float* out;
@@ -53,7 +53,7 @@ struct AttentionUpdate {
   // Compares the rows of a task; adds to `total` what it finds, and stops when that is too much.
   void compare(int64_t task, int64_t most, int64_t* total) const {
     const size_t bytes = static_cast<size_t>(3 * width) * sizeof(float);
-    const int64_t end = at_most(shape.tokens, (task + 1) * kCompareTokens);
+    const int64_t end = min(shape.tokens, (task + 1) * kCompareTokens);
     for (int64_t token = task * kCompareTokens; token < end; ++token) {
       const int64_t at = 3 * width * token;
       differs[token] = __builtin_memcmp(qkv + at, known.qkv + at, bytes) != 0;
@@ -73,8 +73,8 @@ struct AttentionUpdate {
     const float* key = rows + 3 * width * token + width;
     for (int64_t head = 0; head < shape.heads; ++head, key += shape.head_width) {
       const int64_t row = head * 2 * changed + place;
-      turns.rotate(key, token / shape.grid_width, token % shape.grid_width,
-                   keys + row * shape.head_width);
+      rotary.rotate(key, token / shape.grid_width, token % shape.grid_width,
+                    keys + row * shape.head_width);
       float* value = values + row * value_width;
       for (int64_t c = 0; c < shape.head_width; ++c) value[c] = sign * key[width + c];
       value[shape.head_width] = sign;
@@ -84,9 +84,9 @@ struct AttentionUpdate {
   void update_tile(int64_t index) const {
     const int64_t first = index * kTileQueries;
     TileMemory memory;
-    memory.count = static_cast<int>(at_most(kTileQueries, queries.count - first));
+    memory.count = static_cast<int>(min(kTileQueries, queries.count - first));
     for (int i = 0; i < kTileQueries; ++i) {
-      memory.tokens[i] = queries[first + at_most(i, memory.count - 1)];
+      memory.tokens[i] = queries[first + min(i, memory.count - 1)];
     }
     for (int i = 0; i < memory.count; ++i) again[first + i] = differs[memory.tokens[i]];
     with_vectors(memory.count, [&](auto vectors) {
@@ -105,8 +105,8 @@ struct AttentionUpdate {
     for (int i = 0; i < tile.kStride; ++i) {  // rotated where the block would be
       const int64_t token = memory.tokens[i];
       float* row = tile.block + i * depth;
-      turns.rotate(qkv + 3 * width * token + at, token / shape.grid_width, token % shape.grid_width,
-                   row);
+      rotary.rotate(qkv + 3 * width * token + at, token / shape.grid_width,
+                    token % shape.grid_width, row);
       rows[i] = row;
       logsums[i] = known.logsum[token * shape.heads + head];
     }
@@ -132,7 +132,7 @@ struct AttentionUpdate {
     for (int j = 0; j < V; ++j) {
       const Vec divisor = load(divisors + j * kLanes);
       factor[j] = broadcast(1.0f) / divisor;
-      good[j] = (lost[j] <= divisor * kMostLost) & (divisor <= broadcast(kMostDivisor));
+      good[j] = (lost[j] <= divisor * kMaxLost) & (divisor <= broadcast(kMaxDivisor));
       for (int64_t c = 0; c < depth; ++c) {
         const Vec x = load(tile.sums + c * tile.kStride + j * kLanes) * factor[j];
         good[j] &= x - x == Vec{};  // finite
@@ -173,12 +173,12 @@ struct AttentionUpdate {
 // Writes the rows of `out` that follow from known ones, if few tokens differ and `queries` are
 // many. Returns those of `queries` that are left, whose rows of `out` may hold anything.
 static inline TokenList update_attention(const HybridAttentionShape& shape,
-                                         const KnownAttention& known, Turns turns, const float* qkv,
-                                         TokenList queries, float* out, const Memory& memory,
-                                         const Parallel& parallel) {
-  const int64_t most = at_most(kMostChanged, shape.tokens / kKeysPerChanged);
+                                         const KnownAttention& known, RotaryTable rotary,
+                                         const float* qkv, TokenList queries, float* out,
+                                         const Memory& memory, const Parallel& parallel) {
+  const int64_t most = min(kMaxChanged, shape.tokens / kKeysPerChanged);
   if (known.qkv == nullptr || queries.count < kManyQueries) return queries;
-  AttentionUpdate update{shape, known, turns, qkv, queries, out};
+  AttentionUpdate update{shape, known, rotary, qkv, queries, out};
   update.differs = take<uint8_t>(memory, shape.tokens);
   parallel_for(
       parallel, static_cast<size_t>(ceil_div(shape.tokens, kCompareTokens)),

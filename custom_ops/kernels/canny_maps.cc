@@ -7,7 +7,7 @@
 
 #include "kernels/canny_maps.h"
 
-#include "kernels/desks.h"
+#include "kernels/blocks.h"
 #include "kernels/gemm.h"
 
 namespace i2f::I2F_TIER {
@@ -83,12 +83,12 @@ struct Bands {
   float* maps;
 
   int64_t stride() const { return ceil_div(columns, 16) * 16 + 2 * kFrame; }
-  int64_t desk_floats() const {
+  int64_t scratch_floats() const {
     return stride() * (kPlanes * (1 + kBlurRing + kRing) + 2 + 2 * kRing);
   }
 
-  // Where rows lie on a desk; all are framed by zeros.
-  struct Desk {
+  // Where rows lie on a scratch; all are framed by zeros.
+  struct Scratch {
     float* picture(int plane) const { return base + plane * stride; }
     float* smeared(int64_t row, int plane) const {  // blurred along the rows
       return base + (kPlanes + (row + kBlurRing) % kBlurRing * kPlanes + plane) * stride;
@@ -110,14 +110,14 @@ struct Bands {
   };
 
   void run(int64_t block, float* memory) const {
-    const int64_t begin = block * kBand, end = at_most(rows, begin + kBand);
-    for (int64_t i = 0; i < desk_floats(); ++i) memory[i] = 0;
-    const Desk desk{memory + kFrame, stride()};
+    const int64_t begin = block * kBand, end = min(rows, begin + kBand);
+    for (int64_t i = 0; i < scratch_floats(); ++i) memory[i] = 0;
+    const Scratch scratch{memory + kFrame, stride()};
     for (int64_t r = begin - 4; r < end + 4; ++r) {  // each step waits for the rows that it needs
-      smear(r, desk);
-      if (r >= begin) blur_down(r - 2, desk);
-      if (r >= begin + 2) differentiate(r - 3, desk);
-      if (r >= begin + 4) thin(r - 4, desk);
+      smear(r, scratch);
+      if (r >= begin) blur_down(r - 2, scratch);
+      if (r >= begin + 2) differentiate(r - 3, scratch);
+      if (r >= begin + 4) thin(r - 4, scratch);
     }
   }
 
@@ -127,15 +127,15 @@ struct Bands {
   }
 
   // A row of the picture in [0, 1], as the network sees it, blurred along the row.
-  void smear(int64_t row, const Desk& desk) const {
+  void smear(int64_t row, const Scratch& scratch) const {
     const Blur blur(blur_row);
     for (int plane = 0; plane < kPlanes; ++plane) {
-      float* __restrict to = desk.smeared(row, plane);
+      float* __restrict to = scratch.smeared(row, plane);
       if (outside(row)) {
         clear(to);
         continue;
       }
-      float* __restrict picture = desk.picture(plane);
+      float* __restrict picture = scratch.picture(plane);
       const float* from = image + row * columns * kPlanes + (kPlanes - 1 - plane);
       const float m = mean[plane], s = std[plane];
       for (int64_t i = 0; i < columns; ++i) {
@@ -158,35 +158,35 @@ struct Bands {
     float w[5];
   };
 
-  void blur_down(int64_t row, const Desk& desk) const {
+  void blur_down(int64_t row, const Scratch& scratch) const {
     const Blur blur(blur_column);
     for (int plane = 0; plane < kPlanes; ++plane) {
-      float* __restrict to = desk.blurred(row, plane);
+      float* __restrict to = scratch.blurred(row, plane);
       if (outside(row)) {
         clear(to);
         continue;
       }
       const float* from[5];
-      for (int k = 0; k < 5; ++k) from[k] = desk.smeared(row + k - 2, plane);
+      for (int k = 0; k < 5; ++k) from[k] = scratch.smeared(row + k - 2, plane);
       for (int64_t i = 0; i < columns; ++i) {
         to[i] = blur(from[0][i], from[1][i], from[2][i], from[3][i], from[4][i]);
       }
     }
   }
 
-  void differentiate(int64_t row, const Desk& desk) const {
-    float* __restrict magnitude = desk.magnitude(row);
-    float* __restrict direction = desk.direction(row);
+  void differentiate(int64_t row, const Scratch& scratch) const {
+    float* __restrict magnitude = scratch.magnitude(row);
+    float* __restrict direction = scratch.direction(row);
     if (outside(row)) return clear(magnitude);
-    float* __restrict sum_x = desk.sum(0);
-    float* __restrict sum_y = desk.sum(1);
+    float* __restrict sum_x = scratch.sum(0);
+    float* __restrict sum_y = scratch.sum(1);
     clear(magnitude);
     clear(sum_x);
     clear(sum_y);
     for (int plane = 0; plane < kPlanes; ++plane) {
-      const float* a = desk.blurred(row - 1, plane);
-      const float* b = desk.blurred(row, plane);
-      const float* c = desk.blurred(row + 1, plane);
+      const float* a = scratch.blurred(row - 1, plane);
+      const float* b = scratch.blurred(row, plane);
+      const float* c = scratch.blurred(row + 1, plane);
       add_gradient(a, b, c, columns, magnitude, sum_x, sum_y);
     }
     for (int64_t i = 0; i < columns; ++i) {
@@ -200,11 +200,11 @@ struct Bands {
   }
 
   // Non-maximum suppression and thresholds: the five maps.
-  void thin(int64_t row, const Desk& desk) const {
-    const float* above = desk.magnitude(row - 1);
-    const float* here = desk.magnitude(row);
-    const float* below = desk.magnitude(row + 1);
-    const float* direction = desk.direction(row);
+  void thin(int64_t row, const Scratch& scratch) const {
+    const float* above = scratch.magnitude(row - 1);
+    const float* here = scratch.magnitude(row);
+    const float* below = scratch.magnitude(row + 1);
+    const float* direction = scratch.direction(row);
     float* to[5];
     for (int i = 0; i < 5; ++i) to[i] = maps + (i * rows + row) * columns;
     decide(above, here, below, direction, columns, to[0], to[1], to[2], to[3], to[4]);
@@ -217,8 +217,8 @@ void canny_maps(const float* image, int64_t rows, int64_t columns, const float* 
                 const float* std, const float* blur_row, const float* blur_column, float* maps,
                 const Memory& memory, const Parallel& parallel) {
   const Bands bands{image, rows, columns, mean, std, blur_row, blur_column, maps};
-  for_blocks(ceil_div(rows, kBand), bands.desk_floats(), memory, parallel,
-             [&](int64_t block, float* desk) { bands.run(block, desk); });
+  for_blocks(ceil_div(rows, kBand), bands.scratch_floats(), memory, parallel,
+             [&](int64_t block, float* scratch) { bands.run(block, scratch); });
 }
 
 }  // namespace i2f::I2F_TIER

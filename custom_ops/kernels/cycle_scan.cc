@@ -11,7 +11,7 @@
 
 #include "kernels/cycle_scan.h"
 
-#include "kernels/desks.h"
+#include "kernels/blocks.h"
 #include "kernels/gemm.h"
 #include "kernels/math.h"
 #include "kernels/shuffle.h"
@@ -27,13 +27,13 @@ constexpr float kMostNegative = -__FLT_MAX__;
 static_assert(kWidth % kLanes == 0, "a task is whole vectors");
 
 // Memory of a task: maps of kWidth channels a row, b and c side by side.
-struct Desk {
+struct Scratch {
   static int64_t padded(int64_t states) { return round_up(states, kStates); }
   static int64_t floats(int64_t states) {
     return kWidth * (2 * padded(states) + 3 * kTokens + 4) + 2 * padded(states) * kTokens;
   }
 
-  Desk(float* memory, int64_t states)
+  Scratch(float* memory, int64_t states)
       : rate(memory),
         state(rate + padded(states) * kWidth),
         step(state + padded(states) * kWidth),
@@ -59,9 +59,10 @@ struct Desk {
 
 // kStates states of a vector of channels through `count` tokens, from those at `state` on; adds
 // what they give to y.
-inline void advance(int64_t count, const Desk& desk, int64_t padded, int64_t n, int64_t lane) {
-  const float* rates = desk.rate + n * kWidth + lane;
-  float* states = desk.state + n * kWidth + lane;
+inline void advance(int64_t count, const Scratch& scratch, int64_t padded, int64_t n,
+                    int64_t lane) {
+  const float* rates = scratch.rate + n * kWidth + lane;
+  float* states = scratch.state + n * kWidth + lane;
   Vec rate[kStates], state[kStates];
 #pragma GCC unroll 8
   for (int i = 0; i < kStates; ++i) {
@@ -69,50 +70,51 @@ inline void advance(int64_t count, const Desk& desk, int64_t padded, int64_t n, 
     state[i] = load(states + i * kWidth);
   }
   for (int64_t t = 0; t < count; ++t) {
-    const Vec step = load(desk.step + t * kWidth + lane);
-    const Vec added = load(desk.added + t * kWidth + lane);
-    const float* b = desk.b_c + t * 2 * padded + n;
+    const Vec step = load(scratch.step + t * kWidth + lane);
+    const Vec added = load(scratch.added + t * kWidth + lane);
+    const float* b = scratch.b_c + t * 2 * padded + n;
     const float* c = b + padded;
-    Vec y = load(desk.y + t * kWidth + lane);
+    Vec y = load(scratch.y + t * kWidth + lane);
 #pragma GCC unroll 8
     for (int i = 0; i < kStates; ++i) {
       state[i] = exp2_nonpositive(step * rate[i]) * state[i] + added * broadcast(b[i]);
       y += state[i] * broadcast(c[i]);
     }
-    store(desk.y + t * kWidth + lane, y);
+    store(scratch.y + t * kWidth + lane, y);
   }
 #pragma GCC unroll 8
   for (int i = 0; i < kStates; ++i) store(states + i * kWidth, state[i]);
 }
 
-// What is left of kStates states of a vector of channels at `count` tokens, `desk.step` being the
-// time that has passed: adds what they give to y.
-inline void fade(int64_t count, const Desk& desk, int64_t padded, int64_t n, int64_t lane) {
+// What is left of kStates states of a vector of channels at `count` tokens, `scratch.step` being
+// the time that has passed: adds what they give to y.
+inline void fade(int64_t count, const Scratch& scratch, int64_t padded, int64_t n, int64_t lane) {
   Vec rate[kStates], state[kStates];
 #pragma GCC unroll 8
   for (int i = 0; i < kStates; ++i) {
-    rate[i] = load(desk.rate + (n + i) * kWidth + lane);
-    state[i] = load(desk.state + (n + i) * kWidth + lane);
+    rate[i] = load(scratch.rate + (n + i) * kWidth + lane);
+    state[i] = load(scratch.state + (n + i) * kWidth + lane);
   }
   for (int64_t t = 0; t < count; ++t) {
-    const Vec elapsed = load(desk.step + t * kWidth + lane);
-    const float* c = desk.b_c + t * 2 * padded + padded + n;
-    Vec y = load(desk.y + t * kWidth + lane);
+    const Vec elapsed = load(scratch.step + t * kWidth + lane);
+    const float* c = scratch.b_c + t * 2 * padded + padded + n;
+    Vec y = load(scratch.y + t * kWidth + lane);
 #pragma GCC unroll 8
     for (int i = 0; i < kStates; ++i) {
       y += exp2_nonpositive(elapsed * rate[i]) * state[i] * broadcast(c[i]);
     }
-    store(desk.y + t * kWidth + lane, y);
+    store(scratch.y + t * kWidth + lane, y);
   }
 }
 
-// Whether anything is left of kStates states after the time `desk.elapsed`. What is not finite is.
-inline bool is_left(const Desk& desk, int64_t n, int64_t lane) {
-  const Vec elapsed = load(desk.elapsed + lane);
+// Whether anything is left of kStates states after the time `scratch.elapsed`. What is not finite
+// is.
+inline bool is_left(const Scratch& scratch, int64_t n, int64_t lane) {
+  const Vec elapsed = load(scratch.elapsed + lane);
   VecInt left{};
   for (int i = 0; i < kStates; ++i) {
-    const Vec state = load(desk.state + (n + i) * kWidth + lane);
-    const Vec exponent = elapsed * load(desk.rate + (n + i) * kWidth + lane);
+    const Vec state = load(scratch.state + (n + i) * kWidth + lane);
+    const Vec exponent = elapsed * load(scratch.rate + (n + i) * kWidth + lane);
     left |= (state != 0.0f) & ~((exponent <= kFaded) & (state - state == 0.0f));
   }
   return any(left);
@@ -125,24 +127,24 @@ class Sequence {
            int64_t width, float* memory)
       : shape_(shape),
         weights_(weights),
-        padded_(Desk::padded(shape.states)),
+        padded_(Scratch::padded(shape.states)),
         channel_(channel),
         width_(width),
-        desk_(memory, shape.states) {
-    for (int64_t i = 0; i < Desk::floats(shape.states); ++i) memory[i] = 0.0f;
+        scratch_(memory, shape.states) {
+    for (int64_t i = 0; i < Scratch::floats(shape.states); ++i) memory[i] = 0.0f;
     for (int64_t j = 0; j < width; ++j) {
       const int64_t from = channel + j;
-      desk_.bias[j] = weights.bias[from];
-      desk_.skip[j] = weights.skip[from];
+      scratch_.bias[j] = weights.bias[from];
+      scratch_.skip[j] = weights.skip[from];
       for (int64_t r = 0; r < shape.passes; ++r) {
-        desk_.total[j] += weights.gamma[from * shape.passes + r];
+        scratch_.total[j] += weights.gamma[from * shape.passes + r];
       }
       for (int64_t n = 0; n < shape.states; ++n) {
         const double rate = weights.rate[from * shape.states + n] * kLog2E;
         // A NaN of its own, which exp2_nonpositive keeps.
-        desk_.rate[n * kWidth + j] = rate != rate           ? __builtin_nanf("")
-                                     : rate < kMostNegative ? kMostNegative
-                                                            : static_cast<float>(rate);
+        scratch_.rate[n * kWidth + j] = rate != rate           ? __builtin_nanf("")
+                                        : rate < kMostNegative ? kMostNegative
+                                                               : static_cast<float>(rate);
       }
     }
   }
@@ -152,18 +154,18 @@ class Sequence {
     u += channel_;
     out += channel_;
     for (int64_t t = 0; t < length; t += kTokens) {
-      const int64_t count = at_most(kTokens, length - t);
+      const int64_t count = min(kTokens, length - t);
       discretise(count, length - t, u + t * channels, projected + t * stride);
       take_b_c(count, projected + t * stride + channels);
       for (int64_t lane = 0; lane < width_; lane += kLanes) {
-        for (int64_t n = 0; n < padded_; n += kStates) advance(count, desk_, padded_, n, lane);
+        for (int64_t n = 0; n < padded_; n += kStates) advance(count, scratch_, padded_, n, lane);
       }
       put(count, out + t * channels);
     }
     if (shape_.passes == 1) return;
     join_passes();
     for (int64_t t = 0; t < length; t += kTokens) {
-      const int64_t count = at_most(kTokens, length - t);
+      const int64_t count = min(kTokens, length - t);
       if (!add_rest(count, projected + t * stride, out + t * channels)) break;
     }
   }
@@ -187,22 +189,22 @@ class Sequence {
       for (int64_t lane = 0; lane < width_; lane += kLanes) {
         const Vec input = load_some(from + lane, width_ - lane);
         Vec step = load_some(steps + lane, width_ - lane);
-        step = softplus(step + load(desk_.bias + lane));
-        store(desk_.step + t * kWidth + lane, step);
-        store(desk_.added + t * kWidth + lane, step * input);
-        store(desk_.y + t * kWidth + lane, input * load(desk_.skip + lane));
+        step = softplus(step + load(scratch_.bias + lane));
+        store(scratch_.step + t * kWidth + lane, step);
+        store(scratch_.added + t * kWidth + lane, step * input);
+        store(scratch_.y + t * kWidth + lane, input * load(scratch_.skip + lane));
         elapsed[lane / kLanes] += step;
       }
     }
     for (int64_t lane = 0; lane < width_; lane += kLanes) {
-      store(desk_.elapsed + lane, load(desk_.elapsed + lane) + elapsed[lane / kLanes]);
+      store(scratch_.elapsed + lane, load(scratch_.elapsed + lane) + elapsed[lane / kLanes]);
     }
   }
 
   void take_b_c(int64_t count, const float* from) const {
     const int64_t states = shape_.states;
     for (int64_t t = 0; t < count; ++t, from += shape_.channels + 2 * states) {
-      float* to = desk_.b_c + t * 2 * padded_;
+      float* to = scratch_.b_c + t * 2 * padded_;
       copy_floats(from, states, to);
       copy_floats(from + states, states, to + padded_);
     }
@@ -212,7 +214,7 @@ class Sequence {
   void put(int64_t count, float* out) const {
     for (int64_t t = 0; t < count; ++t) {
       for (int64_t lane = 0; lane < width_; lane += kLanes) {
-        const Vec y = load(desk_.total + lane) * load(desk_.y + t * kWidth + lane);
+        const Vec y = load(scratch_.total + lane) * load(scratch_.y + t * kWidth + lane);
         store_some(out + t * shape_.channels + lane, y, width_ - lane);
       }
     }
@@ -224,8 +226,8 @@ class Sequence {
     for (int64_t n = 0; n < shape_.states; ++n) {
       for (int64_t lane = 0; lane < width_; lane += kLanes) {
         const int64_t at = n * kWidth + lane;
-        const Vec gained = load(desk_.state + at);
-        const Vec kept = exp2_nonpositive(load(desk_.elapsed + lane) * load(desk_.rate + at));
+        const Vec gained = load(scratch_.state + at);
+        const Vec kept = exp2_nonpositive(load(scratch_.elapsed + lane) * load(scratch_.rate + at));
         Vec start{}, sum{};
         for (int64_t r = 1; r < passes; ++r) {
           start = kept * start + gained;
@@ -235,10 +237,10 @@ class Sequence {
           }
           sum += weight * start;
         }
-        store(desk_.state + at, sum);
+        store(scratch_.state + at, sum);
       }
     }
-    for (int64_t j = 0; j < kWidth; ++j) desk_.elapsed[j] = 0.0f;
+    for (int64_t j = 0; j < kWidth; ++j) scratch_.elapsed[j] = 0.0f;
   }
 
   // Adds to a block of outputs what is left of the states that the passes begin with; false if
@@ -246,27 +248,27 @@ class Sequence {
   bool add_rest(int64_t count, const float* projected, float* out) const {
     bool some = false;
     for (int64_t lane = 0; lane < width_ && !some; lane += kLanes) {
-      for (int64_t n = 0; n < padded_ && !some; n += kStates) some = is_left(desk_, n, lane);
+      for (int64_t n = 0; n < padded_ && !some; n += kStates) some = is_left(scratch_, n, lane);
     }
     if (!some) return false;
     const int64_t channels = shape_.channels, stride = channels + 2 * shape_.states;
     take_b_c(count, projected + channels);
     for (int64_t lane = 0; lane < width_; lane += kLanes) {
-      const Vec before = load(desk_.elapsed + lane);
+      const Vec before = load(scratch_.elapsed + lane);
       Vec elapsed{};
       for (int64_t t = 0; t < count; ++t) {
         const Vec delta = load_some(projected + t * stride + channel_ + lane, width_ - lane);
-        elapsed += softplus(delta + load(desk_.bias + lane));
-        store(desk_.step + t * kWidth + lane, before + elapsed);
+        elapsed += softplus(delta + load(scratch_.bias + lane));
+        store(scratch_.step + t * kWidth + lane, before + elapsed);
         const Vec y = load_some(out + t * channels + lane, width_ - lane);
-        store(desk_.y + t * kWidth + lane, y);
+        store(scratch_.y + t * kWidth + lane, y);
       }
       for (int64_t n = 0; n < padded_; n += kStates) {
-        if (is_left(desk_, n, lane)) fade(count, desk_, padded_, n, lane);
+        if (is_left(scratch_, n, lane)) fade(count, scratch_, padded_, n, lane);
       }
-      store(desk_.elapsed + lane, before + elapsed);
+      store(scratch_.elapsed + lane, before + elapsed);
       for (int64_t t = 0; t < count; ++t) {
-        const Vec y = load(desk_.y + t * kWidth + lane);
+        const Vec y = load(scratch_.y + t * kWidth + lane);
         store_some(out + t * channels + lane, y, width_ - lane);
       }
     }
@@ -285,7 +287,7 @@ class Sequence {
   const CycleScanShape& shape_;
   const CycleScanWeights& weights_;
   const int64_t padded_, channel_, width_;
-  const Desk desk_;
+  const Scratch scratch_;
 };
 
 }  // namespace
@@ -299,16 +301,17 @@ void cycle_scan(const CycleScanShape& shape, const float* u, const float* projec
   int64_t tokens = 0;  // of an image
   for (int64_t i = 0; i < shape.sequences; ++i) tokens += shape.lengths[i];
   const int64_t blocks = shape.images * shape.sequences * parts;
-  for_blocks(blocks, Desk::floats(shape.states), memory, parallel, [&](int64_t block, float* desk) {
-    const int64_t which = block / parts % shape.sequences;
-    int64_t first = block / parts / shape.sequences * tokens;
-    for (int64_t i = 0; i < which; ++i) first += shape.lengths[i];
-    const int64_t channel = block % parts * kWidth;
-    const int64_t width = at_most(kWidth, shape.channels - channel);
-    const Sequence sequence(shape, weights, channel, width, desk);
-    sequence.run(shape.lengths[which], u + first * shape.channels, projected + first * stride,
-                 out + first * shape.channels);
-  });
+  for_blocks(blocks, Scratch::floats(shape.states), memory, parallel,
+             [&](int64_t block, float* scratch) {
+               const int64_t which = block / parts % shape.sequences;
+               int64_t first = block / parts / shape.sequences * tokens;
+               for (int64_t i = 0; i < which; ++i) first += shape.lengths[i];
+               const int64_t channel = block % parts * kWidth;
+               const int64_t width = min(kWidth, shape.channels - channel);
+               const Sequence sequence(shape, weights, channel, width, scratch);
+               sequence.run(shape.lengths[which], u + first * shape.channels,
+                            projected + first * stride, out + first * shape.channels);
+             });
 }
 
 }  // namespace i2f::I2F_TIER

@@ -1,6 +1,6 @@
-// Dot products of narrow numbers: a lane of 32 bits holds kDepth consecutive factors. The one
-// header that names instructions, for what the compilers' vector extension cannot say; without
-// them the factors are as wide as the sums, and results are the same.
+// Dot products of int8 and bfloat16 numbers: a lane of 32 bits holds kDepth consecutive factors.
+// The one header that names instructions, for what the compilers' vector extension cannot say;
+// without them the factors are as wide as the sums, and results are the same.
 #pragma once
 
 #include "kernels/simd.h"

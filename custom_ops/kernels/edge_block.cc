@@ -15,7 +15,7 @@
 
 #include "kernels/edge_block.h"
 
-#include "kernels/desks.h"
+#include "kernels/blocks.h"
 #include "kernels/gemm.h"
 #include "kernels/math.h"
 #include "kernels/moments.h"
@@ -133,14 +133,14 @@ struct Winograd {
         tiles(ceil_div(x.rows, kTile) * tile_columns) {}
 
   int64_t blocks() const { return ceil_div(tiles, kBlock); }
-  int64_t desk_floats() const { return kPoints * (depth + kBlock * depth + kBlock * kWide); }
+  int64_t scratch_floats() const { return kPoints * (depth + kBlock * depth + kBlock * kWide); }
 
   // Makes block `block` of the result; its moments, if they are asked for.
-  void run(int64_t block, float* desk, Moments* moments) const {
-    const int64_t begin = block * kBlock, end = at_most(tiles, begin + kBlock);
-    float* inputs = desk + kPoints * depth;               // [kPoints][kBlock][depth]
+  void run(int64_t block, float* scratch, Moments* moments) const {
+    const int64_t begin = block * kBlock, end = min(tiles, begin + kBlock);
+    float* inputs = scratch + kPoints * depth;            // [kPoints][kBlock][depth]
     float* products = inputs + kPoints * kBlock * depth;  // [kPoints][kBlock][kWide]
-    gather(begin, end, desk, inputs);
+    gather(begin, end, scratch, inputs);
     if (moments != nullptr) *moments = {};
     for (int64_t p = 0; p < layout.panels; ++p) {
       multiply_all(end - begin, inputs, weights + p * kPoints * layout.panel, products);
@@ -204,7 +204,7 @@ struct Winograd {
       for (int64_t first = 0; first < count; first += kHeight) {
         const float* rows[kHeight];
         for (int64_t m = 0; m < kHeight; ++m) {  // behind the last tile, the last one again
-          rows[m] = inputs + (point * kBlock + at_most(first + m, count - 1)) * depth;
+          rows[m] = inputs + (point * kBlock + min(first + m, count - 1)) * depth;
         }
         Vec sums[kHeight][N];
         multiply<kHeight, N>(rows, panel, x.channels, sums);
@@ -280,7 +280,7 @@ struct Winograd {
     Moments moments(int64_t count) const {
       const auto n = static_cast<double>(pixels);
       Moments all{};
-      for (int i = 0; i < at_most(count, kLanes); ++i) {
+      for (int i = 0; i < min(count, kLanes); ++i) {
         const double rest = sum[i] / n;
         all.add({from[i] + rest, squares[i] - n * rest * rest, n});
       }
@@ -326,18 +326,18 @@ struct Narrow {
         stride(round_up(row_floats + 2 * kChannels, kLanes) + 2 * kLanes) {}
 
   int64_t blocks() const { return ceil_div(x.rows, kBand); }
-  int64_t desk_floats() const { return kHeld * stride; }
+  int64_t scratch_floats() const { return kHeld * stride; }
 
-  void run(int64_t block, float* desk, Moments* moments) const {
-    const int64_t begin = block * kBand, end = at_most(x.rows, begin + kBand);
+  void run(int64_t block, float* scratch, Moments* moments) const {
+    const int64_t begin = block * kBand, end = min(x.rows, begin + kBand);
     if (moments != nullptr) *moments = {};
     for (int64_t row = begin; row < end; row += kRows) {
       for (int64_t r = row == begin ? row - 1 : row + 1; r < row + kRows + 1; ++r) {
-        activate(r, held(desk, r));
+        activate(r, held(scratch, r));
       }
       const float* rows[kHeld];
-      for (int i = 0; i < kHeld; ++i) rows[i] = held(desk, row - 1 + i);
-      const int64_t count = at_most(kRows, end - row);
+      for (int i = 0; i < kHeld; ++i) rows[i] = held(scratch, row - 1 + i);
+      const int64_t count = min(kRows, end - row);
       convolve(rows, row, count);
       if (moments != nullptr) {
         moments->add(moments_of_chunks(y + row * row_floats, count * row_floats));
@@ -345,7 +345,9 @@ struct Narrow {
     }
   }
 
-  float* held(float* desk, int64_t row) const { return desk + (row + kHeld) % kHeld * stride; }
+  float* held(float* scratch, int64_t row) const {
+    return scratch + (row + kHeld) % kHeld * stride;
+  }
 
   // Row `row`, normalised and activated, behind a pixel of zeros and before more of them.
   void activate(int64_t row, float* to) const {
@@ -430,9 +432,10 @@ void run_half(const Convolution& convolution, Moments* moments, const Memory& me
               const Parallel& parallel) {
   const int64_t blocks = convolution.blocks();
   Moments* parts = moments == nullptr ? nullptr : take<Moments>(memory, blocks);
-  for_blocks(blocks, convolution.desk_floats(), memory, parallel, [&](int64_t b, float* desk) {
-    convolution.run(b, desk, parts == nullptr ? nullptr : parts + b);
-  });
+  for_blocks(blocks, convolution.scratch_floats(), memory, parallel,
+             [&](int64_t b, float* scratch) {
+               convolution.run(b, scratch, parts == nullptr ? nullptr : parts + b);
+             });
   if (moments != nullptr) *moments = sum_of(parts, blocks);
 }
 

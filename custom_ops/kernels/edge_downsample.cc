@@ -3,7 +3,7 @@
 
 #include "kernels/edge_downsample.h"
 
-#include "kernels/desks.h"
+#include "kernels/blocks.h"
 #include "kernels/gemm.h"
 
 namespace i2f::I2F_TIER {
@@ -30,7 +30,7 @@ struct Map {
 // What pixel (row, column) of the result sees, [3, 3, channels].
 void gather(const Map& x, int64_t row, int64_t column, float* to) {
   const int64_t left = 2 * column - 1;
-  const int64_t first = at_least(left, 0), last = at_most(left + 3, x.columns);
+  const int64_t first = max(left, 0), last = min(left + 3, x.columns);
   for (int64_t y = 2 * row - 1; y < 2 * row + 2; ++y, to += 3 * x.channels) {
     const bool inside = y >= 0 && y < x.rows;
     const int64_t begin = inside ? (first - left) * x.channels : 3 * x.channels;
@@ -53,10 +53,10 @@ void run(const Map& x, int64_t out, const Layout& layout, const float* packed, f
   const int64_t columns = (x.columns + 1) / 2, pixels = (x.rows + 1) / 2 * columns;
   for_blocks(
       ceil_div(pixels, kBlock), 3 * kBlock * layout.depth, memory, parallel,
-      [&](int64_t block, float* desk) {
-        const int64_t begin = block * kBlock, count = at_most(kBlock, pixels - begin);
+      [&](int64_t block, float* scratch) {
+        const int64_t begin = block * kBlock, count = min(kBlock, pixels - begin);
         for (int64_t i = 0; i < count; ++i) {
-          gather(x, (begin + i) / columns, (begin + i) % columns, desk + 3 * i * layout.depth);
+          gather(x, (begin + i) / columns, (begin + i) % columns, scratch + 3 * i * layout.depth);
         }
         for (int64_t p = 0; p < layout.panels; ++p) {
           const float* panel = packed + 3 * p * layout.panel;
@@ -66,7 +66,7 @@ void run(const Map& x, int64_t out, const Layout& layout, const float* packed, f
             for (int64_t dy = 0; dy < 3; ++dy) {
               const float* rows[kHeight];
               for (int64_t m = 0; m < kHeight; ++m) {  // behind the last pixel, the last one again
-                rows[m] = desk + (3 * at_most(first + m, count - 1) + dy) * layout.depth;
+                rows[m] = scratch + (3 * min(first + m, count - 1) + dy) * layout.depth;
               }
               Vec sums[kHeight][N];
               multiply<kHeight, N>(rows, panel + dy * layout.panel, layout.depth, sums);
@@ -76,7 +76,7 @@ void run(const Map& x, int64_t out, const Layout& layout, const float* packed, f
                 for (int n = 0; n < N; ++n) results[m][n] += sums[m][n];
               }
             }
-            for (int64_t m = 0; m < at_most(kHeight, count - first); ++m) {
+            for (int64_t m = 0; m < min(kHeight, count - first); ++m) {
               float* to = y + (begin + first + m) * out + channel;
               for (int n = 0; n < N; ++n) {
                 const int64_t left = out - channel - n * kLanes;

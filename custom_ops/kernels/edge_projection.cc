@@ -7,7 +7,7 @@
 
 #include "kernels/edge_projection.h"
 
-#include "kernels/desks.h"
+#include "kernels/blocks.h"
 #include "kernels/gemm.h"
 
 namespace i2f::I2F_TIER {
@@ -47,7 +47,7 @@ struct Projection {
   int64_t row_floats() const { return side * layout.width; }
 
   void run(int64_t block, float* ring) const {
-    const int64_t begin = block * kBand, end = at_most(side, begin + kBand);
+    const int64_t begin = block * kBand, end = min(side, begin + kBand);
     const auto held = [&](int64_t r) { return ring + (r + 3) % 3 * row_floats(); };
     for (int64_t r = begin - 1; r <= end; ++r) {
       if (r >= 0 && r < side) {
@@ -196,7 +196,7 @@ void edge_projection(const float* x, int64_t side, int64_t grid, int64_t in_chan
   const Layout layout(in_channels, out_channels);
   const Projection projection{x, side, grid, in_channels, out_channels, layout, packed, terms};
   for_blocks(ceil_div(side, kBand), 3 * projection.row_floats(), memory, parallel,
-             [&](int64_t block, float* desk) { projection.run(block, desk); });
+             [&](int64_t block, float* scratch) { projection.run(block, scratch); });
 }
 
 }  // namespace i2f::I2F_TIER

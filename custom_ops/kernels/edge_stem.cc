@@ -4,7 +4,7 @@
 
 #include "kernels/edge_stem.h"
 
-#include "kernels/desks.h"
+#include "kernels/blocks.h"
 #include "kernels/gemm.h"
 #include "kernels/shuffle.h"
 
@@ -13,14 +13,14 @@ namespace {
 
 constexpr int64_t kBand = 32;     // rows of a block
 constexpr int64_t kChunk = 4096;  // squares that are summed in float32
-constexpr double kLeast = 1e-12;  // a plane's norm counts as
+constexpr double kMin = 1e-12;    // a plane's norm counts as
 constexpr int kGroup = 4;         // channels summed together
 constexpr int kWide = 2;          // vectors of pixels summed together
 
 double sum_of_squares(const float* x, int64_t count) {
   double total = 0;
   for (int64_t begin = 0; begin < count; begin += kChunk) {
-    const int64_t end = at_most(count, begin + kChunk);
+    const int64_t end = min(count, begin + kChunk);
     Vec sums[4] = {};
     int64_t i = begin;
     for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
@@ -45,15 +45,15 @@ struct Stem {
   float* y;
 
   int64_t row_floats() const { return ceil_div(columns, kWide * kLanes) * kWide * kLanes + kLanes; }
-  int64_t desk_floats() const { return 3 * planes * row_floats() + channels * kWide * kLanes; }
+  int64_t scratch_floats() const { return 3 * planes * row_floats() + channels * kWide * kLanes; }
 
-  void run(int64_t block, float* desk) const {
-    const int64_t begin = block * kBand, end = at_most(rows, begin + kBand);
+  void run(int64_t block, float* scratch) const {
+    const int64_t begin = block * kBand, end = min(rows, begin + kBand);
     const int64_t stride = planes * row_floats();
-    const auto held = [&](int64_t r) { return desk + (r + 3) % 3 * stride; };
+    const auto held = [&](int64_t r) { return scratch + (r + 3) % 3 * stride; };
     for (int64_t r = begin - 1; r <= end; ++r) {
       for (int64_t p = 0; p < planes; ++p) divide(p, r, held(r) + p * row_floats());
-      if (r > begin) finish_row(r - 1, {held(r - 2), held(r - 1), held(r)}, desk + 3 * stride);
+      if (r > begin) finish_row(r - 1, {held(r - 2), held(r - 1), held(r)}, scratch + 3 * stride);
     }
   }
 
@@ -77,7 +77,7 @@ struct Stem {
   void finish_row(int64_t row, const Rows& held, float* results) const {
     for (int64_t i = 0; i < columns; i += kWide * kLanes) {
       for (int64_t c = 0; c < channels; c += kGroup) convolve(held, i, c, results);
-      const int64_t count = at_most(kWide * kLanes, columns - i);
+      const int64_t count = min(kWide * kLanes, columns - i);
       float* to = y + (row * columns + i) * channels;
       if (channels == kGroup && count == kWide * kLanes) {
         for (int n = 0; n < kWide; ++n) interleave(results + n * kLanes, to + n * kGroup * kLanes);
@@ -92,12 +92,12 @@ struct Stem {
 
   // Channels [channel, channel + kGroup) of kWide vectors of pixels.
   void convolve(const Rows& held, int64_t first, int64_t channel, float* results) const {
-    const int64_t count = at_most(kGroup, channels - channel);
+    const int64_t count = min(kGroup, channels - channel);
     Vec sums[kGroup][kWide];
     const float* w[kGroup];
 #pragma GCC unroll 4
     for (int c = 0; c < kGroup; ++c) {
-      const int64_t own = channel + at_most(c, count - 1);
+      const int64_t own = channel + min(c, count - 1);
       w[c] = weight + own * planes * 9;
       for (int n = 0; n < kWide; ++n) sums[c][n] = broadcast(bias[own]);
     }
@@ -144,7 +144,7 @@ void edge_stem(const float* maps, int64_t planes, int64_t rows, int64_t columns,
   double* squares = take<double>(memory, planes * bands);
   parallel_for(parallel, static_cast<size_t>(bands), [&](size_t task) {
     const auto band = static_cast<int64_t>(task);
-    const int64_t begin = band * kBand, count = at_most(kBand, rows - begin) * columns;
+    const int64_t begin = band * kBand, count = min(kBand, rows - begin) * columns;
     for (int64_t p = 0; p < planes; ++p) {
       squares[p * bands + band] = sum_of_squares(maps + (p * rows + begin) * columns, count);
     }
@@ -154,11 +154,11 @@ void edge_stem(const float* maps, int64_t planes, int64_t rows, int64_t columns,
     double sum = 0;
     for (int64_t b = 0; b < bands; ++b) sum += squares[p * bands + b];
     const double norm = __builtin_sqrt(sum);
-    norms[p] = static_cast<float>(norm < kLeast ? kLeast : norm);  // a NaN stays
+    norms[p] = static_cast<float>(norm < kMin ? kMin : norm);  // a NaN stays
   }
   const Stem stem{maps, planes, rows, columns, weight, bias, channels, norms, y};
-  for_blocks(bands, stem.desk_floats(), memory, parallel,
-             [&](int64_t block, float* desk) { stem.run(block, desk); });
+  for_blocks(bands, stem.scratch_floats(), memory, parallel,
+             [&](int64_t block, float* scratch) { stem.run(block, scratch); });
 }
 
 }  // namespace i2f::I2F_TIER

@@ -22,12 +22,12 @@ struct Range {
   uint8_t low[kStrip + 2 * kReach], high[kStrip + 2 * kReach];
 };
 
-inline uint8_t smaller(uint8_t a, uint8_t b) { return a < b ? a : b; }
-inline uint8_t larger(uint8_t a, uint8_t b) { return a > b ? a : b; }
+inline uint8_t min(uint8_t a, uint8_t b) { return a < b ? a : b; }
+inline uint8_t max(uint8_t a, uint8_t b) { return a > b ? a : b; }
 
 // to[x] = the smaller one of from[x] and from[x + step].
 void pair_up(const uint8_t* __restrict from, int64_t step, int64_t count, uint8_t* __restrict to) {
-  for (int64_t x = 0; x < count; ++x) to[x] = smaller(from[x], from[x + step]);
+  for (int64_t x = 0; x < count; ++x) to[x] = min(from[x], from[x + step]);
 }
 
 // The smallest of each `window` neighbours among the `count` of `from`, which is overwritten; the
@@ -56,10 +56,10 @@ void reduce_rows(const uint8_t* labels, int64_t side, int64_t left, int64_t top,
     }
     const uint8_t *a = row[0], *b = row[1], *c = row[2], *d = row[3];
     for (int64_t x = 0; x < width; ++x) {
-      const uint8_t least = smaller(smaller(a[x], b[x]), smaller(c[x], d[x]));
-      const uint8_t most = larger(larger(a[x], b[x]), larger(c[x], d[x]));
-      low[x] = smaller(least, low[x]);
-      high[x] = smaller(static_cast<uint8_t>(~most), high[x]);
+      const uint8_t least = min(min(a[x], b[x]), min(c[x], d[x]));
+      const uint8_t most = max(max(a[x], b[x]), max(c[x], d[x]));
+      low[x] = min(least, low[x]);
+      high[x] = min(static_cast<uint8_t>(~most), high[x]);
     }
   }
 }

@@ -73,7 +73,7 @@ struct Plan {
 struct HybridAttention {
   const Shape& shape;
   const Plan& plan;
-  Turns turns;
+  RotaryTable rotary;
   const float* qkv;
   const int64_t* edge;
   TokenList full;  // tokens that attend in full: the edge tokens, or those that are left of them
@@ -89,7 +89,7 @@ struct HybridAttention {
   // ---- Rotary embedding.
 
   void rotate(const float* x, int64_t token, float* y) const {
-    turns.rotate(x, token / shape.grid_width, token % shape.grid_width, y);
+    rotary.rotate(x, token / shape.grid_width, token % shape.grid_width, y);
   }
 
   // Where a token is in the rotated keys and in the copied values [heads, L, head_width]. Tiles of
@@ -424,11 +424,11 @@ struct HybridAttention {
   }
 };
 
-Turns make_turns(const Shape& shape, const Memory& memory) {
+RotaryTable make_turns(const Shape& shape, const Memory& memory) {
   const int64_t positions = most(shape.tokens / shape.grid_width, shape.grid_width);
-  const Turns turns{take<float>(memory, positions * shape.head_width), shape.head_width};
-  turns.make(positions);
-  return turns;
+  const RotaryTable rotary{take<float>(memory, positions * shape.head_width), shape.head_width};
+  rotary.make(positions);
+  return rotary;
 }
 
 }  // namespace
@@ -437,11 +437,11 @@ void hybrid_attention(const Shape& shape, const float* qkv, const int64_t* edge,
                       const float* code_weight, const float* codewords, const KnownAttention& known,
                       float* out, const Memory& memory, const Parallel& parallel) {
   if (shape.tokens == 0) return;
-  const Turns turns = shape.edges > 0 ? make_turns(shape, memory) : Turns{};
+  const RotaryTable rotary = shape.edges > 0 ? make_turns(shape, memory) : RotaryTable{};
   const TokenList left =
-      update_attention(shape, known, turns, qkv, {edge, shape.edges}, out, memory, parallel);
+      update_attention(shape, known, rotary, qkv, {edge, shape.edges}, out, memory, parallel);
   const Plan plan(shape, left.count, memory);
-  HybridAttention{shape, plan, turns, qkv, edge, left, code_weight, codewords, out}.run(parallel);
+  HybridAttention{shape, plan, rotary, qkv, edge, left, code_weight, codewords, out}.run(parallel);
 }
 
 void full_attention(const Shape& given, const float* qkv, float* out, float* logsum,
@@ -450,9 +450,9 @@ void full_attention(const Shape& given, const float* qkv, float* out, float* log
   Shape shape = given;
   shape.edges = shape.tokens;
   const Plan plan(shape, shape.tokens, memory);
-  const Turns turns = make_turns(shape, memory);
+  const RotaryTable rotary = make_turns(shape, memory);
   const TokenList all{nullptr, shape.tokens};
-  HybridAttention{shape, plan, turns, qkv, nullptr, all, nullptr, nullptr, out, logsum}.run(
+  HybridAttention{shape, plan, rotary, qkv, nullptr, all, nullptr, nullptr, out, logsum}.run(
       parallel);
 }
 

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kRows = kTileRows<2>;        // tokens of a tile
 constexpr int64_t kTaskRows = 4 * kRows;   // tokens of a task of the shared expert, at least
-constexpr int64_t kMostTasks = 64;         // of the shared expert: bounds the scratch
+constexpr int64_t kMaxTasks = 64;          // of the shared expert: bounds the scratch
 constexpr int64_t kBatchRows = 8 * kRows;  // tokens of a task of a routed expert, at most
 constexpr int64_t kBlock = 1 << 20;        // floats of the tokens that are done with before others
 
@@ -158,7 +158,7 @@ struct Experts {
               const Choices& choices, float* out) const {
     for_parts(begin, end, kRows, [&](int64_t first, int64_t last) {
       Ahead ahead;
-      for (int64_t i = last; i < at_most(end, last + kRows); ++i) ahead.add(x + i * sizes.channels);
+      for (int64_t i = last; i < min(end, last + kRows); ++i) ahead.add(x + i * sizes.channels);
       with_rows<kRows>(last - first, [&](auto height) {
         constexpr int M = decltype(height)::kCount;
         const float *rows[M], *normed[M], *plus[M], *gated[kRows];
@@ -215,7 +215,7 @@ struct Experts {
               float* out) const {
     for_parts(batch.begin, batch.end, kRows, [&](int64_t first, int64_t last) {
       Ahead ahead;
-      for (int64_t i = last; i < at_most(batch.end, last + kRows); ++i) {
+      for (int64_t i = last; i < min(batch.end, last + kRows); ++i) {
         ahead.add(x + sorted[i].token * sizes.channels);
         ahead.add(out + sorted[i].token * sizes.channels);
       }
@@ -317,20 +317,20 @@ void hybrid_experts(const float* x, int64_t tokens, const int64_t* edge, int64_t
   const int64_t tile = kRows * (layout.row_floats + wide * kLanes);
 
   // Tokens are mixed while the last cache still holds them and their shared results.
-  const int64_t block = at_most(tokens, at_least(kTaskRows, kBlock / sizes.channels));
-  const int64_t most_tasks = at_most(kMostTasks, ceil_div(block, kTaskRows));
-  const int64_t most_edges = at_most(block, edges);
-  const int64_t most_batches = at_most(most_edges, sizes.routed) + most_edges / kBatchRows;
-  float* tiles = take<float>(memory, at_least(most_tasks, most_batches) * tile);
+  const int64_t block = min(tokens, max(kTaskRows, kBlock / sizes.channels));
+  const int64_t max_tasks = min(kMaxTasks, ceil_div(block, kTaskRows));
+  const int64_t max_edges = min(block, edges);
+  const int64_t max_batches = min(max_edges, sizes.routed) + max_edges / kBatchRows;
+  float* tiles = take<float>(memory, max(max_tasks, max_batches) * tile);
   float* zeros = take<float>(memory, layout.row_floats);
   for (int64_t c = 0; c < layout.row_floats; ++c) zeros[c] = 0;
   const auto scratch = [=](int64_t task) {
     float* own = tiles + task * tile;
     return Scratch{own, own + tile - kRows * wide * kLanes, zeros};
   };
-  const Choices choices{take<int32_t>(memory, most_edges), take<float>(memory, most_edges)};
-  Routed* sorted = take<Routed>(memory, most_edges);
-  Batch* batches = take<Batch>(memory, most_batches);
+  const Choices choices{take<int32_t>(memory, max_edges), take<float>(memory, max_edges)};
+  Routed* sorted = take<Routed>(memory, max_edges);
+  Batch* batches = take<Batch>(memory, max_batches);
   int64_t* next = take<int64_t>(memory, sizes.routed + 1);
 
   for_parts(0, tokens, block, [&](int64_t begin, int64_t end) {
@@ -338,7 +338,7 @@ void hybrid_experts(const float* x, int64_t tokens, const int64_t* edge, int64_t
     const int64_t* own = edge + first_edge;
     const int64_t count = first_from(edge, edges, end) - first_edge;
 
-    const int64_t tasks = at_most(kMostTasks, ceil_div(end - begin, kTaskRows));
+    const int64_t tasks = min(kMaxTasks, ceil_div(end - begin, kTaskRows));
     parallel_for(parallel, static_cast<size_t>(tasks), [&](size_t task) {
       const auto i = static_cast<int64_t>(task);
       const int64_t first = begin + (end - begin) * i / tasks;

@@ -3,7 +3,7 @@
 
 #include "kernels/linear.h"
 
-#include "kernels/desks.h"
+#include "kernels/blocks.h"
 #include "kernels/gemm.h"
 #include "kernels/layer_norm.h"
 #include "kernels/math.h"
@@ -16,7 +16,7 @@ constexpr int64_t kWidth = 2 * kLanes;  // of a panel
 
 // A block of rows meets one panel after the other, so that rows and panel come from the second
 // cache: no more rows than it holds beside a panel, and no more inputs at a time.
-constexpr int64_t kLeastRows = 4 * kRows, kMostRows = 8 * kRows;  // of a block
+constexpr int64_t kMinRows = 4 * kRows, kMaxRows = 8 * kRows;  // of a block
 constexpr int64_t kEnoughBlocks = 64;
 constexpr int64_t kStep = 768;  // inputs at a time, and outputs
 static_assert(kStep % kWidth == 0, "a step is whole panels");
@@ -41,12 +41,12 @@ inline int64_t row_stride(int64_t inputs) { return (ceil_div(inputs, kLanes) + 1
 template <class Body>
 void for_row_blocks(int64_t rows, int64_t size, const LinearSizes& sizes, const Memory& memory,
                     const Parallel& parallel, const Body& body) {
-  const int64_t most = at_least(kLeastRows, at_most(kMostRows, rows / kEnoughBlocks));
-  const int64_t blocks = ceil_div(rows, most), height = at_most(rows, most);
-  const int64_t sums = height * at_most(kStep, panels(sizes) * kWidth);
-  for_blocks(blocks, sums + height * size, memory, parallel, [&](int64_t block, float* desk) {
+  const int64_t most = max(kMinRows, min(kMaxRows, rows / kEnoughBlocks));
+  const int64_t blocks = ceil_div(rows, most), height = min(rows, most);
+  const int64_t sums = height * min(kStep, panels(sizes) * kWidth);
+  for_blocks(blocks, sums + height * size, memory, parallel, [&](int64_t block, float* scratch) {
     const int64_t first = rows * block / blocks;
-    body(first, rows * (block + 1) / blocks - first, desk, desk + sums);
+    body(first, rows * (block + 1) / blocks - first, scratch, scratch + sums);
   });
 }
 
@@ -63,7 +63,7 @@ void multiply_panel(StridedRows x, int64_t count, int64_t depth, const float* pa
       float* to = sums + first * kWidth;
       for (int64_t k = 0; k < depth; k += kSum) {
         Vec products[M][2] = {};
-        add_products<M, 2>(rows, panel + k * kWidth, at_most(kSum, depth - k), products);
+        add_products<M, 2>(rows, panel + k * kWidth, min(kSum, depth - k), products);
         const int64_t step = k == 0 ? stride : kWidth;
 #pragma GCC unroll 32
         for (int m = 0; m < M; ++m) {
@@ -87,9 +87,9 @@ template <class Rows, class Finish>
 void multiply_block(int64_t count, const LinearSizes& sizes, const float* packed, float* sums,
                     const Rows& rows, const Finish& finish) {
   for (int64_t begin = 0; begin < sizes.outputs; begin += kStep) {
-    const int64_t end = at_most(begin + kStep, sizes.outputs);
+    const int64_t end = min(begin + kStep, sizes.outputs);
     for (int64_t k = 0; k < sizes.inputs; k += kStep) {
-      const int64_t depth = at_most(kStep, sizes.inputs - k);
+      const int64_t depth = min(kStep, sizes.inputs - k);
       const StridedRows x = rows(k, depth);
       for (int64_t n = begin; n < end; n += kWidth) {
         const float* panel = packed + n / kWidth * panel_floats<2>(sizes.inputs);

@@ -27,9 +27,9 @@ using PackedLinearSizeKernel = size_t(const LinearSizes& sizes);
 using PackLinearKernel = void(const LinearSizes& sizes, const LinearWeights& weights, float* packed,
                               const Parallel& parallel);
 
-// NormLinear and LinearAdd of OPERATORS.md: x [rows, C] -> out [rows, N], no overlap, but
-// `out` may be `residual` [rows, N]; `packed` is what pack_linear of the same tier wrote, with a
-// norm and without. Each row's result depends on that row alone. 0 rows are fine.
+// NormLinear and LinearAdd of OPERATORS.md: x [rows, C] -> out [rows, N], no overlap, but `out` may
+// be `residual` [rows, N]; `packed` is what pack_linear of the same tier wrote, with a norm and
+// without. Each row's result depends on that row alone. 0 rows are fine.
 using NormLinearKernel = void(const float* x, int64_t rows, const LinearSizes& sizes,
                               const float* packed, float epsilon, bool gelu, float* out,
                               const Memory& memory, const Parallel& parallel);

@@ -31,8 +31,8 @@ using PackedUpsampleSizeKernel = size_t(int64_t in_channels, int64_t out_channel
 using PackUpsampleKernel = void(const UpsampleWeights& weights, float* packed);
 
 // LocalUpsample of OPERATORS.md: x [rows, columns, Ci] -> y [2*rows, 2*columns, Co], no overlap,
-// all sizes at least 1. `packed` is what pack_upsample of the same tier wrote. Its
-// working memory is a few MiB and grows with `columns` alone.
+// all sizes at least 1. `packed` is what pack_upsample of the same tier wrote. Its working memory
+// is a few MiB and grows with `columns` alone.
 using LocalUpsampleKernel = void(const float* x, int64_t rows, int64_t columns, int64_t in_channels,
                                  int64_t out_channels, const CropEdge& edge, const float* packed,
                                  float epsilon, bool activate, float* y, const Memory& memory,

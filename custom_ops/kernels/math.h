@@ -37,11 +37,11 @@ inline Vec exp(Vec x) {
 // Bounds that read floats as integers, where the compilers' vectors have a minimum; of floats it
 // would be a comparison and a blend. `least` is negative: such floats ascend, read as unsigned,
 // downwards. `most` is positive. A NaN may become either bound.
-inline Vec at_least_in_bits(Vec x, float least) {
+inline Vec clamp_min_bits(Vec x, float least) {
   const VecUint bits = (VecUint)x, bound = (VecUint)broadcast(least);
   return (Vec)(bits < bound ? bits : bound);
 }
-inline Vec at_most_in_bits(Vec x, float most) {
+inline Vec clamp_max_bits(Vec x, float most) {
   const VecInt bits = (VecInt)x, bound = (VecInt)broadcast(most);
   return (Vec)(bits < bound ? bits : bound);
 }
@@ -65,7 +65,7 @@ inline __attribute__((always_inline)) Vec exp2_in_range(Vec x) {
 // 2^x within a relative error of 2e-7 for -126 <= x <= 0, about 2^-126 below, exactly 1 for 0. Of
 // another x (NaN, positive) it is some number. No flush to 0: a result is used as a factor of what
 // another result may undo.
-inline Vec exp2_nonpositive(Vec x) { return exp2_in_range(at_least_in_bits(x, -126.0f)); }
+inline Vec exp2_nonpositive(Vec x) { return exp2_in_range(clamp_min_bits(x, -126.0f)); }
 
 // log(1 + e^x) within a relative error of 4e-7 where the result is a normal number, 0 below -88;
 // NaN for NaN.
@@ -90,8 +90,8 @@ inline Vec sigmoid(Vec x) { return broadcast(1.0f) / (broadcast(1.0f) + exp(-x))
 // x / (1 + e^-x) within a relative error of 1.8e-7 (1 + max(0, -x)), 0 below -88.723 (-128 ln 2,
 // where it is -2.6e-37); NaN for NaN and -Inf, as the formula has it.
 inline __attribute__((always_inline)) Vec silu(Vec x) {
-  const Vec power = at_most_in_bits(x * broadcast(-0x1.715476p+0f), 128.0f);  // log2 e
-  return x / (broadcast(1.0f) + exp2_in_range(at_least_in_bits(power, -126.0f)));
+  const Vec power = clamp_max_bits(x * broadcast(-0x1.715476p+0f), 128.0f);  // log2 e
+  return x / (broadcast(1.0f) + exp2_in_range(clamp_min_bits(power, -126.0f)));
 }
 
 // The exact (erf) GELU, x times the normal distribution's Phi(x), with an error of at most 2.1e-7

@@ -55,7 +55,7 @@ inline Moments moments_of(const float* x, int64_t count) {
 inline Moments moments_of_chunks(const float* x, int64_t count) {
   Moments all{};
   for (int64_t i = 0; i < count; i += kMomentsChunk) {
-    all.add(moments_of(x + i, at_most(kMomentsChunk, count - i)));
+    all.add(moments_of(x + i, min(kMomentsChunk, count - i)));
   }
   return all;
 }
@@ -72,12 +72,11 @@ static inline Moments moments_of_all(const float* x, int64_t count, const Memory
                                      const Parallel& parallel) {
   const int64_t chunks = ceil_div(count, kMomentsChunk);
   auto* parts = take<Moments>(memory, chunks);
-  const int64_t tasks = at_most(chunks, kMomentsTasks);
+  const int64_t tasks = min(chunks, kMomentsTasks);
   parallel_for(parallel, static_cast<size_t>(tasks), [&](size_t task) {
     const auto i = static_cast<int64_t>(task);
     for (int64_t c = chunks * i / tasks; c < chunks * (i + 1) / tasks; ++c) {
-      parts[c] =
-          moments_of(x + c * kMomentsChunk, at_most(kMomentsChunk, count - c * kMomentsChunk));
+      parts[c] = moments_of(x + c * kMomentsChunk, min(kMomentsChunk, count - c * kMomentsChunk));
     }
   });
   return sum_of(parts, chunks);

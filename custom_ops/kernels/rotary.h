@@ -10,9 +10,9 @@ namespace i2f::I2F_TIER {
 constexpr double kPositionScale = 0.5;
 constexpr double kTheta = 10000.0;
 
-// How each position turns a head: cosines, each twice, then sines, minus and plus in turn, so that
-// out = x * cosines + (x with neighbours exchanged) * sines. head_width floats for both.
-struct Turns {
+// The rotation of a head by each position: cosines, each twice, then sines, minus and plus in turn,
+// so that out = x * cosines + (x with neighbours exchanged) * sines. head_width floats for both.
+struct RotaryTable {
   float* table;        // [positions, head_width]
   int64_t head_width;  // a multiple of 4, at most kMaxHeadWidth
 
@@ -44,7 +44,7 @@ struct Turns {
     }
   }
 
-  // One head x -> y. Its first half turns with the row, the second with the column.
+  // One head x -> y. Its first half rotates with the row, the second with the column.
   void rotate(const float* x, int64_t row, int64_t column, float* y) const {
     const int64_t half = head_width / 2;
     const int64_t positions[] = {row, column};
@@ -53,13 +53,13 @@ struct Turns {
       const float* sines = cosines + half;
       int64_t c = 0;
       for (; c + kLanes <= half; c += kLanes) {
-        store(y + c, turned(load(x + c), load(cosines + c), load(sines + c)));
+        store(y + c, rotated(load(x + c), load(cosines + c), load(sines + c)));
       }
       if (c < half) {
         const int n = static_cast<int>(half - c);
         store_partial(y + c,
-                      turned(load_partial(x + c, n), load_partial(cosines + c, n),
-                             load_partial(sines + c, n)),
+                      rotated(load_partial(x + c, n), load_partial(cosines + c, n),
+                              load_partial(sines + c, n)),
                       n);
       }
       x += half;
@@ -68,7 +68,7 @@ struct Turns {
   }
 
  private:
-  static Vec turned(Vec x, Vec cosines, Vec sines) {
+  static Vec rotated(Vec x, Vec cosines, Vec sines) {
     return x * cosines + flip_lanes<1>(x) * sines;
   }
 };

@@ -46,7 +46,7 @@ inline bool any(VecInt mask) {
   return joined != 0;
 }
 
-// Groups of kGroup lanes of a and of b by turns: the first half of all, and the second.
+// Groups of kGroup lanes of a and of b interleaved: the first half of all, and the second.
 template <int kGroup>
 inline Vec zip_low(Vec a, Vec b) {
   return shuffle<Zip<kGroup, 0>>(a, b);

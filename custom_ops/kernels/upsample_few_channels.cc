@@ -9,7 +9,7 @@
 // A task takes a block of rows of a strip of columns from the input to the result, row by row, so
 // that the first cache holds most of what it reads. Pixels are in the lanes until maps are made.
 
-#include "kernels/desks.h"
+#include "kernels/blocks.h"
 #include "kernels/shuffle.h"
 #include "kernels/upsample_stage.h"
 
@@ -75,25 +75,24 @@ class FewChannels {
         bias_(packed + kTaps * kChannels * stage.in),
         finish_{activate, 2 * edge.stride, 4 * stage.columns * kChannels},
         y_(y),
-        strips_(ceil_div(stage.columns, kMostColumns)),
+        strips_(ceil_div(stage.columns, kMaxColumns)),
         strip_(round_up(ceil_div(stage.columns, strips_), kUnit)),
-        blocks_(
-            at_least(ceil_div(stage.rows, kMostRows),
-                     2 * at_most(ceil_div(kTasks, 2 * strips_), stage.rows / (2 * kLeastRows)))) {}
+        blocks_(max(ceil_div(stage.rows, kMaxRows),
+                    2 * min(ceil_div(kTasks, 2 * strips_), stage.rows / (2 * kMinRows)))) {}
 
   int64_t tasks() const { return strips_ * blocks_; }
-  int64_t desk_floats() const { return Desk(stage_.in, nullptr).floats; }
+  int64_t scratch_floats() const { return Scratch(stage_.in, nullptr).floats; }
 
   void run(int64_t task, float* memory) const {
-    Desk desk(stage_.in, memory);
-    desk.begin = task % strips_ * strip_;
-    desk.end = at_most(stage_.columns, desk.begin + strip_);
+    Scratch scratch(stage_.in, memory);
+    scratch.begin = task % strips_ * strip_;
+    scratch.end = min(stage_.columns, scratch.begin + strip_);
     const int64_t block = task / strips_;
     const int64_t begin = stage_.rows * block / blocks_, end = stage_.rows * (block + 1) / blocks_;
-    int64_t made = at_least(-1, begin - kReach);  // rows of the maps, from there on
+    int64_t made = max(-1, begin - kReach);  // rows of the maps, from there on
     for (int64_t r = begin; r < end; ++r) {
-      for (; made <= at_most(stage_.rows - 1, r + kReach); ++made) make_maps(made, desk);
-      resize_rows(r, desk);
+      for (; made <= min(stage_.rows - 1, r + kReach); ++made) make_maps(made, scratch);
+      resize_rows(r, scratch);
     }
   }
 
@@ -103,13 +102,13 @@ class FewChannels {
   static constexpr int kWide = kInRegisters >= 4 ? 4 : kInRegisters >= 2 ? 2 : 1;
   static constexpr int64_t kRun = kWide * kLanes;
   static constexpr int64_t kMargins = 2 * kReach;  // pixels of a strip's maps beside its own
-  static constexpr int64_t kPixels = at_least(64, at_most(256, 384 / kChannels));  // of its maps
+  static constexpr int64_t kPixels = max(64, min(256, 384 / kChannels));  // of its maps
   static constexpr int64_t kUnit = kLanes / kChannels;  // pixels of a vector of the result
-  static constexpr int64_t kMostColumns = (kPixels - kMargins) / kUnit * kUnit;
+  static constexpr int64_t kMaxColumns = (kPixels - kMargins) / kUnit * kUnit;
   static constexpr int64_t kPanel = kPixels + kLanes;  // floats of a channel's row
   // About so many tasks, an even number, if they have the rows: each makes the maps of 2 * kReach
   // rows beside its own.
-  static constexpr int64_t kTasks = 8, kLeastRows = 20, kMostRows = 128;
+  static constexpr int64_t kTasks = 8, kMinRows = 20, kMaxRows = 128;
 
   // A row of maps: that of the inner column of taps, that of the outer ones, and for the crop's
   // first and last column a few pixels without the first column of taps and without the last. What
@@ -121,8 +120,8 @@ class FewChannels {
   static constexpr int kEnds = 3;  // rows of maps that a row at the crop's top or bottom sees
 
   // A strip of columns and what it is worked on with.
-  struct Desk {
-    Desk(int64_t in, float* memory) {
+  struct Scratch {
+    Scratch(int64_t in, float* memory) {
       const auto take = [&](int64_t count) {
         float* taken = memory == nullptr ? nullptr : memory + floats;
         floats += round_up(count, kLanes);
@@ -161,20 +160,20 @@ class FewChannels {
   // ---- Rows of the input, pixels in the lanes.
 
   // Row `row` from kReach columns before the strip on, the nearest one for a row outside the crop.
-  const float* panel_of(int64_t row, Desk& desk) const {
-    row = at_least(0, at_most(stage_.rows - 1, row));
-    float* panel = desk.panels[row % 2];
-    if (desk.held[row % 2] == row) return panel;
-    desk.held[row % 2] = row;
+  const float* panel_of(int64_t row, Scratch& scratch) const {
+    row = max(0, min(stage_.rows - 1, row));
+    float* panel = scratch.panels[row % 2];
+    if (scratch.held[row % 2] == row) return panel;
+    scratch.held[row % 2] = row;
     const float* pixels = stage_.x + row * stage_.columns * stage_.in;
-    for (int64_t i = 0; i < desk.end - desk.begin + kMargins; i += kLanes) {
-      const int64_t first = desk.begin - kReach + i;
+    for (int64_t i = 0; i < scratch.end - scratch.begin + kMargins; i += kLanes) {
+      const int64_t first = scratch.begin - kReach + i;
       const bool inside = first >= 0 && first + kLanes <= stage_.columns;
       for (int64_t p = 0; p < kLanes && !inside; ++p) {
-        const int64_t nearest = at_least(0, at_most(stage_.columns - 1, first + p));
-        copy_floats(pixels + nearest * stage_.in, stage_.in, desk.gathered + p * stage_.in);
+        const int64_t nearest = max(0, min(stage_.columns - 1, first + p));
+        copy_floats(pixels + nearest * stage_.in, stage_.in, scratch.gathered + p * stage_.in);
       }
-      norm(inside ? pixels + first * stage_.in : desk.gathered, panel + i);
+      norm(inside ? pixels + first * stage_.in : scratch.gathered, panel + i);
     }
     return panel;
   }
@@ -220,20 +219,20 @@ class FewChannels {
   // ---- Maps.
 
   // Row `row`, -1 <= row < rows: its outer taps meet the input's rows `row` and `row` + 1.
-  void make_maps(int64_t row, Desk& desk) const {
-    const float* here = panel_of(row, desk);
-    const float* below = panel_of(row + 1, desk);
+  void make_maps(int64_t row, Scratch& scratch) const {
+    const float* here = panel_of(row, scratch);
+    const float* below = panel_of(row + 1, scratch);
     const RowOfTaps inner[] = {{1, here}}, outer[] = {{0, here}, {2, below}};
     const int64_t slot = (row + kRing) % kRing;
-    make_row(inner, 1, desk, desk.inner[slot]);
-    make_row(outer, 2, desk, desk.outer[slot]);
+    make_row(inner, 1, scratch, scratch.inner[slot]);
+    make_row(outer, 2, scratch, scratch.outer[slot]);
     const int64_t from_top = row + 1, from_bottom = row - (stage_.rows - kEnds);
-    if (from_top < kEnds) make_row(outer + 1, 1, desk, desk.no_first[from_top]);
-    if (from_bottom >= 0) make_row(outer, 1, desk, desk.no_last[from_bottom]);
+    if (from_top < kEnds) make_row(outer + 1, 1, scratch, scratch.no_first[from_top]);
+    if (from_bottom >= 0) make_row(outer, 1, scratch, scratch.no_last[from_bottom]);
   }
 
-  void make_row(const RowOfTaps* rows, int count, const Desk& desk, float* to) const {
-    const int64_t columns = desk.end - desk.begin;
+  void make_row(const RowOfTaps* rows, int count, const Scratch& scratch, float* to) const {
+    const int64_t columns = scratch.end - scratch.begin;
     for (int64_t i = 0; i < columns + kMargins; i += kRun) {
       Vec inner[kChannels][kWide] = {}, outer[kChannels][kWide] = {};
       if (rows->number == 1) {
@@ -243,11 +242,11 @@ class FewChannels {
       }
       add_products<true, true>(rows, count, i, inner, outer);
       store_pixels(inner, to + i * kChannels);
-      store_pixels(outer, to + desk.outer_columns() + i * kChannels);
+      store_pixels(outer, to + scratch.outer_columns() + i * kChannels);
     }
-    if (desk.begin == 0) make_side<false, true>(rows, count, 0, to + desk.no_first_column());
-    if (desk.end == stage_.columns) {
-      make_side<true, false>(rows, count, columns - 1, to + desk.no_last_column());
+    if (scratch.begin == 0) make_side<false, true>(rows, count, 0, to + scratch.no_first_column());
+    if (scratch.end == stage_.columns) {
+      make_side<true, false>(rows, count, columns - 1, to + scratch.no_last_column());
     }
   }
   template <bool kFirst, bool kLast>
@@ -304,32 +303,33 @@ class FewChannels {
   // ---- Resizing.
 
   // Low-resolution row r: two rows of the result.
-  void resize_rows(int64_t r, const Desk& desk) const {
+  void resize_rows(int64_t r, const Scratch& scratch) const {
     Rows inner, outer, first, last;
     for (int k = 0; k < kRing; ++k) {
-      const int64_t row = at_least(-1, at_most(stage_.rows - 1, r + k - kReach));
-      inner.at[k] = desk.inner[(row + kRing) % kRing];
-      outer.at[k] = desk.outer[(row + kRing) % kRing];
-      first.at[k] = desk.no_first[at_most(kEnds - 1, row + 1)];
-      last.at[k] = desk.no_last[at_least(0, row - (stage_.rows - kEnds))];
+      const int64_t row = max(-1, min(stage_.rows - 1, r + k - kReach));
+      inner.at[k] = scratch.inner[(row + kRing) % kRing];
+      outer.at[k] = scratch.outer[(row + kRing) % kRing];
+      first.at[k] = scratch.no_first[min(kEnds - 1, row + 1)];
+      last.at[k] = scratch.no_last[max(0, row - (stage_.rows - kEnds))];
     }
     const bool top = r == 0, bottom = r == stage_.rows - 1;
-    resize_down(inner, outer, desk, top ? desk.unused : desk.upper,
-                bottom ? desk.unused : desk.lower);
-    if (top) resize_down(inner, first, desk, desk.upper, desk.unused);
-    if (bottom) resize_down(inner, last, desk, desk.unused, desk.lower);
-    resize_along(desk.upper, 2 * r, desk);
-    resize_along(desk.lower, 2 * r + 1, desk);
+    resize_down(inner, outer, scratch, top ? scratch.unused : scratch.upper,
+                bottom ? scratch.unused : scratch.lower);
+    if (top) resize_down(inner, first, scratch, scratch.upper, scratch.unused);
+    if (bottom) resize_down(inner, last, scratch, scratch.unused, scratch.lower);
+    resize_along(scratch.upper, 2 * r, scratch);
+    resize_along(scratch.lower, 2 * r + 1, scratch);
   }
 
   // Rows of maps, from kReach above to kReach below. Arguments are copies: stores leave them alone.
   struct Rows {
     const float* at[kRing];
   };
-  void resize_down(Rows inner, Rows outer, const Desk& desk, float* upper, float* lower) const {
-    const int64_t count = desk.end == stage_.columns ? desk.no_last_column() + kSide
-                          : desk.begin == 0          ? desk.no_last_column()
-                                                     : desk.no_first_column();
+  void resize_down(Rows inner, Rows outer, const Scratch& scratch, float* upper,
+                   float* lower) const {
+    const int64_t count = scratch.end == stage_.columns ? scratch.no_last_column() + kSide
+                          : scratch.begin == 0          ? scratch.no_last_column()
+                                                        : scratch.no_first_column();
     for (int64_t i = 0; i < count; i += kLanes) {
       const Pair pair = resize([&](int k) { return load(inner.at[k] + i); },
                                [&](int k) { return load(outer.at[k] + i); });
@@ -343,12 +343,12 @@ class FewChannels {
                   [&](int k) { return load(outer + k * kChannels); });
   }
 
-  void resize_along(const float* maps, int64_t number, const Desk& desk) const {
+  void resize_along(const float* maps, int64_t number, const Scratch& scratch) const {
     const Finish finish = finish_;  // which stores leave alone
-    const int64_t floats = (desk.end - desk.begin) * kChannels, count = 2 * floats;
-    const ResultRow row(stage_, edge_, number, desk.begin, count, desk.edge_row);
-    float* to = y_ + 2 * (number * stage_.columns + desk.begin) * kChannels;
-    const int64_t outer = desk.outer_columns();
+    const int64_t floats = (scratch.end - scratch.begin) * kChannels, count = 2 * floats;
+    const ResultRow row(stage_, edge_, number, scratch.begin, count, scratch.edge_row);
+    float* to = y_ + 2 * (number * stage_.columns + scratch.begin) * kChannels;
+    const int64_t outer = scratch.outer_columns();
     const auto pixels_of_vector = [=](const float* at, const float* e, float* result) {
       const Pair pair = along(at, at + outer);
       finish.wholly(result, zip_low<kChannels>(pair.first, pair.second), e);
@@ -363,13 +363,13 @@ class FewChannels {
       pixels_of_vector(maps + i, some_e, some);
       copy_floats(some, count - 2 * i, to + 2 * i);
     }
-    if (desk.begin == 0) {
-      const Vec sum = along(maps, maps + desk.no_first_column()).first;
+    if (scratch.begin == 0) {
+      const Vec sum = along(maps, maps + scratch.no_first_column()).first;
       store_partial(to, finish(sum, row.at_end(true, row.e, 0, kChannels)), kChannels);
     }
-    if (desk.end == stage_.columns) {
+    if (scratch.end == stage_.columns) {
       const int64_t end = count - kChannels;
-      const Vec sum = along(maps + floats - kChannels, maps + desk.no_last_column()).second;
+      const Vec sum = along(maps + floats - kChannels, maps + scratch.no_last_column()).second;
       store_partial(to + end, finish(sum, row.at_end(false, row.e + end, 0, kChannels)), kChannels);
     }
   }
@@ -387,8 +387,8 @@ template <int kChannels>
 void upsample(const UpsampleStage& stage, const CropEdge& edge, const float* packed, bool activate,
               float* y, const Memory& memory, const Parallel& parallel) {
   const FewChannels<kChannels> all(stage, edge, packed, activate, y);
-  for_blocks(all.tasks(), all.desk_floats(), memory, parallel,
-             [&](int64_t task, float* desk) { all.run(task, desk); });
+  for_blocks(all.tasks(), all.scratch_floats(), memory, parallel,
+             [&](int64_t task, float* scratch) { all.run(task, scratch); });
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ constexpr int kPanel = 3;                   // vectors of a panel of weights
 constexpr int kPixels = kTileRows<kPanel>;  // pixels of a tile
 constexpr int64_t kRing = 1 << 19;          // floats of the ring, about
 constexpr int64_t kStrip = 1024;            // floats of a strip of columns, about
-constexpr int64_t kMostTasks = 64;          // of the tap maps: bounds the scratch
+constexpr int64_t kMaxTasks = 64;           // of the tap maps: bounds the scratch
 constexpr int64_t kTaskCost = 1 << 18;      // products a task of the tap maps has, at least
 constexpr int64_t kResizeTasks = 16;        // of a band: so many if it has the rows,
 constexpr int64_t kResizeRows = 8;          // but no more rows a task
@@ -71,7 +71,7 @@ struct Stage : UpsampleStage {
   int64_t tap;  // floats from one tap's row to the next: a vector may begin at a row's last element
 
   const float* row(int64_t r) const {
-    const int64_t inside = at_most(at_least(r, 0), rows - 1);
+    const int64_t inside = min(max(r, 0), rows - 1);
     return ring + inside % slots * kTaps * tap;
   }
   float* pixel(int64_t p) const {
@@ -106,7 +106,7 @@ template <int M>
 void scatter(const Stage& stage, const Vec (&sums)[M][kPanel], int64_t begin, int64_t end,
              float* const* to) {
   for (int64_t column = begin; column < end;) {
-    const int64_t count = at_most(stage.out - column % stage.out, end - column);
+    const int64_t count = min(stage.out - column % stage.out, end - column);
     const int64_t offset = offset_of(stage, column);
     for (int m = 0; m < M; ++m) {
       const float* from = reinterpret_cast<const float*>(sums[m]) + (column - begin);
@@ -136,8 +136,7 @@ void map_taps(const Stage& stage, int64_t begin, int64_t end, float* tile) {
         if (!whole) {
           Vec results[M][kPanel];
           copy<M, kPanel>(sums, results);
-          scatter<M>(stage, results, column, at_most(column + kPanel * kLanes, kTaps * stage.out),
-                     to);
+          scatter<M>(stage, results, column, min(column + kPanel * kLanes, kTaps * stage.out), to);
           continue;
         }
         int64_t offset[kPanel];
@@ -155,8 +154,8 @@ void map_taps(const Stage& stage, int64_t begin, int64_t end, float* tile) {
 // ---- Resizing and summing the tap maps.
 
 // What a task works in.
-struct Desk {
-  Desk(float* memory, int64_t pixels, int64_t channels)
+struct Scratch {
+  Scratch(float* memory, int64_t pixels, int64_t channels)
       : width(column_floats(pixels, channels)),
         edge_row(memory + 6 * width),
         mixed(edge_row + round_up(2 * pixels * channels, kLanes)),
@@ -183,7 +182,7 @@ struct Desk {
   float* columns;
 };
 
-// The three Desk::column rows of a row of the result.
+// The three Scratch::column rows of a row of the result.
 struct Columns {
   const float* at[3];
   int64_t channels;
@@ -218,7 +217,7 @@ void any_pixels(Columns columns, Finish finish, int64_t pixels, const float* e, 
   for (int64_t x = 0; x < pixels; ++x) {
     for (int64_t c = 0; c < channels; c += kLanes) {
       const Pair pair = columns.pair(x * channels + c);
-      const int count = static_cast<int>(at_most(kLanes, channels - c));
+      const int count = static_cast<int>(min(kLanes, channels - c));
       store_partial(mixed + 2 * x * channels + c, pair.first, count);
       store_partial(mixed + (2 * x + 1) * channels + c, pair.second, count);
     }
@@ -234,7 +233,7 @@ template <bool kFirst>
 void border_pixel(Columns columns, Finish finish, const ResultRow& row, const float* e, float* to) {
   for (int64_t c = 0; c < columns.channels; c += kLanes) {
     const Pair pair = columns.pair<kFirst, !kFirst>(c);
-    const int count = static_cast<int>(at_most(kLanes, columns.channels - c));
+    const int count = static_cast<int>(min(kLanes, columns.channels - c));
     const Vec inside = row.at_end(kFirst, e + c, c, count);
     store_partial(to + c, finish(kFirst ? pair.first : pair.second, inside), count);
   }
@@ -247,9 +246,9 @@ struct Resize {
   float* y;
 
   // Columns [begin, end) of low-resolution row r: two rows of the result.
-  void rows_of(int64_t r, int64_t begin, int64_t end, const Desk& desk) const {
+  void rows_of(int64_t r, int64_t begin, int64_t end, const Scratch& scratch) const {
     const int64_t channels = stage.out;
-    const int64_t first = at_least(begin - kReach, 0), last = at_most(end + kReach, stage.columns);
+    const int64_t first = max(begin - kReach, 0), last = min(end + kReach, stage.columns);
     const int64_t floats = (last - first) * channels;
     const int64_t into = (first - (begin - kReach)) * channels;
     with_ends(r == 0, r == stage.rows - 1, [&](auto top, auto bottom) {
@@ -259,7 +258,7 @@ struct Resize {
           row[k] = stage.row(r + k - kReach) + dx * stage.tap + first * channels;
         }
         const int64_t down = 3 * stage.tap;  // to the tap below
-        float *upper = desk.column(0, dx) + into, *lower = desk.column(1, dx) + into;
+        float *upper = scratch.column(0, dx) + into, *lower = scratch.column(1, dx) + into;
         for (int64_t i = 0; i < floats; i += kLanes) {
           const Pair pair = resize<decltype(top)::value, decltype(bottom)::value>(
               [&](int dy, int k) { return load(row[k] + dy * down + i); });
@@ -268,31 +267,31 @@ struct Resize {
         }
       }
     });
-    for (int64_t x = begin - kReach; x < first; ++x) copy_pixel(desk, x - begin, first - begin);
-    for (int64_t x = last; x < end + kReach; ++x) copy_pixel(desk, x - begin, last - 1 - begin);
-    for (int phase = 0; phase < 2; ++phase) row_of(2 * r + phase, phase, begin, end, desk);
+    for (int64_t x = begin - kReach; x < first; ++x) copy_pixel(scratch, x - begin, first - begin);
+    for (int64_t x = last; x < end + kReach; ++x) copy_pixel(scratch, x - begin, last - 1 - begin);
+    for (int phase = 0; phase < 2; ++phase) row_of(2 * r + phase, phase, begin, end, scratch);
   }
 
   // Pixel `to` of the strip, outside the crop, is its nearest inside.
-  void copy_pixel(const Desk& desk, int64_t to, int64_t from) const {
+  void copy_pixel(const Scratch& scratch, int64_t to, int64_t from) const {
     for (int i = 0; i < 6; ++i) {
-      float* column = desk.column(i / 3, i % 3) + kReach * stage.out;
+      float* column = scratch.column(i / 3, i % 3) + kReach * stage.out;
       for (int64_t c = 0; c < stage.out; ++c) {
         column[to * stage.out + c] = column[from * stage.out + c];
       }
     }
   }
 
-  void row_of(int64_t number, int phase, int64_t begin, int64_t end, const Desk& desk) const {
+  void row_of(int64_t number, int phase, int64_t begin, int64_t end, const Scratch& scratch) const {
     const int64_t channels = stage.out, pixels = end - begin, floats = 2 * pixels * channels;
-    const ResultRow row(stage, edge, number, begin, floats, desk.edge_row);
+    const ResultRow row(stage, edge, number, begin, floats, scratch.edge_row);
     float* to = y + 2 * (number * stage.columns + begin) * channels;
-    Columns columns{{desk.column(phase, 0), desk.column(phase, 1), desk.column(phase, 2)},
+    Columns columns{{scratch.column(phase, 0), scratch.column(phase, 1), scratch.column(phase, 2)},
                     channels};
     if (channels % kLanes == 0) {
       whole_pixels(columns, finish, pixels, row.e, to);
     } else {
-      any_pixels(columns, finish, pixels, row.e, desk.mixed, to);
+      any_pixels(columns, finish, pixels, row.e, scratch.mixed, to);
     }
     if (begin == 0) border_pixel<true>(columns, finish, row, row.e, to);
     if (end == stage.columns) {
@@ -330,7 +329,7 @@ void upsample_many_channels(const UpsampleStage& given, const CropEdge& edge, co
                             const Parallel& parallel) {
   const int64_t rows = given.rows, columns = given.columns, channels = given.out;
   const int64_t tap = round_up(columns * channels, kLanes) + kLanes;
-  const int64_t slots = at_most(rows, at_least(kRing / (kTaps * tap), 4 * kReach));
+  const int64_t slots = min(rows, max(kRing / (kTaps * tap), 4 * kReach));
   const int64_t band = slots == rows ? rows : slots - 2 * kReach;
   const Stage stage{given,  Panels(given.in, channels),
                     packed, take<float>(memory, slots * kTaps * tap),
@@ -339,21 +338,21 @@ void upsample_many_channels(const UpsampleStage& given, const CropEdge& edge, co
 
   const int64_t pixel_cost = given.in * kTaps * channels;
   const int64_t tile = kPixels * given.in;
-  float* tiles = take<float>(memory, kMostTasks * tile);
+  float* tiles = take<float>(memory, kMaxTasks * tile);
 
-  const int64_t strips = at_most(columns, ceil_div(columns * channels, kStrip));
+  const int64_t strips = min(columns, ceil_div(columns * channels, kStrip));
   const int64_t strip = ceil_div(columns, strips);
-  const int64_t rows_a_task = at_least(1, at_most(kResizeRows, band * strips / kResizeTasks));
-  const int64_t desk = Desk::floats(strip, channels);
-  float* desks = take<float>(memory, ceil_div(band, rows_a_task) * strips * desk);
+  const int64_t rows_a_task = max(1, min(kResizeRows, band * strips / kResizeTasks));
+  const int64_t scratch = Scratch::floats(strip, channels);
+  float* tasks = take<float>(memory, ceil_div(band, rows_a_task) * strips * scratch);
 
   int64_t mapped = 0;  // rows whose tap maps are made
   for_parts(0, rows, band, [&](int64_t begin, int64_t end) {
     const int64_t from = mapped * columns;
-    mapped = at_most(rows, end + kReach);
+    mapped = min(rows, end + kReach);
     const int64_t work = mapped * columns - from;
-    const int64_t map_tasks = at_most(
-        kMostTasks, at_most(ceil_div(work, kPixels), ceil_div(work * pixel_cost, kTaskCost)));
+    const int64_t map_tasks =
+        min(kMaxTasks, min(ceil_div(work, kPixels), ceil_div(work * pixel_cost, kTaskCost)));
     parallel_for(parallel, static_cast<size_t>(map_tasks), [&](size_t task) {
       const auto i = static_cast<int64_t>(task);
       const int64_t first = from + work * i / map_tasks, last = from + work * (i + 1) / map_tasks;
@@ -365,7 +364,7 @@ void upsample_many_channels(const UpsampleStage& given, const CropEdge& edge, co
       const auto i = static_cast<int64_t>(task);
       const int64_t g = i / strips, s = i % strips;
       const int64_t left = columns * s / strips, right = columns * (s + 1) / strips;
-      const Desk own(desks + i * desk, strip, channels);
+      const Scratch own(tasks + i * scratch, strip, channels);
       for (int64_t r = begin + (end - begin) * g / groups;
            r < begin + (end - begin) * (g + 1) / groups; ++r) {
         resizing.rows_of(r, left, right, own);

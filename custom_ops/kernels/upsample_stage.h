@@ -49,7 +49,7 @@ struct Finish {
   }
   // Up to kLanes elements.
   __attribute__((noinline)) void partly(float* to, Vec sum, const float* e, int64_t count) const {
-    const int n = static_cast<int>(at_least(0, at_most(count, kLanes)));
+    const int n = static_cast<int>(max(0, min(count, kLanes)));
     store_partial(to, (*this)(sum, load_partial(e, n)), n);
   }
 };

@@ -5,7 +5,7 @@
 #include "kernels/window_attention.h"
 
 #include "kernels/attention_tile.h"
-#include "kernels/desks.h"
+#include "kernels/blocks.h"
 #include "kernels/rotary.h"
 
 namespace i2f::I2F_TIER {
@@ -33,7 +33,7 @@ struct WindowAttention {
   const float* qkv;
   const float* padding;
   float* out;
-  Turns turns;
+  RotaryTable rotary;
   int64_t slots = shape.side * shape.side;
   int64_t width = shape.heads * shape.head_width;
   double scale = kLog2E / __builtin_sqrt(static_cast<double>(shape.head_width));
@@ -65,10 +65,10 @@ struct WindowAttention {
     const int64_t columns = w.map->columns(shape.side), offset = w.map->offset;
     w.row = index / columns * shape.side;
     w.column = index % columns * shape.side;
-    w.top = at_least(0, w.row - offset);
-    w.left = at_least(0, w.column - offset);
-    w.bottom = at_most(w.map->height, w.row - offset + shape.side);
-    w.right = at_most(w.map->width, w.column - offset + shape.side);
+    w.top = max(0, w.row - offset);
+    w.left = max(0, w.column - offset);
+    w.bottom = min(w.map->height, w.row - offset + shape.side);
+    w.right = min(w.map->width, w.column - offset + shape.side);
     return w;
   }
 
@@ -81,7 +81,7 @@ struct WindowAttention {
         const int64_t x = column - w.map->offset;
         const bool inside = y >= w.top && y < w.bottom && x >= w.left && x < w.right;
         const float* slot = inside ? qkv + 3 * width * w.token(y, x) : padding;
-        turns.rotate(slot + key, row, column, keys);
+        rotary.rotate(slot + key, row, column, keys);
         copy_floats(slot + value, shape.head_width, values);
         keys += shape.head_width;
         values += shape.head_width;
@@ -95,18 +95,18 @@ struct WindowAttention {
     const int64_t at = head * shape.head_width, count = w.count(), columns = w.right - w.left;
     for (int64_t first = 0; first < count; first += kTileQueries) {
       TileMemory memory;
-      memory.count = static_cast<int>(at_most(kTileQueries, count - first));
+      memory.count = static_cast<int>(min(kTileQueries, count - first));
       with_vectors(memory.count, [&](auto vectors) {
         constexpr int V = decltype(vectors)::kCount;
         QueryTile<V> tile = make_tile<V>(memory, shape.head_width, shape.head_width);
         const float* rows[tile.kStride];
         float* results[tile.kStride];
         for (int i = 0; i < tile.kStride; ++i) {
-          const int64_t query = first + at_most(i, memory.count - 1);
+          const int64_t query = first + min(i, memory.count - 1);
           const int64_t y = w.top + query / columns, x = w.left + query % columns;
           const int64_t token = w.token(y, x);
           float* row = tile.block + i * shape.head_width;  // rotated where the block will be
-          turns.rotate(qkv + 3 * width * token + at, y + w.map->offset, x + w.map->offset, row);
+          rotary.rotate(qkv + 3 * width * token + at, y + w.map->offset, x + w.map->offset, row);
           rows[i] = row;
           results[i] = out + width * token + at;
         }
@@ -120,8 +120,8 @@ struct WindowAttention {
   void run(const Memory& memory, const Parallel& parallel) const {
     const int64_t tasks = shape.images * windows_of_an_image() * shape.heads;
     for_blocks(tasks, 2 * slots * shape.head_width, memory, parallel,
-               [this](int64_t task, float* desk) {
-                 run_window(window(task / shape.heads), task % shape.heads, desk);
+               [this](int64_t task, float* scratch) {
+                 run_window(window(task / shape.heads), task % shape.heads, scratch);
                });
   }
 };
@@ -134,12 +134,12 @@ void window_attention(const Shape& shape, const float* qkv, const float* padding
   int64_t positions = 0;
   for (int64_t i = 0; i < shape.map_count; ++i) {
     const WindowedMap& map = shape.maps[i];
-    const int64_t windows = at_least(map.rows(shape.side), map.columns(shape.side));
-    positions = at_least(positions, windows * shape.side);
+    const int64_t windows = max(map.rows(shape.side), map.columns(shape.side));
+    positions = max(positions, windows * shape.side);
   }
-  const Turns turns{take<float>(memory, positions * shape.head_width), shape.head_width};
-  turns.make(positions);
-  WindowAttention{shape, qkv, padding, out, turns}.run(memory, parallel);
+  const RotaryTable rotary{take<float>(memory, positions * shape.head_width), shape.head_width};
+  rotary.make(positions);
+  WindowAttention{shape, qkv, padding, out, rotary}.run(memory, parallel);
 }
 
 }  // namespace i2f::I2F_TIER

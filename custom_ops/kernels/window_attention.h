@@ -36,8 +36,8 @@ struct WindowAttentionShape {
   int64_t head_width;       // D / heads, a multiple of 4, 4..kMaxHeadWidth
 };
 
-// Softmax attention within windows, with rotary embedding: writes every element of out [T, D].
-// qkv [T, 3 * D], padding [3 * D], whose first D numbers are not read. Any float may be NaN or Inf.
+// Softmax attention within windows, with rotary embedding: writes every element of out [T, D]. qkv
+// [T, 3 * D], padding [3 * D], whose first D numbers are not read. Any float may be NaN or Inf.
 //
 // Error: that of the plain float32 formula, or less. A row whose logits hold a NaN or +Inf, or
 // nothing but -Inf, is NaN. Same bits for any number of threads.

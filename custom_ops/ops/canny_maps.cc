@@ -5,6 +5,9 @@
 #include "ops/operator.h"
 
 namespace i2f {
+
+I2F_KERNEL(CannyMapsKernel, canny_maps)
+
 namespace {
 
 class CannyMaps final : public Kernel {
@@ -20,15 +23,13 @@ class CannyMaps final : public Kernel {
     const int64_t rows = image.dim(0), columns = image.dim(1);
     float* maps = context.output<float>(0, {5, rows, columns});
     if (rows == 0 || columns == 0) return;
-    kernels().canny_maps(image.data, rows, columns, mean.data, std.data, blur_row.data,
-                         blur_column.data, maps, context.memory(), context.parallel());
+    kernels::canny_maps(image.data, rows, columns, mean.data, std.data, blur_row.data,
+                        blur_column.data, maps, context.memory(), context.parallel());
   }
 };
 
+const Registration kCannyMaps(
+    {"CannyMaps", 5, false, {kElementType<float>}, create_kernel<CannyMaps>});
+
 }  // namespace
-
-OperatorSpec CannyMaps_spec() {
-  return {"CannyMaps", 5, false, {kElementType<float>}, create_kernel<CannyMaps>};
-}
-
 }  // namespace i2f

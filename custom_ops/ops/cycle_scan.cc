@@ -5,6 +5,9 @@
 #include "ops/operator.h"
 
 namespace i2f {
+
+I2F_KERNEL(CycleScanKernel, cycle_scan)
+
 namespace {
 
 class CycleScan final : public Kernel {
@@ -50,9 +53,9 @@ class CycleScan final : public Kernel {
                                length / tokens_, channels,
                                states,           gamma.dim(1)};
     const CycleScanWeights weights{rate.data, skip.data, bias.data, gamma.data};
-    kernels().cycle_scan(shape, u.data, projected.data, weights,
-                         context.output<float>(0, {length, channels}), context.memory(),
-                         context.parallel());
+    kernels::cycle_scan(shape, u.data, projected.data, weights,
+                        context.output<float>(0, {length, channels}), context.memory(),
+                        context.parallel());
   }
 
  private:
@@ -73,10 +76,8 @@ class CycleScan final : public Kernel {
   bool checked_ = false;
 };
 
+const Registration kCycleScan(
+    {"CycleScan", 6, false, {kElementType<float>}, create_kernel<CycleScan>});
+
 }  // namespace
-
-OperatorSpec CycleScan_spec() {
-  return {"CycleScan", 6, false, {kElementType<float>}, create_kernel<CycleScan>};
-}
-
 }  // namespace i2f

@@ -8,6 +8,18 @@
 #include "ops/operator.h"
 
 namespace i2f {
+
+I2F_KERNEL(EdgeStemKernel, edge_stem)
+I2F_KERNEL(PackedEdgeBlockSizeKernel, packed_edge_block_size)
+I2F_KERNEL(PackEdgeBlockKernel, pack_edge_block)
+I2F_KERNEL(EdgeBlockKernel, edge_block)
+I2F_KERNEL(PackedEdgeDownsampleSizeKernel, packed_edge_downsample_size)
+I2F_KERNEL(PackEdgeDownsampleKernel, pack_edge_downsample)
+I2F_KERNEL(EdgeDownsampleKernel, edge_downsample)
+I2F_KERNEL(PackedEdgeProjectionSizeKernel, packed_edge_projection_size)
+I2F_KERNEL(PackEdgeProjectionKernel, pack_edge_projection)
+I2F_KERNEL(EdgeProjectionKernel, edge_projection)
+
 namespace {
 
 void expect_channels(const char* name, const Tensor<float>& weight) {
@@ -31,8 +43,8 @@ class EdgeStem final : public Kernel {
     const int64_t rows = maps.dim(1), columns = maps.dim(2), channels = weight.dim(0);
     float* y = context.output<float>(0, {rows, columns, channels});
     if (rows == 0 || columns == 0) return;
-    kernels().edge_stem(maps.data, maps.dim(0), rows, columns, weight.data, bias.data, channels, y,
-                        context.memory(), context.parallel());
+    kernels::edge_stem(maps.data, maps.dim(0), rows, columns, weight.data, bias.data, channels, y,
+                       context.memory(), context.parallel());
   }
 };
 
@@ -53,8 +65,8 @@ struct PackedBlock {
     const EdgeBlockHalf first = half(1, "norm1_weight", "norm1_bias", "conv1_weight", "conv1_bias");
     const EdgeBlockHalf second =
         half(5, "norm2_weight", "norm2_bias", "conv2_weight", "conv2_bias");
-    data = Buffer<float>(kernels().packed_edge_block_size(channels));
-    kernels().pack_edge_block(first, second, channels, data.data());
+    data = Buffer<float>(kernels::packed_edge_block_size(channels));
+    kernels::pack_edge_block(first, second, channels, data.data());
   }
 
   int64_t channels;
@@ -78,8 +90,8 @@ class EdgeBlock final : public Kernel {
     const int64_t rows = x.dim(0), columns = x.dim(1);
     float* y = context.output<float>(0, {rows, columns, block.channels});
     if (rows == 0 || columns == 0) return;
-    kernels().edge_block(x.data, rows, columns, block.channels, block.data.data(), epsilon_, y,
-                         context.memory(), context.parallel());
+    kernels::edge_block(x.data, rows, columns, block.channels, block.data.data(), epsilon_, y,
+                        context.memory(), context.parallel());
   }
 
   float epsilon_;
@@ -94,8 +106,8 @@ struct PackedDownsample {
     out = weight.dim(0);
     in = weight.dim(1);
     const auto bias = inputs.get<float>(2, "bias", {{"Co", out}});
-    data = Buffer<float>(kernels().packed_edge_downsample_size(in, out));
-    kernels().pack_edge_downsample(weight.data, bias.data, in, out, data.data());
+    data = Buffer<float>(kernels::packed_edge_downsample_size(in, out));
+    kernels::pack_edge_downsample(weight.data, bias.data, in, out, data.data());
   }
 
   int64_t in, out;
@@ -119,8 +131,8 @@ class EdgeDownsample final : public Kernel {
     const int64_t rows = x.dim(0), columns = x.dim(1);
     float* y = context.output<float>(0, {(rows + 1) / 2, (columns + 1) / 2, conv.out});
     if (rows == 0 || columns == 0) return;
-    kernels().edge_downsample(x.data, rows, columns, conv.in, conv.out, conv.data.data(), y,
-                              context.memory(), context.parallel());
+    kernels::edge_downsample(x.data, rows, columns, conv.in, conv.out, conv.data.data(), y,
+                             context.memory(), context.parallel());
   }
 
   std::unique_ptr<PackedDownsample> packed_;  // when the parameters are constants
@@ -143,8 +155,8 @@ struct PackedProjection {
                                         lateral.data,
                                         inputs.get<float>(2, "lateral_bias", {middle}).data,
                                         conv.data};
-    data = Buffer<float>(kernels().packed_edge_projection_size(in, out));
-    kernels().pack_edge_projection(weights, data.data());
+    data = Buffer<float>(kernels::packed_edge_projection_size(in, out));
+    kernels::pack_edge_projection(weights, data.data());
   }
 
   int64_t in, out;
@@ -174,34 +186,25 @@ class EdgeProjection final : public Kernel {
                           context.output<float>(1, {4, grid, side, out}),
                           context.output<float>(2, {4, grid, grid, out})};
     if (side == 0) return;
-    kernels().edge_projection(x.data, side, grid, projection.in, out, projection.data.data(), terms,
-                              context.memory(), context.parallel());
+    kernels::edge_projection(x.data, side, grid, projection.in, out, projection.data.data(), terms,
+                             context.memory(), context.parallel());
   }
 
   int64_t pixels_;
   std::unique_ptr<PackedProjection> packed_;  // when the parameters are constants
 };
 
+const Registration kEdgeStem(
+    {"EdgeStem", 3, false, {kElementType<float>}, create_kernel<EdgeStem>});
+const Registration kEdgeBlock(
+    {"EdgeBlock", 9, false, {kElementType<float>}, create_kernel<EdgeBlock>});
+const Registration kEdgeDownsample(
+    {"EdgeDownsample", 3, false, {kElementType<float>}, create_kernel<EdgeDownsample>});
+const Registration kEdgeProjection({"EdgeProjection",
+                                    4,
+                                    false,
+                                    {kElementType<float>, kElementType<float>, kElementType<float>},
+                                    create_kernel<EdgeProjection>});
+
 }  // namespace
-
-OperatorSpec EdgeStem_spec() {
-  return {"EdgeStem", 3, false, {kElementType<float>}, create_kernel<EdgeStem>};
-}
-
-OperatorSpec EdgeBlock_spec() {
-  return {"EdgeBlock", 9, false, {kElementType<float>}, create_kernel<EdgeBlock>};
-}
-
-OperatorSpec EdgeDownsample_spec() {
-  return {"EdgeDownsample", 3, false, {kElementType<float>}, create_kernel<EdgeDownsample>};
-}
-
-OperatorSpec EdgeProjection_spec() {
-  return {"EdgeProjection",
-          4,
-          false,
-          {kElementType<float>, kElementType<float>, kElementType<float>},
-          create_kernel<EdgeProjection>};
-}
-
 }  // namespace i2f

@@ -4,10 +4,15 @@
 
 #include <algorithm>
 
+#include "kernels/label_box.h"
 #include "ops/labels.h"
 #include "ops/operator.h"
 
 namespace i2f {
+
+I2F_KERNEL(LabelBoxKernel, label_box)
+I2F_KERNEL(EdgeTokensKernel, edge_tokens)
+
 namespace {
 
 constexpr int64_t kPatch = 16;  // pixels a token, as everywhere in the model
@@ -22,9 +27,9 @@ class EdgeTokens final : public Kernel {
     const int64_t grid = labels.side / kPatch;
     auto* flags = context.scratch<uint8_t>(checked_product(grid, grid));
     int64_t box[4];
-    kernels().label_box(labels.data, labels.side, kPatch, box);
-    expect_label(kernels().edge_tokens(labels.data, labels.side, kPatch, kRule, box,
-                                       context.parallel(), flags));
+    kernels::label_box(labels.data, labels.side, kPatch, box);
+    expect_label(kernels::edge_tokens(labels.data, labels.side, kPatch, kRule, box,
+                                      context.parallel(), flags));
     const int64_t count = std::count(flags, flags + grid * grid, 1);
     int64_t* edge = context.output<int64_t>(0, {count});
     for (int64_t token = 0; token < grid * grid; ++token) {
@@ -33,22 +38,16 @@ class EdgeTokens final : public Kernel {
   }
 };
 
+const Registration kEdgeTokens({"EdgeTokens",
+                                1,
+                                false,
+                                {kElementType<int64_t>},
+                                create_kernel<EdgeTokens<EdgeRule::kReleased>>});
+const Registration kEdgeTokensExact({"EdgeTokensExact",
+                                     1,
+                                     false,
+                                     {kElementType<int64_t>},
+                                     create_kernel<EdgeTokens<EdgeRule::kExact>>});
+
 }  // namespace
-
-OperatorSpec EdgeTokens_spec() {
-  return {"EdgeTokens",
-          1,
-          false,
-          {kElementType<int64_t>},
-          create_kernel<EdgeTokens<EdgeRule::kReleased>>};
-}
-
-OperatorSpec EdgeTokensExact_spec() {
-  return {"EdgeTokensExact",
-          1,
-          false,
-          {kElementType<int64_t>},
-          create_kernel<EdgeTokens<EdgeRule::kExact>>};
-}
-
 }  // namespace i2f

@@ -8,6 +8,10 @@
 #include "ops/edge.h"
 
 namespace i2f {
+
+I2F_KERNEL(HybridAttentionKernel, hybrid_attention)
+I2F_KERNEL(FullAttentionKernel, full_attention)
+
 namespace {
 
 constexpr size_t kCodeWeight = 2, kCodeBias = 3, kFirstKnown = 5;  // inputs
@@ -69,7 +73,7 @@ class HybridAttention final : public Kernel {
 
     const Buffer<float> packed = packed_.data() != nullptr ? Buffer<float>() : pack(context);
     const float* code_weight = packed_.data() != nullptr ? packed_.data() : packed.data();
-    kernels().hybrid_attention(
+    kernels::hybrid_attention(
         shape, qkv, edge.data, code_weight, codewords.data, known(context, shape),
         context.output<float>(0, {shape.tokens, width}), context.memory(), context.parallel());
   }
@@ -128,9 +132,9 @@ class FullAttention final : public Kernel {
   void compute(KernelContext& context) const override {
     HybridAttentionShape shape{};
     const float* qkv = heads_.qkv(context, shape);
-    kernels().full_attention(shape, qkv, context.output<float>(0, {shape.tokens, shape.width()}),
-                             context.output<float>(1, {shape.tokens, shape.heads}),
-                             context.memory(), context.parallel());
+    kernels::full_attention(shape, qkv, context.output<float>(0, {shape.tokens, shape.width()}),
+                            context.output<float>(1, {shape.tokens, shape.heads}), context.memory(),
+                            context.parallel());
   }
 
  private:
@@ -138,7 +142,7 @@ class FullAttention final : public Kernel {
 };
 
 template <bool kArgmax, bool kKnown>
-OperatorSpec hybrid_attention(const char* name) {
+OperatorSpec spec_of(const char* name) {
   return {name,
           kKnown ? size_t{8} : size_t{5},
           false,
@@ -146,26 +150,15 @@ OperatorSpec hybrid_attention(const char* name) {
           create_kernel<HybridAttention<kArgmax, kKnown>>};
 }
 
+const Registration kHybridAttention(spec_of<false, false>("HybridAttention"));
+const Registration kHybridAttentionVq(spec_of<true, false>("HybridAttentionVq"));
+const Registration kHybridAttentionKnown(spec_of<false, true>("HybridAttentionKnown"));
+const Registration kHybridAttentionVqKnown(spec_of<true, true>("HybridAttentionVqKnown"));
+const Registration kFullAttention({"FullAttention",
+                                   1,
+                                   false,
+                                   {kElementType<float>, kElementType<float>},
+                                   create_kernel<FullAttention>});
+
 }  // namespace
-
-OperatorSpec HybridAttention_spec() { return hybrid_attention<false, false>("HybridAttention"); }
-
-OperatorSpec HybridAttentionVq_spec() { return hybrid_attention<true, false>("HybridAttentionVq"); }
-
-OperatorSpec HybridAttentionKnown_spec() {
-  return hybrid_attention<false, true>("HybridAttentionKnown");
-}
-
-OperatorSpec HybridAttentionVqKnown_spec() {
-  return hybrid_attention<true, true>("HybridAttentionVqKnown");
-}
-
-OperatorSpec FullAttention_spec() {
-  return {"FullAttention",
-          1,
-          false,
-          {kElementType<float>, kElementType<float>},
-          create_kernel<FullAttention>};
-}
-
 }  // namespace i2f

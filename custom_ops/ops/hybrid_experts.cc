@@ -5,6 +5,11 @@
 #include "ops/edge.h"
 
 namespace i2f {
+
+I2F_KERNEL(PackedExpertsSizeKernel, packed_experts_size)
+I2F_KERNEL(PackExpertsKernel, pack_experts)
+I2F_KERNEL(HybridExpertsKernel, hybrid_experts)
+
 namespace {
 
 // The parameters in a kernel's own order.
@@ -36,8 +41,8 @@ struct PackedExperts {
     weights.norm_bias = take(12, "norm_bias", {2, h});
     weights.w3 = take(13, "w3", {all, c, h});
     weights.b3 = take(14, "b3", {all, c});
-    data = Buffer<float>(kernels().packed_experts_size(sizes));
-    kernels().pack_experts(sizes, weights, data.data());
+    data = Buffer<float>(kernels::packed_experts_size(sizes));
+    kernels::pack_experts(sizes, weights, data.data());
   }
 
   ExpertSizes sizes;
@@ -60,20 +65,18 @@ class HybridExperts final : public Kernel {
     const auto x = context.get<float>(0, "x", {"L", {"C", experts.sizes.channels}});
     const int64_t tokens = x.dim(0);
     const auto edge = edge_tokens(context, 1, tokens);
-    kernels().hybrid_experts(x.data, tokens, edge.data, edge.dim(0), experts.sizes,
-                             experts.data.data(), epsilon_,
-                             context.output<float>(0, {tokens, experts.sizes.channels}),
-                             context.memory(), context.parallel());
+    kernels::hybrid_experts(x.data, tokens, edge.data, edge.dim(0), experts.sizes,
+                            experts.data.data(), epsilon_,
+                            context.output<float>(0, {tokens, experts.sizes.channels}),
+                            context.memory(), context.parallel());
   }
 
   float epsilon_;
   std::unique_ptr<PackedExperts> packed_;  // when the parameters are constants
 };
 
+const Registration kHybridExperts(
+    {"HybridExperts", 15, false, {kElementType<float>}, create_kernel<HybridExperts>});
+
 }  // namespace
-
-OperatorSpec HybridExperts_spec() {
-  return {"HybridExperts", 15, false, {kElementType<float>}, create_kernel<HybridExperts>};
-}
-
 }  // namespace i2f

@@ -10,39 +10,10 @@
 
 namespace i2f {
 
-// Every operator, one line each.
-#define I2F_OPERATORS(X)    \
-  X(OperatorInfo)           \
-  X(Bf16Linear)             \
-  X(Bf16LinearGelu)         \
-  X(CannyMaps)              \
-  X(CycleScan)              \
-  X(EdgeBlock)              \
-  X(EdgeDownsample)         \
-  X(EdgeProjection)         \
-  X(EdgeStem)               \
-  X(EdgeTokens)             \
-  X(EdgeTokensExact)        \
-  X(FullAttention)          \
-  X(HybridAttention)        \
-  X(HybridAttentionKnown)   \
-  X(HybridAttentionVq)      \
-  X(HybridAttentionVqKnown) \
-  X(HybridExperts)          \
-  X(Int8Linear)             \
-  X(Int8LinearGelu)         \
-  X(LinearAdd)              \
-  X(LocalUpsample)          \
-  X(LocalUpsampleLinear)    \
-  X(NormLinear)             \
-  X(NormLinearGelu)         \
-  X(PromptEmbedding)        \
-  X(TokenBox)               \
-  X(WindowAttention)
-
-#define I2F_DECLARE(name) OperatorSpec name##_spec();
-I2F_OPERATORS(I2F_DECLARE)
-#undef I2F_DECLARE
+std::vector<OperatorSpec>& Registration::all() {
+  static auto& specs = *new std::vector<OperatorSpec>();  // filled when the library is loaded
+  return specs;
+}
 
 namespace {
 
@@ -139,9 +110,7 @@ struct CustomOp : OrtCustomOp {
 // The operators of one onnxruntime; lives as long as the process, since sessions point into it.
 struct Domain {
   Domain(const OrtApi& onnxruntime, uint32_t version) : api(onnxruntime) {
-#define I2F_ADD(name) operators.emplace_back(name##_spec(), version);
-    I2F_OPERATORS(I2F_ADD)
-#undef I2F_ADD
+    for (const OperatorSpec& spec : Registration::all()) operators.emplace_back(spec, version);
   }
   const OrtApi& api;
   std::list<CustomOp> operators;
@@ -185,7 +154,7 @@ RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   }
   OrtStatus* status = nullptr;
   OrtStatus* thrown = i2f::guarded(*api, i2f::kDomain, [&] {
-    i2f::kernels();
+    i2f::chosen_tier();
     status = i2f::add_to(options, *api, version);
   });
   return thrown != nullptr ? thrown : status;

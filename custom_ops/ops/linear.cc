@@ -6,11 +6,17 @@
 #include "ops/operator.h"
 
 namespace i2f {
+
+I2F_KERNEL(PackedLinearSizeKernel, packed_linear_size)
+I2F_KERNEL(PackLinearKernel, pack_linear)
+I2F_KERNEL(NormLinearKernel, norm_linear)
+I2F_KERNEL(LinearAddKernel, linear_add)
+
 namespace {
 
 // Constant weights up to so many are packed once. Those of larger layers would take twice the
 // memory for good; packed at each call they cost a few percent of it.
-constexpr int64_t kMostKept = 1 << 18;
+constexpr int64_t kMaxKept = 1 << 18;
 
 // A layer's parameters: weight and bias are inputs `first` and the one behind it, norm_weight and
 // norm_bias inputs 1 and 2 if there is a norm.
@@ -39,14 +45,14 @@ class Linear : public Kernel {
   Linear(const KernelInfo& info, size_t first, bool norm) : first_(first), norm_(norm) {
     if (!info.known(norm ? 1 : first, first + 2)) return;
     const Parameters parameters(info, first, norm);
-    if (parameters.sizes.inputs * parameters.sizes.outputs > kMostKept) return;
+    if (parameters.sizes.inputs * parameters.sizes.outputs > kMaxKept) return;
     sizes_ = parameters.sizes;
-    kept_ = Buffer<float>(kernels().packed_linear_size(sizes_));
+    kept_ = Buffer<float>(kernels::packed_linear_size(sizes_));
     const Parallel one_thread{nullptr,
                               [](void*, size_t count, void (*task)(void*, size_t), void* user) {
                                 for (size_t i = 0; i < count; ++i) task(user, i);
                               }};
-    kernels().pack_linear(sizes_, parameters.weights, kept_.data(), one_thread);
+    kernels::pack_linear(sizes_, parameters.weights, kept_.data(), one_thread);
   }
 
   struct Packed {
@@ -56,8 +62,8 @@ class Linear : public Kernel {
   Packed packed(KernelContext& context) const {
     if (kept_.data() != nullptr) return {sizes_, kept_.data()};
     const Parameters parameters(context, first_, norm_);
-    auto* data = context.scratch<float>(kernels().packed_linear_size(parameters.sizes));
-    kernels().pack_linear(parameters.sizes, parameters.weights, data, context.parallel());
+    auto* data = context.scratch<float>(kernels::packed_linear_size(parameters.sizes));
+    kernels::pack_linear(parameters.sizes, parameters.weights, data, context.parallel());
     return {parameters.sizes, data};
   }
 
@@ -77,9 +83,9 @@ class NormLinear final : public Linear {
   void compute(KernelContext& context) const override {
     const Packed linear = packed(context);
     const auto x = context.get<float>(0, "x", {"L", {"C", linear.sizes.inputs}});
-    kernels().norm_linear(x.data, x.dim(0), linear.sizes, linear.data, epsilon_, kGelu,
-                          context.output<float>(0, {x.dim(0), linear.sizes.outputs}),
-                          context.memory(), context.parallel());
+    kernels::norm_linear(x.data, x.dim(0), linear.sizes, linear.data, epsilon_, kGelu,
+                         context.output<float>(0, {x.dim(0), linear.sizes.outputs}),
+                         context.memory(), context.parallel());
   }
 
  private:
@@ -95,25 +101,18 @@ class LinearAdd final : public Linear {
     const auto x = context.get<float>(0, "x", {"L", {"C", linear.sizes.inputs}});
     const int64_t rows = x.dim(0), outputs = linear.sizes.outputs;
     const auto residual = context.get<float>(1, "residual", {{"L", rows}, {"N", outputs}});
-    kernels().linear_add(x.data, residual.data, rows, linear.sizes, linear.data,
-                         context.output<float>(0, {rows, outputs}), context.memory(),
-                         context.parallel());
+    kernels::linear_add(x.data, residual.data, rows, linear.sizes, linear.data,
+                        context.output<float>(0, {rows, outputs}), context.memory(),
+                        context.parallel());
   }
 };
 
+const Registration kNormLinear(
+    {"NormLinear", 5, false, {kElementType<float>}, create_kernel<NormLinear<false>>});
+const Registration kNormLinearGelu(
+    {"NormLinearGelu", 5, false, {kElementType<float>}, create_kernel<NormLinear<true>>});
+const Registration kLinearAdd(
+    {"LinearAdd", 4, false, {kElementType<float>}, create_kernel<LinearAdd>, output_in_input<1>});
+
 }  // namespace
-
-OperatorSpec NormLinear_spec() {
-  return {"NormLinear", 5, false, {kElementType<float>}, create_kernel<NormLinear<false>>};
-}
-
-OperatorSpec NormLinearGelu_spec() {
-  return {"NormLinearGelu", 5, false, {kElementType<float>}, create_kernel<NormLinear<true>>};
-}
-
-OperatorSpec LinearAdd_spec() {
-  return {"LinearAdd",       4, false, {kElementType<float>}, create_kernel<LinearAdd>,
-          output_in_input<1>};
-}
-
 }  // namespace i2f

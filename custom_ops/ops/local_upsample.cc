@@ -5,6 +5,11 @@
 #include "ops/operator.h"
 
 namespace i2f {
+
+I2F_KERNEL(PackedUpsampleSizeKernel, packed_upsample_size)
+I2F_KERNEL(PackUpsampleKernel, pack_upsample)
+I2F_KERNEL(LocalUpsampleKernel, local_upsample)
+
 namespace {
 
 std::string text(std::initializer_list<int64_t> values) {
@@ -31,8 +36,8 @@ struct PackedStage {
     weights.norm_bias = inputs.get<float>(3, "norm_bias", {ci}).data;
     weights.conv_weight = conv.data;
     weights.conv_bias = inputs.get<float>(5, "conv_bias", {{"Co", out}}).data;
-    data = Buffer<float>(kernels().packed_upsample_size(in, out));
-    kernels().pack_upsample(weights, data.data());
+    data = Buffer<float>(kernels::packed_upsample_size(in, out));
+    kernels::pack_upsample(weights, data.data());
   }
 
   int64_t in, out;
@@ -96,25 +101,20 @@ class LocalUpsample final : public Kernel {
                         border_at(3, right - 1, first_row),
                         {corner_at(0, top, left), corner_at(1, top, right - 1),
                          corner_at(2, bottom - 1, left), corner_at(3, bottom - 1, right - 1)}};
-    kernels().local_upsample(x.data, rows, columns, stage.in, stage.out, crop, stage.data.data(),
-                             epsilon_, kSilu,
-                             context.output<float>(0, {2 * rows, 2 * columns, stage.out}),
-                             context.memory(), context.parallel());
+    kernels::local_upsample(x.data, rows, columns, stage.in, stage.out, crop, stage.data.data(),
+                            epsilon_, kSilu,
+                            context.output<float>(0, {2 * rows, 2 * columns, stage.out}),
+                            context.memory(), context.parallel());
   }
 
   float epsilon_;
   std::unique_ptr<PackedStage> packed_;  // when the parameters are constants
 };
 
+const Registration kLocalUpsample(
+    {"LocalUpsample", 9, false, {kElementType<float>}, create_kernel<LocalUpsample<true>>});
+const Registration kLocalUpsampleLinear(
+    {"LocalUpsampleLinear", 9, false, {kElementType<float>}, create_kernel<LocalUpsample<false>>});
+
 }  // namespace
-
-OperatorSpec LocalUpsample_spec() {
-  return {"LocalUpsample", 9, false, {kElementType<float>}, create_kernel<LocalUpsample<true>>};
-}
-
-OperatorSpec LocalUpsampleLinear_spec() {
-  return {
-      "LocalUpsampleLinear", 9, false, {kElementType<float>}, create_kernel<LocalUpsample<false>>};
-}
-
 }  // namespace i2f

@@ -7,7 +7,7 @@
 namespace i2f {
 namespace {
 
-// Turns a failed onnxruntime call into an exception that carries its message.
+// RotaryTable a failed onnxruntime call into an exception that carries its message.
 void check(const OrtApi& api, OrtStatus* status) {
   if (status == nullptr) return;
   std::string message = api.GetErrorMessage(status);
@@ -208,6 +208,11 @@ void* KernelContext::allocate(size_t index, std::initializer_list<int64_t> dims)
 
 void KernelContext::output_text(size_t index, const char* text) {
   check(api_, api_.FillStringTensor(output_value(index, {}), &text, 1));
+}
+
+void KernelContext::output_texts(size_t index, const std::vector<const char*>& texts) {
+  OrtValue* output = output_value(index, {static_cast<int64_t>(texts.size())});
+  check(api_, api_.FillStringTensor(output, texts.data(), texts.size()));
 }
 
 KernelContext::~KernelContext() {

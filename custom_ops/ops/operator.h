@@ -6,18 +6,13 @@
 //
 // To add an operator `MyThing`:
 //   1. kernels/my_thing.h   the contract: a comment on layouts, ranges and what may be touched, and
-//   the
-//                           function type, `using MyThingKernel = void(const float* x, ...);`
-//   2. kernels/my_thing.cc  the code, in `namespace i2f::I2F_TIER`; compiled once a tier
-//   (kernels/simd.h)
-//   3. kernels/kernels.h    its line in I2F_KERNELS, and the include
-//   4. ops/my_thing.cc      checks, allocation and one call: a class `MyThing : public Kernel` and
-//                           `OperatorSpec MyThing_spec()` (ops/token_box.cc is the shortest
-//                           example)
-//   5. ops/library.cc       its line in I2F_OPERATORS
-//   6. CMakeLists.txt       both sources
-//   7. OPERATORS.md says what it computes, tests/operators/twins.py says it in NumPy,
-//      tests/operators/test_my_thing.py compares the two.
+//                           the function type, `using MyThingKernel = void(const float* x, ...);`
+//   2. kernels/my_thing.cc  the code, `void my_thing(const float* x, ...)` in namespace
+//                           i2f::I2F_TIER; compiled once a tier (kernels/simd.h)
+//   3. ops/my_thing.cc      checks, allocation and one call: I2F_KERNEL(MyThingKernel, my_thing), a
+//                           class `MyThing : public Kernel` and its Registration (ops/token_box.cc
+//                           is the shortest example)
+// CMake takes every source of these two folders. CONTRIBUTING.md says what an operator is besides.
 #pragma once
 
 #include <onnxruntime_c_api.h>
@@ -32,7 +27,6 @@
 #include <string>
 #include <vector>
 
-#include "kernels/kernels.h"
 #include "kernels/memory.h"
 #include "kernels/parallel.h"
 #include "ops/dispatch.h"
@@ -40,8 +34,7 @@
 namespace i2f {
 
 // What an operator throws on a bad input or attribute: "expected <what>, got <what>". The user
-// reads
-// "[OpName] expected <what>, got <what>".
+// reads "[OpName] expected <what>, got <what>".
 class OperatorError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -175,7 +168,8 @@ class KernelContext final : public Inputs {
   T* output(size_t index, std::initializer_list<int64_t> dims) {
     return static_cast<T*>(allocate(index, dims));
   }
-  void output_text(size_t index, const char* text);  // a string scalar
+  void output_text(size_t index, const char* text);                        // a string scalar
+  void output_texts(size_t index, const std::vector<const char*>& texts);  // strings [n]
 
   // Uninitialised memory for this run, from the session's arena: it stays warm between runs.
   template <class T>
@@ -228,6 +222,12 @@ size_t output_in_input(int** inputs, int** outputs) {
   *outputs = &output;
   return 1;
 }
+
+// Every operator of the library: a constant of this type in an operator's source adds it.
+struct Registration {
+  explicit Registration(OperatorSpec spec) { all().push_back(std::move(spec)); }
+  static std::vector<OperatorSpec>& all();
+};
 
 template <class K>
 std::unique_ptr<Kernel> create_kernel(const KernelInfo& info) {

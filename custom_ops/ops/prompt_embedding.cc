@@ -4,10 +4,17 @@
 
 #include <optional>
 
+#include "kernels/label_box.h"
 #include "ops/labels.h"
 #include "ops/operator.h"
 
 namespace i2f {
+
+I2F_KERNEL(LabelBoxKernel, label_box)
+I2F_KERNEL(PromptEmbeddingKernel, prompt_embedding)
+I2F_KERNEL(PromptPackedSizeKernel, prompt_packed_size)
+I2F_KERNEL(PromptPackKernel, prompt_pack)
+
 namespace {
 
 class PromptEmbedding final : public Kernel {
@@ -34,8 +41,8 @@ class PromptEmbedding final : public Kernel {
     const auto embedding =
         context.get<float>(1, "embedding", {{"h", grid}, {"w", grid}, {"C", channels}});
     int64_t box[4] = {0, 0, side, side};
-    if (dense_ == 0) kernels().label_box(labels.data, side, patch_, box);
-    expect_label(kernels().prompt_embedding(
+    if (dense_ == 0) kernels::label_box(labels.data, side, patch_, box);
+    expect_label(kernels::prompt_embedding(
         labels.data, side, box, embedding.data, packed.shape, packed.weights.data(),
         context.parallel(), context.memory(), context.output<float>(0, {grid * grid, channels})));
   }
@@ -67,8 +74,8 @@ class PromptEmbedding final : public Kernel {
       weights.bias[i] = inputs.get<float>(index + 1, bias.c_str(), {{"C_out", w.dim(0)}}).data;
       expect(shape.channels[i] > 0 && w.dim(0) > 0, "one channel at least", "none");
     }
-    Packed packed{shape, Buffer<float>(static_cast<size_t>(kernels().prompt_packed_size(shape)))};
-    kernels().prompt_pack(weights, packed.weights.data());
+    Packed packed{shape, Buffer<float>(static_cast<size_t>(kernels::prompt_packed_size(shape)))};
+    kernels::prompt_pack(weights, packed.weights.data());
     return packed;
   }
 
@@ -78,10 +85,8 @@ class PromptEmbedding final : public Kernel {
   std::optional<Packed> constant_;  // packed once, when the weights are constant
 };
 
+const Registration kPromptEmbedding(
+    {"PromptEmbedding", 3, true, {kElementType<float>}, create_kernel<PromptEmbedding>});
+
 }  // namespace
-
-OperatorSpec PromptEmbedding_spec() {
-  return {"PromptEmbedding", 3, true, {kElementType<float>}, create_kernel<PromptEmbedding>};
-}
-
 }  // namespace i2f

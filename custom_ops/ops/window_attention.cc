@@ -5,6 +5,9 @@
 #include "ops/operator.h"
 
 namespace i2f {
+
+I2F_KERNEL(WindowAttentionKernel, window_attention)
+
 namespace {
 
 class WindowAttention final : public Kernel {
@@ -55,9 +58,9 @@ class WindowAttention final : public Kernel {
            "T to be a multiple of the maps' " + std::to_string(tokens_) + " tokens",
            std::to_string(qkv.dim(0)));
     const auto padding = context.get<float>(1, "padding", {1, {"3*D", 3 * width}});
-    kernels().window_attention(shape, qkv.data, padding.data,
-                               context.output<float>(0, {qkv.dim(0), width}), context.memory(),
-                               context.parallel());
+    kernels::window_attention(shape, qkv.data, padding.data,
+                              context.output<float>(0, {qkv.dim(0), width}), context.memory(),
+                              context.parallel());
   }
 
  private:
@@ -66,10 +69,8 @@ class WindowAttention final : public Kernel {
   int64_t tokens_ = 0;  // of an image
 };
 
+const Registration kWindowAttention(
+    {"WindowAttention", 2, false, {kElementType<float>}, create_kernel<WindowAttention>});
+
 }  // namespace
-
-OperatorSpec WindowAttention_spec() {
-  return {"WindowAttention", 2, false, {kElementType<float>}, create_kernel<WindowAttention>};
-}
-
 }  // namespace i2f

@@ -1,12 +1,18 @@
 // Models of the instructions that kernels/dot.h names, for test builds on machines that lack them
 // (CMake's I2F_EMULATE). Written from the architecture's description, not from the kernels: a
 // kernel that packs its factors in another order than the instruction reads them fails its tests.
-// CMake defines I2F_BYTE_DOTS and I2F_BFLOAT16_DOTS for the tiers that have them.
+// CMake defines I2F_EMULATED_<feature> for each feature of a tier.
 #pragma once
 
 #include "kernels/simd.h"
 
 #define I2F_WORD_DOTS
+#ifdef I2F_EMULATED_avx512vnni
+#define I2F_BYTE_DOTS
+#endif
+#ifdef I2F_EMULATED_avx512bf16
+#define I2F_BFLOAT16_DOTS
+#endif
 
 namespace i2f::I2F_TIER {
 

@@ -3,9 +3,9 @@
 //
 //   primitives_avx2 [STEP]
 //
-// Functions of one number are tried on every STEP-th float32 (default 1021; 1: all of them), and
-// on all floats near the ends of their ranges. Prints a line for each check, with the largest error
-// as a share of what is allowed; the exit status is 1 if one fails.
+// Functions of one number are tried on every STEP-th float32 (default 1021; 1: all of them), and on
+// all floats near the ends of their ranges. Prints a line for each check, with the largest error as
+// a share of what is allowed; the exit status is 1 if one fails.
 
 #include <cmath>
 #include <cstdint>
@@ -151,13 +151,13 @@ void check_functions(uint32_t step) {
         return relative_error(y, std::exp2(x < -126 ? -126 : x), 2e-7);
       });
   check(
-      "at_least_in_bits", step, [](Vec x) { return at_least_in_bits(x, -126.0f); },
+      "clamp_min_bits", step, [](Vec x) { return clamp_min_bits(x, -126.0f); },
       [](float x, float y) {
         if (std::isnan(x)) return same(std::isnan(y) || y == -126);
         return same(to_bits(y) == to_bits(x < -126 ? -126 : x));
       });
   check(
-      "at_most_in_bits", step, [](Vec x) { return at_most_in_bits(x, 128.0f); },
+      "clamp_max_bits", step, [](Vec x) { return clamp_max_bits(x, 128.0f); },
       [](float x, float y) {
         if (std::isnan(x)) return same(std::isnan(y) || y == 128);
         return same(to_bits(y) == to_bits(x > 128 ? 128 : x));
@@ -224,7 +224,7 @@ bool lanes_are(Vec v, const At& at) {
   return true;
 }
 
-// What zip_low and zip_high give: groups of a and b by turns.
+// What zip_low and zip_high give: groups of a and b interleaved.
 template <int kGroup>
 bool zips(Vec a, Vec b) {
   int by_turns[2 * kLanes];
@@ -295,7 +295,7 @@ void check_memory() {
   report("load_partial, store_partial", ok);
 }
 
-// ---- Dot products of narrow numbers.
+// ---- Dot products of int8 and bfloat16 numbers.
 
 template <class Factor, int kDepth, class Value>
 VecWord packed(const Value (&values)[kLanes][kDepth]) {
@@ -426,8 +426,8 @@ void check_rotary() {
   constexpr int64_t kPositions = 300;
   for (const int64_t head_width : {4, 8, 12, 32, 36, 64, 256}) {
     std::vector<float> table(static_cast<size_t>(kPositions * head_width));
-    const Turns turns{table.data(), head_width};
-    turns.make(kPositions);
+    const RotaryTable rotary{table.data(), head_width};
+    rotary.make(kPositions);
     const int64_t half = head_width / 2;
     const auto angle = [&](int64_t position, int64_t channel) {
       return 0.5 * static_cast<double>(position) *
@@ -445,7 +445,7 @@ void check_rotary() {
     std::vector<float> x(static_cast<size_t>(head_width)), y(x.size());
     for (float& v : x) v = random.number();
     const int64_t positions[] = {17, 201};  // row and column
-    turns.rotate(x.data(), positions[0], positions[1], y.data());
+    rotary.rotate(x.data(), positions[0], positions[1], y.data());
     for (int64_t c = 0; c < head_width; ++c) {
       const double turn = angle(positions[c / half], c % half);
       const double own = x[static_cast<size_t>(c)], other = x[static_cast<size_t>(c ^ 1)];
@@ -454,8 +454,8 @@ void check_rotary() {
       keep(worst_turn, error);
     }
   }
-  report("table of Turns", worst_table);
-  report("Turns::rotate", worst_turn);
+  report("table of RotaryTable", worst_table);
+  report("RotaryTable::rotate", worst_turn);
 }
 
 // ---- Matrix products.
@@ -522,8 +522,8 @@ void check_parts() {
           ok = ok && first == at && last > first;
           at = last;
           ++parts;
-          shortest = at_most(shortest, last - first);
-          longest = at_least(longest, last - first);
+          shortest = min(shortest, last - first);
+          longest = max(longest, last - first);
         });
         ok = ok && at == begin + count && longest <= most && parts == ceil_div(count, most) &&
              (count == 0 || longest - shortest <= 1);

@@ -9,89 +9,20 @@ for its number of experts, and for its number of tokens. All else they take from
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import functools
+import importlib
+import pkgutil
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.inliner
+import onnxscript
 from onnx import helper, numpy_helper
 
 from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION
-from inter2former_deploy.exporters.bodies.canny_maps import Blurred, CannyMaps, Direction, FromZeroToOne
-from inter2former_deploy.exporters.bodies.cycle_scan import (
-    Advance,
-    Chunks,
-    CycleScan,
-    Passed,
-    StepWidths,
-    over_chunks,
-    through_chunk,
-)
-from inter2former_deploy.exporters.bodies.edge_network import (
-    ActivatedNorm,
-    EdgeBlock,
-    EdgeDownsample,
-    EdgeProjection,
-    EdgeStem,
-    MeanOfPlanes,
-    Pixels,
-    Planes,
-)
-from inter2former_deploy.exporters.bodies.edge_tokens import CropToBox, EdgeTokens, EdgeTokensExact, TokensOfBox
-from inter2former_deploy.exporters.bodies.hybrid_attention import (
-    Attend,
-    CodesOfBits,
-    CodesOfScores,
-    FullAttention,
-    Hybrid,
-    HybridAttention,
-    HybridAttentionKnown,
-    HybridAttentionVq,
-    HybridAttentionVqKnown,
-    OfKnownSize,
-    Rotate,
-    ToCodes,
-    WeighedSums,
-    in_blocks,
-)
-from inter2former_deploy.exporters.bodies.hybrid_experts import (
-    Choose,
-    Expert,
-    HybridExperts,
-    Mixed,
-    RoutedExpert,
-    SharedExpert,
-    routed_experts,
-)
-from inter2former_deploy.exporters.bodies.linear import LinearAdd, NormLinear, NormLinearGelu
-from inter2former_deploy.exporters.bodies.local_upsample import (
-    LocalUpsample,
-    LocalUpsampleLinear,
-    MeanOfRows,
-    UpsampleCrop,
-    UpsampleRows,
-)
-from inter2former_deploy.exporters.bodies.narrow_linear import (
-    Bf16Linear,
-    Bf16LinearGelu,
-    ByBf16,
-    ByInt8,
-    Gelu,
-    Int8Linear,
-    Int8LinearGelu,
-)
-from inter2former_deploy.exporters.bodies.prompt_embedding import PromptEmbedding, PromptNetwork
-from inter2former_deploy.exporters.bodies.shared import (
-    HELPER_DOMAIN,
-    HELPER_VERSION,
-    LabelBox,
-    Logistic,
-    Silu,
-    TightBox,
-)
-from inter2former_deploy.exporters.bodies.token_box import TokenBox
-from inter2former_deploy.exporters.bodies.window_attention import PartOf, Starts, Turns, WindowAttention, Windows
+from inter2former_deploy.exporters.bodies.shared import HELPER_DOMAIN, HELPER_VERSION, MadeForSize
 
 __all__ = [
     "HELPER_DOMAIN",
@@ -107,78 +38,19 @@ __all__ = [
 MIN_OPSET = 18  # torch.onnx.export(dynamo=True) starts here, and so do the operators of the bodies
 MAX_OPSET = 24  # the newest that was run
 
-_OPERATORS = (
-    EdgeTokens,
-    EdgeTokensExact,
-    PromptEmbedding,
-    HybridAttention,
-    HybridAttentionKnown,
-    HybridAttentionVq,
-    HybridAttentionVqKnown,
-    FullAttention,
-    HybridExperts,
-    NormLinear,
-    NormLinearGelu,
-    LinearAdd,
-    TokenBox,
-    LocalUpsample,
-    LocalUpsampleLinear,
-    CannyMaps,
-    EdgeStem,
-    EdgeBlock,
-    EdgeDownsample,
-    EdgeProjection,
-    Int8Linear,
-    Int8LinearGelu,
-    Bf16Linear,
-    Bf16LinearGelu,
-    WindowAttention,
-    CycleScan,
-)
-_HELPERS = (
-    Logistic,
-    Silu,
-    TightBox,
-    LabelBox,
-    CropToBox,
-    TokensOfBox,
-    PromptNetwork,
-    Rotate,
-    Attend,
-    WeighedSums,
-    CodesOfBits,
-    CodesOfScores,
-    ToCodes,
-    Hybrid,
-    OfKnownSize,
-    Expert,
-    Choose,
-    SharedExpert,
-    RoutedExpert,
-    Mixed,
-    UpsampleRows,
-    MeanOfRows,
-    UpsampleCrop,
-    Gelu,
-    ByInt8,
-    ByBf16,
-    Starts,
-    PartOf,
-    Turns,
-    Windows,
-    StepWidths,
-    Advance,
-    Passed,
-    Chunks,
-    FromZeroToOne,
-    Blurred,
-    Direction,
-    Planes,
-    Pixels,
-    MeanOfPlanes,
-    ActivatedNorm,
-)
-_ATTENTION = ("FullAttention", *(f"HybridAttention{kind}" for kind in ("", "Known", "Vq", "VqKnown")))
+
+@functools.cache
+def _bodies() -> tuple[dict[tuple[str, str], Any], list[MadeForSize]]:
+    """All scripts of the modules of this package by domain and name, and what else makes functions there."""
+    scripts: dict[tuple[str, str], Any] = {}
+    made = []
+    for module in pkgutil.iter_modules(__path__):
+        for value in vars(importlib.import_module(f"{__name__}.{module.name}")).values():
+            if isinstance(value, onnxscript.OnnxFunction):
+                scripts[value.opset.domain, value.name] = value
+            elif isinstance(value, MadeForSize):
+                made.append(value)
+    return scripts, made
 
 
 def check_opset(opset: int) -> None:
@@ -197,7 +69,7 @@ def add_bodies(model: onnx.ModelProto) -> None:
     Functions that it has are replaced.
 
     Args:
-        model: Shapes of qkv and expert_bias (custom_ops/OPERATORS.md) must be known in it, those of one operator equal.
+        model: The sizes that some bodies are made for (`MadeForSize`) must be known in it, those of one operator equal.
 
     Raises:
         ValueError: A shape that is needed is not known or not the same everywhere, or the opset is out of range.
@@ -207,14 +79,8 @@ def add_bodies(model: onnx.ModelProto) -> None:
     del model.functions[:]
     if not used:
         return
-    bodies = function_protos(
-        versions[""].version,
-        used,
-        tokens=_dimension(model.graph, _ATTENTION, 0),
-        experts=_dimension(model.graph, ("HybridExperts",), 6),
-        scanned=_dimension(model.graph, ("CycleScan",), 0),
-    )
-    model.functions.extend(bodies)
+    lengths = {made.input: _length(model.graph, made) for made in _bodies()[1]}
+    model.functions.extend(function_protos(versions[""].version, used, lengths))
     for domain, version in ((DOMAIN, DOMAIN_VERSION), (HELPER_DOMAIN, HELPER_VERSION)):
         if domain not in versions:
             model.opset_import.append(helper.make_opsetid(domain, version))
@@ -238,29 +104,26 @@ def inline_bodies(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def function_protos(
-    opset: int, operators: Collection[str], *, tokens: int = 0, experts: int = 0, scanned: int = 0
+    opset: int, operators: Collection[str], lengths: Mapping[str, int] | None = None
 ) -> list[onnx.FunctionProto]:
     """The bodies of operators of `DOMAIN`, after the functions of `HELPER_DOMAIN` that they call.
 
     Args:
         opset: version of the standard operators; the same as the model's.
         operators: names of operators.
-        tokens: L, of FullAttention and HybridAttention, or more.
-        experts: R, of HybridExperts.
-        scanned: T, of CycleScan, or more.
+        lengths: First dimensions, or more, of the inputs that some bodies are made for (`MadeForSize`), by name; others
+            are ignored.
 
     Raises:
         ValueError: `opset` is outside `MIN_OPSET`..`MAX_OPSET`.
     """
     check_opset(opset)
-    bodies = {(f.opset.domain, f.name): f for f in (*_OPERATORS, *_HELPERS)}
+    bodies, sized = _bodies()
+    lengths = lengths or {}
     made = {
-        "AttendInBlocks": lambda: in_blocks("AttendInBlocks", Attend.name, tokens),
-        "WeighedSumsInBlocks": lambda: in_blocks("WeighedSumsInBlocks", WeighedSums.name, tokens),
-        "RoutedExperts": lambda: routed_experts(experts),
-        "StatesOfChunks": lambda: through_chunk("StatesOfChunks", outputs=False),
-        "OutputsOfChunks": lambda: through_chunk("OutputsOfChunks", outputs=True),
-        "OverChunks": lambda: over_chunks("OverChunks", scanned),
+        name: functools.partial(make, lengths.get(some.input, 0))
+        for some in sized
+        for name, make in some.functions.items()
     }
     found: dict[tuple[str, str], onnx.FunctionProto] = {}  # callees first
 
@@ -313,9 +176,13 @@ def _as_tensor(value: onnx.AttributeProto) -> None:
     value.CopyFrom(helper.make_attribute("value", tensor))
 
 
-def _dimension(graph: onnx.GraphProto, operators: Iterable[str], index: int) -> int:
-    """The first dimension of input `index` of all nodes of some operators; 0 if there are none."""
-    names = {node.input[index] for node in graph.node if node.domain == DOMAIN and node.op_type in operators}
+def _length(graph: onnx.GraphProto, made: MadeForSize) -> int:
+    """The first dimension of the input that bodies are made for; 0 if no node needs them."""
+    names = set()
+    for node in graph.node:
+        if node.domain == DOMAIN and node.op_type in made.operators:
+            inputs = [value.name for value in _bodies()[0][DOMAIN, node.op_type].function_ir.inputs]
+            names.add(node.input[inputs.index(made.input)])
     if not names:
         return 0
     shapes = {x.name: list(x.dims) for x in graph.initializer}
@@ -323,5 +190,6 @@ def _dimension(graph: onnx.GraphProto, operators: Iterable[str], index: int) -> 
         shapes[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
     sizes = {shapes[name][0] if shapes.get(name) else 0 for name in names}
     if len(sizes) != 1 or 0 in sizes:
-        raise ValueError(f"input {index} of {' and '.join(operators)} has no known shape, or not one: {sorted(names)}")
+        operators = " and ".join(made.operators)
+        raise ValueError(f"input {made.input} of {operators} has no known shape, or not one: {sorted(names)}")
     return sizes.pop()

@@ -10,6 +10,7 @@ the tokens: no tensor is larger than states and channels of all chunks. All fact
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import onnx
@@ -17,7 +18,13 @@ from onnx import helper, numpy_helper
 from onnxscript import opset18 as op
 from onnxscript import script
 
-from inter2former_deploy.exporters.bodies.shared import HELPER_DOMAIN, HELPER_VERSION, helpers, operators
+from inter2former_deploy.exporters.bodies.shared import (
+    HELPER_DOMAIN,
+    HELPER_VERSION,
+    MadeForSize,
+    helpers,
+    operators,
+)
 from inter2former_deploy.exporters.bodies.window_attention import PartOf, Starts
 
 CHUNK = 32  # tokens
@@ -113,6 +120,17 @@ def over_chunks(name: str, tokens: int) -> onnx.FunctionProto:
 def _function(name: str, inputs: list[str], outputs: list[str], nodes: list[onnx.NodeProto]) -> onnx.FunctionProto:
     opsets = [helper.make_opsetid("", op.version), helper.make_opsetid(HELPER_DOMAIN, HELPER_VERSION)]
     return helper.make_function(HELPER_DOMAIN, name, inputs, outputs, nodes, opsets)
+
+
+MADE = MadeForSize(
+    ("CycleScan",),
+    "u",
+    {
+        "StatesOfChunks": lambda _: through_chunk("StatesOfChunks", outputs=False),
+        "OutputsOfChunks": lambda _: through_chunk("OutputsOfChunks", outputs=True),
+        "OverChunks": partial(over_chunks, "OverChunks"),
+    },
+)
 
 
 @script(helpers, default_opset=op)

@@ -12,13 +12,22 @@ three operators here, which opset 18 has.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 from onnxscript import opset18 as op
 from onnxscript import script
 
-from inter2former_deploy.exporters.bodies.shared import FLOAT, HELPER_DOMAIN, HELPER_VERSION, helpers, operators
+from inter2former_deploy.exporters.bodies.shared import (
+    FLOAT,
+    HELPER_DOMAIN,
+    HELPER_VERSION,
+    MadeForSize,
+    helpers,
+    operators,
+)
 
 NEVER = numpy_helper.from_array(np.float32(-np.inf))
 SCORES = 1 << 23  # of a block, 32 MB of them: smaller blocks are hardly faster, and every block takes time to load
@@ -95,6 +104,16 @@ def AttendInBlocks(queries, keys, values):
 def WeighedSumsInBlocks(queries, keys, values):
     """WeighedSums in blocks of queries."""
     return WeighedSums(queries, keys, values)
+
+
+MADE = MadeForSize(
+    ("FullAttention", "HybridAttention", "HybridAttentionKnown", "HybridAttentionVq", "HybridAttentionVqKnown"),
+    "qkv",
+    {
+        "AttendInBlocks": partial(in_blocks, "AttendInBlocks", "Attend"),
+        "WeighedSumsInBlocks": partial(in_blocks, "WeighedSumsInBlocks", "WeighedSums"),
+    },
+)
 
 
 @script(operators, default_opset=op)

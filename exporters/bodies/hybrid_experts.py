@@ -18,6 +18,7 @@ from inter2former_deploy.exporters.bodies.shared import (
     HELPER_DOMAIN,
     HELPER_VERSION,
     Logistic,
+    MadeForSize,
     Silu,
     helpers,
     operators,
@@ -108,6 +109,9 @@ def routed_experts(experts: int) -> onnx.FunctionProto:
         [helper.make_opsetid("", op.version), helper.make_opsetid(HELPER_DOMAIN, HELPER_VERSION)],
         attributes=["epsilon"],
     )
+
+
+MADE = MadeForSize(("HybridExperts",), "expert_bias", {"RoutedExperts": routed_experts})
 
 
 @script(helpers, default_opset=op)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from onnxscript import opset18 as op
 from onnxscript import script
 
-from inter2former_deploy.exporters.bodies.narrow_linear import Gelu
+from inter2former_deploy.exporters.bodies.reduced_precision_linear import Gelu
 from inter2former_deploy.exporters.bodies.shared import operators
 
 

@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import onnx
 from onnx import TensorProto
 from onnxscript import opset18 as op
 from onnxscript import script
@@ -17,6 +21,14 @@ operators = Opset(DOMAIN, DOMAIN_VERSION)
 helpers = Opset(HELPER_DOMAIN, HELPER_VERSION)
 
 BOOL, FLOAT, INT64 = TensorProto.BOOL, TensorProto.FLOAT, TensorProto.INT64
+
+
+class MadeForSize(NamedTuple):
+    """Functions that are made anew for each graph, instead of a loop within them."""
+
+    operators: tuple[str, ...]  # whose bodies call them
+    input: str  # of those operators, whose first dimension is the size
+    functions: Mapping[str, Callable[[int], onnx.FunctionProto]]  # by the name of a script that stands in for it
 
 
 @script(helpers, default_opset=op)

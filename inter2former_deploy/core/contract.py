@@ -15,16 +15,6 @@ from inter2former_deploy.families.inter2former.labels import CLICK_RADIUS, Label
 SCHEMA_VERSION = 4  # of manifest.json and the tensors of both graphs
 DOMAIN = "inter2former"
 DOMAIN_VERSION = 2
-# An argument of a formula (inter2former_deploy/operators/formulas.py) that sets operators apart, and what each of its
-# values adds to the operator's name. No body has to choose then, and none needs strings (custom_ops/OPERATORS.md).
-CHOICES: dict[str, tuple[str, dict[str, str]]] = {
-    "EdgeTokens": ("rule", {"released": "", "exact": "Exact"}),
-    "HybridAttention": ("quantizer", {"bsq": "", "vq": "Vq"}),
-    "NormLinear": ("activation", {"none": "", "gelu": "Gelu"}),
-    "Int8Linear": ("activation", {"none": "", "gelu": "Gelu"}),
-    "Bf16Linear": ("activation", {"none": "", "gelu": "Gelu"}),
-    "LocalUpsample": ("activation", {"silu": "", "none": "Linear"}),
-}
 
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
@@ -51,27 +41,6 @@ PAD_RGB = MEAN_BGR[::-1]  # the picture value that normalises to 0
 PAD_MULTIPLE = 256  # images are padded to multiples of this before they are made square
 
 OUTSIDE_LOGIT = -100.0
-
-
-def operator_name(formula: str, settings: dict[str, Any], *, known: bool = False) -> str:
-    """The operator that computes a formula; takes the setting that its name says out of `settings`.
-
-    Args:
-        formula: Name of the formula, in capitals: "NormLinear".
-        settings: Arguments of the formula that are no tensors; without the one of `CHOICES` its first value counts.
-        known: Whether HybridAttention takes what is known of another attention.
-
-    Raises:
-        ValueError: A setting has a value that no operator serves.
-    """
-    name = formula
-    if formula in CHOICES:
-        argument, suffixes = CHOICES[formula]
-        value = settings.pop(argument, next(iter(suffixes)))
-        if value not in suffixes:
-            raise ValueError(f"{argument} must be {' or '.join(suffixes)}, got {value!r}")
-        name += suffixes[value]
-    return name + ("Known" if known else "")
 
 
 Json = dict[str, Any]

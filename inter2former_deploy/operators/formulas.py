@@ -1,4 +1,4 @@
-"""The operators of custom_ops/OPERATORS.md as PyTorch formulas; those of the edge network are in edge_operators.py.
+"""The operators of custom_ops/OPERATORS.md as PyTorch formulas; those of the edge network are in edge_formulas.py.
 
 Eager code runs a formula as it stands, with gradients. Under `torch.export` a call becomes one node
 `torch.ops.inter2former.<name>` instead, which the exporter maps to the operator of that name; so shapes, layouts,

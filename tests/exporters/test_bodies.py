@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from operators import test_cycle_scan as cycle_scan
-from operators import test_narrow_linear as narrow_linear
+from operators import test_reduced_precision_linear as reduced_precision_linear
 from operators import twins
 from operators.harness import assert_accurate, fed, one_node_model
 from tolerances import TOLERANCES
@@ -37,9 +37,8 @@ def run(
     model = onnx.load_from_string(one_node_model(operator, inputs, constant, attributes))
     model.opset_import[0].version = opset
     model.opset_import.append(onnx.helper.make_opsetid(HELPER_DOMAIN, HELPER_VERSION))
-    sizes = {"tokens": len(inputs["qkv"]) if "qkv" in inputs else 0, "experts": len(inputs.get("expert_bias", ()))}
-    sizes |= {"scanned": len(inputs["u"]) if operator == "CycleScan" else 0}
-    model.functions.extend(function_protos(opset, [node.op_type for node in model.graph.node], **sizes))
+    lengths = {name: len(x) for name, x in inputs.items() if x.ndim}
+    model.functions.extend(function_protos(opset, [node.op_type for node in model.graph.node], lengths))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -104,7 +103,7 @@ def test_opsets(opset: int) -> None:
         assert_accurate(run(operator, linear, opset=opset), LINEAR[operator], *linear.values())
     upsample = upsample_inputs(rng, grid=3, box=(1, 0, 3, 2), pixels=2, channels=(4, 3))
     assert_accurate(run("LocalUpsample", upsample, opset=opset), twins.local_upsample, *upsample.values())
-    for operator, (make, twin) in narrow_linear.OPERATORS.items():
+    for operator, (make, twin) in reduced_precision_linear.OPERATORS.items():
         linear = make(9, 8, 7)
         out = run(operator, linear, opset=opset, activation="gelu")
         assert_accurate(out, twin, *linear.values(), activation="gelu")
@@ -398,9 +397,9 @@ def test_cycle_scan_of_unusual_numbers() -> None:
 
 @pytest.mark.parametrize("activation", ["none", "gelu"])
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (29, 33, 32), (43, 768, 96)])
-@pytest.mark.parametrize("operator", narrow_linear.OPERATORS)
-def test_narrow_linear(operator: str, sizes: tuple[int, int, int], activation: Any) -> None:
-    make, twin = narrow_linear.OPERATORS[operator]
+@pytest.mark.parametrize("operator", reduced_precision_linear.OPERATORS)
+def test_reduced_precision_linear(operator: str, sizes: tuple[int, int, int], activation: Any) -> None:
+    make, twin = reduced_precision_linear.OPERATORS[operator]
     inputs = make(*sizes)
     out = run(operator, inputs, constant=[name for name in inputs if name != "x"], activation=activation)
     assert_accurate(out, twin, *inputs.values(), activation=activation)
@@ -408,7 +407,7 @@ def test_narrow_linear(operator: str, sizes: tuple[int, int, int], activation: A
 
 def test_int8_linear_of_unusual_rows() -> None:
     """Zeros, tiny numbers, and what is not finite, at any place of a row."""
-    inputs = narrow_linear.int8_inputs(12, 20, 9)
+    inputs = reduced_precision_linear.int8_inputs(12, 20, 9)
     x = inputs["x"]
     x[1], x[2] = 0, x[2] * np.float32(2.0**-110)
     x[4, 0], x[5, 13], x[6, 19], x[7, 3], x[7, 4] = np.nan, np.nan, np.inf, -np.inf, np.nan

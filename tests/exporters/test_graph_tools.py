@@ -14,15 +14,15 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from inter2former_deploy.core.contract import CHOICES, DOMAIN, ENCODER_INPUT, IMAGE_FEATURES
+from inter2former_deploy.core.contract import DOMAIN, ENCODER_INPUT, IMAGE_FEATURES
 from inter2former_deploy.core.prompts import Click
-from inter2former_deploy.exporters import bodies
 from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, add_bodies, function_protos, inline_bodies
 from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
 from inter2former_deploy.exporters.precision import reduce_precision
 from inter2former_deploy.families.inter2former.config import PROBE, ModelConfig
 from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+from inter2former_deploy.operators.registry import OPERATORS
 
 Array = NDArray[Any]
 Runner = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -116,10 +116,9 @@ def assert_same(session: Session, encode: Runner, decode: Runner, assert_close: 
 
 def all_functions() -> Iterator[onnx.FunctionProto]:
     """Of every operator, each once."""
-    names = [function.name for function in bodies._OPERATORS]
-    assert set(CHOICES) <= set(names)
+    names = [name for operator in OPERATORS.values() for name in operator.operators]
     for opset in (18, 24):
-        yield from function_protos(opset, names, tokens=5000, experts=3)
+        yield from function_protos(opset, names, {"qkv": 5000, "expert_bias": 3})
 
 
 def assert_plain_tensors(nodes: Any, where: str) -> None:
@@ -157,8 +156,8 @@ def test_bodies_are_plain_and_use_all_that_they_declare() -> None:
 
 def test_functions_come_after_those_that_they_call() -> None:
     known: set[tuple[str, str]] = set()
-    names = [function.name for function in bodies._OPERATORS]
-    for function in function_protos(20, names, tokens=64, experts=2):
+    names = [name for operator in OPERATORS.values() for name in operator.operators]
+    for function in function_protos(20, names, {"qkv": 64, "expert_bias": 2}):
         called = {(x.domain, x.op_type) for x in function.node if x.domain in (DOMAIN, HELPER_DOMAIN)}
         assert called <= known, function.name
         assert called == set() or {x.domain for x in function.opset_import} >= {domain for domain, _ in called}
@@ -180,13 +179,13 @@ def test_graphs_carry_the_bodies_that_they_need(session: Session) -> None:
 def test_bodies_for_other_sizes_are_refused(session: Session) -> None:
     """More tokens or experts than a body was made for: it fails when it runs."""
     inputs, _ = session.decodes[5]
-    for sizes in ({"tokens": 1, "experts": 8}, {"tokens": 64, "experts": 7}):
+    for sizes in ({"qkv": 1, "expert_bias": 8}, {"qkv": 64, "expert_bias": 7}):
         model = onnx.ModelProto()
         model.CopyFrom(session.decoder)
         del model.functions[:]
         used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
-        bodies_of = function_protos(20, used, **sizes)
-        if sizes["tokens"] == 1:  # a block of one query
+        bodies_of = function_protos(20, used, sizes)
+        if sizes["qkv"] == 1:  # a block of one query
             (blocks,) = (f for f in bodies_of if f.name == "AttendInBlocks")
             end = next(node for node in blocks.node if node.output[0].startswith("at_") and node.output[0] != "at_0")
             end.attribute[0].CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(np.array([1]))))

@@ -21,43 +21,33 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 from tolerances import TOLERANCES
 
-from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION, operator_name
+from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION
+from inter2former_deploy.operators.registry import OPERATORS, operator_name
 
 Array = NDArray[Any]
 
-TIERS = ("portable", "avx2", "avx512")  # each with all kernels of its own
-NARROW_TIERS = (*TIERS, "avx512vnni", "avx512bf16")  # with kernels of its own for narrow numbers
-_AVX2 = {"avx2", "fma", "bmi1", "bmi2"}
-_AVX512 = {*_AVX2, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-FEATURES: dict[str, set[str]] = {  # what a tier asks of the machine, by the names of /proc/cpuinfo
-    "portable": set(),
-    "avx2": _AVX2,
-    "avx512": _AVX512,
-    "avx512vnni": {*_AVX512, "avx512_vnni"},
-    "avx512bf16": {*_AVX512, "avx512_vnni", "avx512_bf16"},
-}
+ROOT = Path(__file__).parents[2]
+
+
+def _tier_table() -> tuple[dict[str, set[str]], tuple[str, ...]]:
+    """Of each tier of custom_ops/tiers.txt what it asks of the machine; those that have all kernels of their own."""
+    features: dict[str, set[str]] = {}
+    own = []
+    so_far: set[str] = set()
+    for row in (ROOT / "custom_ops" / "tiers.txt").read_text().splitlines():
+        if row and not row.startswith("#"):
+            tier, _, _, base, *added = row.split()
+            so_far |= set(added)
+            features[tier] = set(so_far)
+            own += [tier] if base == "-" else []
+    return features, tuple(own)
+
+
+FEATURES, TIERS = _tier_table()
+ALL_TIERS = tuple(FEATURES)  # also those that have kernels of their own for reduced precision only
+# Features that /proc/cpuinfo names otherwise than the compiler.
+CPUINFO = {"bmi": "bmi1", "avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16"}
 THREADS = (1, 2, 8)  # results must be the same for all of these
-OUTPUT_TYPES: dict[str, tuple[int, ...]] = {
-    "EdgeTokens": (onnx.TensorProto.INT64,),
-    "PromptEmbedding": (onnx.TensorProto.FLOAT,),
-    "HybridAttention": (onnx.TensorProto.FLOAT,),
-    "FullAttention": (onnx.TensorProto.FLOAT,) * 2,
-    "HybridExperts": (onnx.TensorProto.FLOAT,),
-    "NormLinear": (onnx.TensorProto.FLOAT,),
-    "LinearAdd": (onnx.TensorProto.FLOAT,),
-    "TokenBox": (onnx.TensorProto.INT64,),
-    "LocalUpsample": (onnx.TensorProto.FLOAT,),
-    "WindowAttention": (onnx.TensorProto.FLOAT,),
-    "Int8Linear": (onnx.TensorProto.FLOAT,),
-    "Bf16Linear": (onnx.TensorProto.FLOAT,),
-    "CannyMaps": (onnx.TensorProto.FLOAT,),
-    "EdgeStem": (onnx.TensorProto.FLOAT,),
-    "EdgeBlock": (onnx.TensorProto.FLOAT,),
-    "EdgeDownsample": (onnx.TensorProto.FLOAT,),
-    "EdgeProjection": (onnx.TensorProto.FLOAT,) * 3,
-    "CycleScan": (onnx.TensorProto.FLOAT,),
-    "OperatorInfo": (onnx.TensorProto.STRING, onnx.TensorProto.INT64),
-}
 FAILURES = (onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException, onnxruntime_errors.InvalidArgument)
 
 
@@ -73,7 +63,7 @@ def machine_tiers() -> tuple[str, ...]:
     if platform.machine() == "x86_64":
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         flags = set(next(line for line in lines if line.startswith("flags")).split())
-    return tuple(tier for tier in NARROW_TIERS if FEATURES[tier] <= flags)
+    return tuple(tier for tier in ALL_TIERS if {CPUINFO.get(name, name) for name in FEATURES[tier]} <= flags)
 
 
 def expected_tiers() -> tuple[str, ...]:
@@ -82,7 +72,7 @@ def expected_tiers() -> tuple[str, ...]:
     scripts/sanitize sets INTER2FORMER_OPS_EMULATED for such a library.
     """
     emulated = bool(os.environ.get("INTER2FORMER_OPS_EMULATED")) and platform.machine() == "x86_64"
-    return NARROW_TIERS if emulated else machine_tiers()
+    return ALL_TIERS if emulated else machine_tiers()
 
 
 @dataclass(frozen=True)
@@ -179,15 +169,13 @@ def one_node_model(
     """A model of one node. No shapes are declared: the operator is the one that checks them."""
     operator_type, attributes = named(operator, inputs, attributes)
     elements = {name: onnx.helper.np_dtype_to_tensor_dtype(x.dtype) for name, x in inputs.items()}
-    outputs = [(f"out_{i}", element) for i, element in enumerate(OUTPUT_TYPES[operator])]
-    node = onnx.helper.make_node(
-        operator_type, list(inputs), [name for name, _ in outputs], domain=DOMAIN, **attributes
-    )
+    outputs = [f"out_{i}" for i in range(3 if operator == "OperatorInfo" else OPERATORS[operator].outputs)]
+    node = onnx.helper.make_node(operator_type, list(inputs), outputs, domain=DOMAIN, **attributes)
     graph = onnx.helper.make_graph(
         [node],
         operator,
         [onnx.helper.make_tensor_value_info(name, e, None) for name, e in elements.items() if name not in constant],
-        [onnx.helper.make_tensor_value_info(name, element, None) for name, element in outputs],
+        [onnx.ValueInfoProto(name=name) for name in outputs],  # their types, too, are the operator's
         [onnx.numpy_helper.from_array(np.ascontiguousarray(inputs[name]), name) for name in constant],
     )
     opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]

@@ -22,7 +22,9 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from operators.harness import NARROW_TIERS, TIERS, Array, Library, fed, one_node_model
+from operators.harness import ALL_TIERS, TIERS, Array, Library, fed, one_node_model
+
+from inter2former_deploy.operators.registry import OPERATORS
 
 SIZES = (1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49)  # around the vectors and tiles of every tier
 Case = tuple[dict[str, Array], dict[str, Any]]  # inputs and attributes
@@ -275,21 +277,21 @@ def cycle_scan() -> Iterator[Case]:
         yield case([size, 40], 65, 9, 1 + size % 3)
 
 
-def narrow_sizes() -> Iterator[tuple[int, int, int]]:
+def layer_sizes() -> Iterator[tuple[int, int, int]]:
     for size in SIZES:
         yield from ((3, size, 5), (3, 5, size), (size, 9, 17))
     yield from ((131, 63, 65), (2, 771, 30))
 
 
 def int8_linear() -> Iterator[Case]:
-    for rows, inputs, outputs in narrow_sizes():
+    for rows, inputs, outputs in layer_sizes():
         weight = np.random.default_rng(inputs).integers(-127, 128, (outputs, inputs), np.int8)
         parameters = {"weight": weight, "scale": floats(outputs), "bias": floats(outputs)}
         yield {"x": floats(rows, inputs), **parameters}, {"activation": "gelu" if rows % 2 else "none"}
 
 
 def bf16_linear() -> Iterator[Case]:
-    for rows, inputs, outputs in narrow_sizes():
+    for rows, inputs, outputs in layer_sizes():
         parameters = {"weight": floats(outputs, inputs).astype(ml_dtypes.bfloat16), "bias": floats(outputs)}
         yield {"x": floats(rows, inputs), **parameters}, {"activation": "gelu" if rows % 2 else "none"}
 
@@ -332,28 +334,9 @@ def edge_projection() -> Iterator[Case]:
             yield inputs, {"pixels": pixels}
 
 
-CASES: dict[str, Callable[[], Iterator[Case]]] = {
-    "EdgeTokens": edge_tokens,
-    "TokenBox": token_box,
-    "PromptEmbedding": prompt_embedding,
-    "HybridAttention": hybrid_attention,
-    "FullAttention": full_attention,
-    "HybridExperts": hybrid_experts,
-    "NormLinear": norm_linear,
-    "LinearAdd": linear_add,
-    "LocalUpsample": local_upsample,
-    "CannyMaps": canny_maps,
-    "EdgeStem": edge_stem,
-    "EdgeBlock": edge_block,
-    "EdgeDownsample": edge_downsample,
-    "EdgeProjection": edge_projection,
-    "WindowAttention": window_attention,
-    "CycleScan": cycle_scan,
-    "Int8Linear": int8_linear,
-    "Bf16Linear": bf16_linear,
-}
-NARROW = ("Int8Linear", "Bf16Linear")
-RUNS = [(tier, name) for name in CASES for tier in (NARROW_TIERS if name in NARROW else TIERS)]
+# The function of each operator above, by its formula's name.
+CASES: dict[str, Callable[[], Iterator[Case]]] = {name: globals()[op.formula] for name, op in OPERATORS.items()}
+RUNS = [(tier, name) for name in CASES for tier in (ALL_TIERS if OPERATORS[name].reduced_precision else TIERS)]
 
 
 # ---- Tests, each in a process of its own.

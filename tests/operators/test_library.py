@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from operators.harness import FAILURES, NARROW_TIERS, Library, expected_tiers, library_path
+from operators.harness import ALL_TIERS, FAILURES, Library, expected_tiers, library_path
 
 from inter2former_deploy.core.contract import DOMAIN_VERSION
+from inter2former_deploy.operators.registry import OPERATORS
 
 
 def readelf(*arguments: str) -> str:
@@ -41,10 +42,15 @@ def test_the_stack_is_not_executable() -> None:
 
 
 def test_versions(library: Library) -> None:
-    tier, versions = library.run("OperatorInfo", {})
+    tier, versions, _ = library.run("OperatorInfo", {})
     assert tier == library.tier
     assert versions.tolist()[0] == DOMAIN_VERSION
     assert versions.tolist()[1] >= 17
+
+
+def test_holds_the_operators_of_the_registry(library: Library) -> None:
+    names = [name for operator in OPERATORS.values() for name in operator.operators]
+    assert sorted(library.run("OperatorInfo", {})[2].tolist()) == sorted([*names, "OperatorInfo"])
 
 
 def copy_of_library(folder: Path) -> Path:
@@ -66,7 +72,7 @@ def test_runs_every_tier_of_this_machine_and_no_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other machines have one tier")
-@pytest.mark.parametrize("tier", NARROW_TIERS)
+@pytest.mark.parametrize("tier", ALL_TIERS)
 def test_holds_every_tier(tier: str, tmp_path: Path) -> None:
     """Also those that this machine lacks: a wheel is built once for all machines."""
     library = Library(tier, copy_of_library(tmp_path))

@@ -17,6 +17,7 @@ from inter2former_deploy.core.contract import DECODER_FILE, DOMAIN, ENCODER_FILE
 from inter2former_deploy.core.library import LIBRARY_VARIABLE, library_path
 from inter2former_deploy.core.manifest import Manifest, sha256
 from inter2former_deploy.core.threads import CpuLimits
+from inter2former_deploy.operators.registry import OPERATORS
 from inter2former_deploy.runtime import doctor
 from inter2former_deploy.runtime.onnx_bytes import one_node_model
 
@@ -41,6 +42,13 @@ TWINS = {
     "LocalUpsampleLinear": partial(twins.local_upsample, activation="none"),
 }
 CASES = {case.operator: case for case in doctor.known_answers()}
+
+
+def test_every_operator_has_a_known_answer() -> None:
+    """At least one of its forms."""
+    assert len(CASES) == len(OPERATORS)
+    for operator in OPERATORS.values():
+        assert CASES.keys() & operator.operators, operator.name
 
 
 @pytest.mark.parametrize("operator", TWINS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,15 @@ import numpy.typing as npt
 
 from inter2former_deploy.apps.bench.scene import disc_labels, disc_token_box, disc_tokens
 from inter2former_deploy.apps.bench.workers import Workload, threads_here
-from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION, operator_name
+from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION
 from inter2former_deploy.families.hrsam.config import HRSAMPP_VIT_B
 from inter2former_deploy.families.inter2former.config import PATCH, VIT_B
+from inter2former_deploy.operators.registry import OPERATORS, operator_name
 
 Array = npt.NDArray[Any]
 DECODER, ENCODER = VIT_B.decoder, VIT_B.encoder
 FEATURES = DECODER.pyramid[::-1]  # channels of the edge network's stages, at S, S/2, S/4, S/8
+EPSILON = 1e-5  # of all norms
 EXP_FLOP = 12.0  # of an exponential: one multiply-add to reduce its argument, five of a polynomial
 SILU_FLOP = EXP_FLOP + 3  # and a scaling, a sum and a division
 SOFTPLUS_FLOP = EXP_FLOP + 14  # and a quotient, a polynomial of four multiply-adds, and how both are put together
@@ -37,11 +39,34 @@ class Case:
     constant: frozenset[str]  # inputs that are weights
     attributes: Mapping[str, Any]
     flop: float  # operations that the result needs at least, 2 a multiply-add, exponentials included
-    # (of int8 and bfloat16 numbers, too: below the floor, whose rate is that of float32, is what narrow numbers gain)
+    # (of int8 and bfloat16 numbers, too: below the floor, whose rate is that of float32, is what they gain)
     nbytes: float  # bytes that must be read or written at least
     outputs: tuple[str, ...] = ("out",)
 
 
+LAYERS: Mapping[str, tuple[int, int, str]] = {  # of an encoder block: inputs, outputs, activation
+    "qkv": (ENCODER.dim, 3 * ENCODER.dim, "none"),
+    "proj": (ENCODER.dim, ENCODER.dim, "none"),
+    "fc1": (ENCODER.dim, 4 * ENCODER.dim, "gelu"),
+    "fc2": (4 * ENCODER.dim, ENCODER.dim, "none"),
+}
+SHARES = (0.03, 0.1, 0.3, 1.0)  # of edge tokens, or of the area
+CASES: dict[str, Callable[..., Case]] = {}  # by the formula's name
+_SWEPT: dict[str, dict[str, Iterable[Any]]] = {}  # what `sweep` gives a case besides the side
+
+
+def measured(**swept: Iterable[Any]) -> Callable[[Callable[..., Case]], Callable[..., Case]]:
+    """Make a function a case of `i2f bench ops`, which measures it for every combination of these arguments."""
+
+    def add(make: Callable[..., Case]) -> Callable[..., Case]:
+        CASES[make.__name__] = make
+        _SWEPT[make.__name__] = swept
+        return make
+
+    return add
+
+
+@measured(share=(0.0, *SHARES))
 def hybrid_attention(side: int, share: float, quantizer: str = "bsq") -> Case:
     """Attention of `side * side` tokens, a disc of which (`share` of all) are edge tokens."""
     rng = np.random.default_rng(1)
@@ -69,6 +94,7 @@ def hybrid_attention(side: int, share: float, quantizer: str = "bsq") -> Case:
     )
 
 
+@measured(share=(0.0, *SHARES))
 def hybrid_experts(side: int, share: float, experts: int = DECODER.experts) -> Case:
     """Shared and routed experts of `side * side` tokens, `share` of them edge tokens."""
     rng = np.random.default_rng(2)
@@ -93,12 +119,13 @@ def hybrid_experts(side: int, share: float, experts: int = DECODER.experts) -> C
         operator="HybridExperts",
         inputs={"x": _normal(rng, length, dim), "edge": edge, **weights},
         constant=frozenset(weights),
-        attributes={},
+        attributes={"epsilon": EPSILON},
         flop=(length + len(edge)) * hidden * (6.0 * dim + SILU_FLOP) + 2.0 * len(edge) * dim * (1 + experts),
         nbytes=8.0 * length * dim,
     )
 
 
+@measured()
 def norm_linear(side: int) -> Case:
     """Queries, keys and values of `side * side` tokens."""
     rng = np.random.default_rng(5)
@@ -113,12 +140,13 @@ def norm_linear(side: int) -> Case:
         operator="NormLinear",
         inputs={"x": _normal(rng, length, dim), **weights},
         constant=frozenset(weights),
-        attributes={},
+        attributes={"activation": "none", "epsilon": EPSILON},
         flop=2.0 * length * dim * outputs,
         nbytes=4.0 * length * (dim + outputs),
     )
 
 
+@measured()
 def linear_add(side: int) -> Case:
     """The output of the attention of `side * side` tokens, projected and added to them."""
     rng = np.random.default_rng(6)
@@ -134,6 +162,7 @@ def linear_add(side: int) -> Case:
     )
 
 
+@measured(share=SHARES)
 def edge_tokens(side: int, share: float, rule: str = "exact") -> Case:
     """Edge tokens of a label map with a disc of `share` of the area."""
     labels = disc_labels(side * PATCH, share)
@@ -147,6 +176,7 @@ def edge_tokens(side: int, share: float, rule: str = "exact") -> Case:
     )
 
 
+@measured(share=SHARES)
 def token_box(side: int, share: float) -> Case:
     """The box of `share` of `side * side` tokens."""
     low_res = np.full((side, side), -3, np.float32)
@@ -161,6 +191,7 @@ def token_box(side: int, share: float) -> Case:
     )
 
 
+@measured(share=SHARES)
 def prompt_embedding(side: int, share: float, dense: bool = False) -> Case:
     """Prompt embedding of a label map with a disc of `share` of the area."""
     rng = np.random.default_rng(3)
@@ -180,6 +211,7 @@ def prompt_embedding(side: int, share: float, dense: bool = False) -> Case:
     )
 
 
+@measured(share=SHARES, stage=range(4))
 def local_upsample(side: int, share: float, stage: int) -> Case:
     """Stage 0..3 of local upsampling of the box around a disc of `share` of the area."""
     rng = np.random.default_rng(4)
@@ -207,13 +239,14 @@ def local_upsample(side: int, share: float, stage: int) -> Case:
             "edge_corner": _normal(rng, 4, side, side, co),
         },
         constant=frozenset(weights),
-        attributes={"activation": "none" if last else "silu"},
+        attributes={"activation": "none" if last else "silu", "epsilon": EPSILON},
         # nine taps; resizing four sums of them, 16 products each; four activations
         flop=hc * wc * co * (2.0 * (9 * ci + 64) + (0.0 if last else 4 * SILU_FLOP)),
         nbytes=4.0 * hc * wc * (ci + 8 * co),
     )
 
 
+@measured()
 def full_attention(side: int) -> Case:
     """Attention of `side * side` tokens before any click, once an image."""
     length, dim = side * side, DECODER.attention_dim
@@ -228,6 +261,7 @@ def full_attention(side: int) -> Case:
     )
 
 
+@measured()
 def window_attention(side: int) -> Case:
     """Attention in windows of the encoder's two maps, the main one of `side * side` tokens, without an offset."""
     rng = np.random.default_rng(8)
@@ -249,6 +283,7 @@ def window_attention(side: int) -> Case:
     )
 
 
+@measured(apart=(False, True))
 def cycle_scan(side: int, apart: bool = False) -> Case:
     """The scan of a fresh state-space module of HRSAM++, `side * side` tokens and those of the anchor map.
 
@@ -280,6 +315,7 @@ def cycle_scan(side: int, apart: bool = False) -> Case:
     )
 
 
+@measured(layer=LAYERS)
 def int8_linear(side: int, layer: str = "fc1") -> Case:
     """One of the linear `LAYERS` of an encoder block in int8, on all tokens of both maps."""
     rng = np.random.default_rng(9)
@@ -299,6 +335,7 @@ def int8_linear(side: int, layer: str = "fc1") -> Case:
     )
 
 
+@measured(layer=LAYERS)
 def bf16_linear(side: int, layer: str = "fc1") -> Case:
     """The same in bfloat16."""
     import ml_dtypes
@@ -317,14 +354,6 @@ def bf16_linear(side: int, layer: str = "fc1") -> Case:
     )
 
 
-LAYERS: Mapping[str, tuple[int, int, str]] = {  # of an encoder block: inputs, outputs, activation
-    "qkv": (ENCODER.dim, 3 * ENCODER.dim, "none"),
-    "proj": (ENCODER.dim, ENCODER.dim, "none"),
-    "fc1": (ENCODER.dim, 4 * ENCODER.dim, "gelu"),
-    "fc2": (4 * ENCODER.dim, ENCODER.dim, "none"),
-}
-
-
 def _layer(side: int, layer: str) -> tuple[int, int, int, str]:
     """Tokens, inputs, outputs and activation of a linear layer of the encoder."""
     return (side * side + (ENCODER.anchor_size // PATCH) ** 2, *LAYERS[layer])
@@ -334,6 +363,7 @@ def _layer_flop(length: int, inputs: int, outputs: int, activation: str) -> floa
     return float(length * outputs) * (2 * inputs + (GELU_FLOP if activation == "gelu" else 0))
 
 
+@measured()
 def canny_maps(side: int) -> Case:
     """The Canny maps of a picture of `side * side` tokens."""
     from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
@@ -357,6 +387,7 @@ def canny_maps(side: int) -> Case:
     )
 
 
+@measured()
 def edge_stem(side: int) -> Case:
     """The first convolution of the edge network, of five maps."""
     rng = np.random.default_rng(12)
@@ -372,6 +403,7 @@ def edge_stem(side: int) -> Case:
     )
 
 
+@measured(stage=range(4))
 def edge_block(side: int, stage: int) -> Case:
     """A residual block of stage 0..3 of the edge network, fine to coarse; work as direct convolutions do it."""
     rng = np.random.default_rng(13)
@@ -386,12 +418,13 @@ def edge_block(side: int, stage: int) -> Case:
         operator="EdgeBlock",
         inputs={"x": _normal(rng, pixels, pixels, channels), **weights},
         constant=frozenset(weights),
-        attributes={},
+        attributes={"epsilon": EPSILON},
         flop=2.0 * pixels**2 * channels * (18 * channels + SILU_FLOP),
         nbytes=8.0 * pixels**2 * channels,
     )
 
 
+@measured(stage=range(3))
 def edge_downsample(side: int, stage: int) -> Case:
     """The convolution behind stage 0..2 of the edge network."""
     rng = np.random.default_rng(14)
@@ -407,6 +440,7 @@ def edge_downsample(side: int, stage: int) -> Case:
     )
 
 
+@measured(stage=range(4))
 def edge_projection(side: int, stage: int) -> Case:
     """What stage 0..3 of local upsampling takes from the edge network, coarse to fine."""
     rng = np.random.default_rng(15)
@@ -429,15 +463,6 @@ def edge_projection(side: int, stage: int) -> Case:
     )
 
 
-CASES: Mapping[str, Callable[..., Case]] = {
-    f.__name__: f
-    for f in (
-        *(hybrid_attention, hybrid_experts, norm_linear, linear_add),
-        *(edge_tokens, prompt_embedding, token_box, local_upsample),
-        *(full_attention, window_attention, cycle_scan, int8_linear, bf16_linear),
-        *(canny_maps, edge_stem, edge_block, edge_downsample, edge_projection),
-    )
-}
 VARIANTS = ("library", "plain", "torch")  # ours first
 
 
@@ -464,13 +489,12 @@ def _graph(case: Case, *, library: bool) -> Callable[[], object]:
 
     attributes = dict(case.attributes)
     operator = operator_name(case.operator, attributes)
-    output = "int64" if case.operator in ("EdgeTokens", "TokenBox") else "float32"
     fed = {name: array for name, array in case.inputs.items() if name not in case.constant}
     graph = oh.make_graph(
         [oh.make_node(operator, list(case.inputs), list(case.outputs), domain=DOMAIN, **attributes)],
         case.operator,
         [oh.make_tensor_value_info(n, oh.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in fed.items()],
-        [oh.make_tensor_value_info(n, oh.np_dtype_to_tensor_dtype(np.dtype(output)), None) for n in case.outputs],
+        [onnx.ValueInfoProto(name=name) for name in case.outputs],
         [onnx.numpy_helper.from_array(np.ascontiguousarray(case.inputs[n]), n) for n in sorted(case.constant)],
     )
     opsets = [oh.make_opsetid("", 20), oh.make_opsetid(DOMAIN, DOMAIN_VERSION)]
@@ -487,29 +511,15 @@ def _graph(case: Case, *, library: bool) -> Callable[[], object]:
 
 
 def _torch(case: Case) -> Callable[[], object]:
-    import re
-
     import torch
 
-    from inter2former_deploy.operators import edge_formulas, formulas, scan
-
     torch.set_num_threads(threads_here())
-    name = re.sub(r"(?<!^)(?=[A-Z])", "_", case.operator).lower()
-    formula = next(getattr(module, name) for module in (edge_formulas, formulas, scan) if hasattr(module, name))
+    formula = OPERATORS[case.operator].load()
     tensors = [_tensor(array) for array in case.inputs.values()]
-    defaults: dict[str, dict[str, Any]] = {
-        "HybridExperts": {"epsilon": 1e-5},
-        "NormLinear": {"epsilon": 1e-5, "activation": "none"},
-        "LocalUpsample": {"epsilon": 1e-5},
-        "EdgeBlock": {"epsilon": 1e-5},
-    }
-    attributes = defaults.get(case.operator, {}) | dict(case.attributes)
-    if "dense" in attributes:
-        attributes["dense"] = bool(attributes["dense"])
 
     def call() -> object:
         with torch.inference_mode():
-            return formula(*tensors, **attributes)
+            return formula(*tensors, **case.attributes)
 
     return call
 
@@ -548,28 +558,7 @@ def _mixed_places(labels: Array, stride: int, reach: int) -> int:
 
 
 def sweep(sizes: Iterable[int]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The cases of `i2f bench ops`: every operator at these resolutions, over edge share or area."""
-    for side in (size // PATCH for size in sizes):
-        for share in (0.0, 0.03, 0.1, 0.3, 1.0):
-            yield "hybrid_attention", {"side": side, "share": share}
-            yield "hybrid_experts", {"side": side, "share": share}
-        yield "norm_linear", {"side": side}
-        yield "linear_add", {"side": side}
-        for share in (0.03, 0.1, 0.3, 1.0):
-            yield "edge_tokens", {"side": side, "share": share}
-            yield "prompt_embedding", {"side": side, "share": share}
-            yield "token_box", {"side": side, "share": share}
-            for stage in range(4):
-                yield "local_upsample", {"side": side, "share": share, "stage": stage}
-        for once in ("full_attention", "window_attention", "canny_maps", "edge_stem"):  # once an image
-            yield once, {"side": side}
-        for apart in (False, True):
-            yield "cycle_scan", {"side": side, "apart": apart}
-        for narrow in ("int8_linear", "bf16_linear"):
-            for layer in LAYERS:
-                yield narrow, {"side": side, "layer": layer}
-        for stage in range(4):
-            yield "edge_block", {"side": side, "stage": stage}
-            if stage < 3:
-                yield "edge_downsample", {"side": side, "stage": stage}
-            yield "edge_projection", {"side": side, "stage": stage}
+    """The cases of `i2f bench ops` at these resolutions, each with all the arguments that it is measured for."""
+    for size, (name, swept) in product(sizes, _SWEPT.items()):
+        for values in product(*swept.values()):
+            yield name, {"side": size // PATCH, **dict(zip(swept, values, strict=True))}

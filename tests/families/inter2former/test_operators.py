@@ -320,7 +320,7 @@ def test_int8_linear_has_the_bits_of_the_contract() -> None:
 
 @pytest.mark.parametrize("activation", ["none", "gelu"])
 @pytest.mark.parametrize("precision", ["int8", "bf16"])
-def test_narrow_linear(assert_close: Any, precision: str, activation: Any) -> None:
+def test_reduced_precision_linear(assert_close: Any, precision: str, activation: Any) -> None:
     rng = np.random.default_rng(11)
     x, weight, bias = draw(rng, 30, 40).float(), draw(rng, 20, 40).float(), draw(rng, 20).float()
     x[3], x[4, 2], x[5, 7] = 0, torch.nan, torch.inf
@@ -338,7 +338,7 @@ def test_narrow_linear(assert_close: Any, precision: str, activation: Any) -> No
     finite = np.isfinite(expected)
     assert np.isnan(out.numpy()[4]).all()
     np.testing.assert_array_equal(np.isfinite(out.numpy()), finite)
-    assert_close(out.numpy()[finite], expected[finite], "narrow linear")
+    assert_close(out.numpy()[finite], expected[finite], "reduced precision linear")
 
 
 def test_unknown_activation() -> None:

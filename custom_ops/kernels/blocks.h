@@ -7,23 +7,23 @@
 
 namespace i2f::I2F_TIER {
 
-constexpr int64_t kMostDesks = 64;  // so many threads find work
+constexpr int64_t kMaxTasks = 64;  // so many threads find work
 
-// Calls body(block, desk) once for every block in [0, blocks); `desk` is memory of `floats` floats
-// that no other block uses at the time. A task takes one block after the other, so that a thread
-// keeps its desk, and its cache, to the end.
+// Calls body(block, scratch) once for every block in [0, blocks); `scratch` is memory of `floats`
+// floats that no other block uses at the time. A task takes one block after the other, so that a
+// thread keeps its scratch, and its cache, to the end.
 template <class Body>
 inline void for_blocks(int64_t blocks, int64_t floats, const Memory& memory,
                        const Parallel& parallel, const Body& body) {
-  const int64_t desks = at_most(blocks, kMostDesks);
+  const int64_t tasks = min(blocks, kMaxTasks);
   const int64_t stride = ceil_div(floats, 16) * 16;
-  float* all = take<float>(memory, desks * stride);
+  float* all = take<float>(memory, tasks * stride);
   int64_t next = 0;
-  parallel_for(parallel, static_cast<size_t>(desks), [&](size_t desk) {
+  parallel_for(parallel, static_cast<size_t>(tasks), [&](size_t scratch) {
     for (;;) {
       const int64_t block = __atomic_fetch_add(&next, int64_t{1}, __ATOMIC_RELAXED);
       if (block >= blocks) return;
-      body(block, all + static_cast<int64_t>(desk) * stride);
+      body(block, all + static_cast<int64_t>(scratch) * stride);
     }
   });
 }

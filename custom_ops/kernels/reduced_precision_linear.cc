@@ -1,9 +1,9 @@
 // Linear layers in low precision. A task converts a block of rows once, as narrow as the machine
 // multiplies, and multiplies it by one panel of weights after the other: the panel stays in the
-// first cache and the block in the second, the weights are read once a block. The epilogue
-// (scales, bias, GELU) runs on the sums of a tile before they leave the first cache.
+// first cache and the block in the second, the weights are read once a block. The epilogue (scales,
+// bias, GELU) runs on the sums of a tile before they leave the first cache.
 
-#include "kernels/narrow_linear.h"
+#include "kernels/reduced_precision_linear.h"
 
 #include "kernels/dot.h"
 #include "kernels/gemm.h"
@@ -17,7 +17,7 @@ constexpr int kColumns = kVectors * kLanes;  // of a panel
 constexpr int kRows = kTileRows<kVectors>;   // of a tile
 constexpr int64_t kBlockWords = 96 << 10;    // of a task's converted rows: half of a second cache
 constexpr int64_t kBlockTiles = 10;          // of a block, at most: tasks for many threads
-constexpr int64_t kMostTasks = 64;           // bounds the scratch
+constexpr int64_t kMaxTasks = 64;            // bounds the scratch
 
 // A vector of the factors of kLanes words' worth of lanes.
 template <class Factor>
@@ -134,7 +134,7 @@ class Linear {
   using Sums = typename Dot::Sums;
   using Factor = typename Dot::Factor;
 
-  Linear(const NarrowLinearSizes& sizes, const void* packed)
+  Linear(const LinearSizes& sizes, const void* packed)
       : sizes_(sizes),
         words_(ceil_div(sizes.inputs, Dot::kDepth)),
         panels_(ceil_div(sizes.outputs, kColumns)),
@@ -163,9 +163,9 @@ class Linear {
            const Parallel& parallel) const {
     if (rows == 0) return;
     const int64_t most = kBlockWords / words_ / kRows;
-    const int64_t block = kRows * at_least(1, at_most(kBlockTiles, most));
-    const int64_t tasks = at_most(kMostTasks, ceil_div(rows, block));
-    const int64_t tiles = ceil_div(at_most(rows, block), kRows);
+    const int64_t block = kRows * max(1, min(kBlockTiles, most));
+    const int64_t tasks = min(kMaxTasks, ceil_div(rows, block));
+    const int64_t tiles = ceil_div(min(rows, block), kRows);
     // Of a task: converted rows, tile by tile, then a row on its way there.
     const int64_t row_words = ceil_div(words_ * Dot::kDepth, kLanes) * kLanes;
     const int64_t task_words = tiles * kRows * words_ + row_words;
@@ -200,7 +200,7 @@ class Linear {
     for (int64_t p = 0; p < panels_; ++p) {
       const uint32_t* panel = packed_ + p * panel_words();
       for (int64_t row = first; row < last; row += kRows) {
-        const int64_t rows = at_most(kRows, last - row);
+        const int64_t rows = min(kRows, last - row);
         const uint32_t* x = tiles + (row - first) * words_;
         Sums sums[kRows][kVectors];
         with_rows<kRows>(
@@ -217,7 +217,7 @@ class Linear {
   void multiply_tile(const uint32_t* x, const uint32_t* panel, Sums (&to)[kRows][kVectors]) const {
     const uint32_t* factors = panel + P::kHead * kColumns;
     for (int64_t begin = 0; begin < words_; begin += P::kRunWords) {
-      const int64_t end = at_most(words_, begin + P::kRunWords);
+      const int64_t end = min(words_, begin + P::kRunWords);
       Sums sums[M][kVectors];
 #pragma GCC unroll 32
       for (int m = 0; m < M; ++m) {
@@ -269,7 +269,7 @@ class Linear {
     }
   }
 
-  NarrowLinearSizes sizes_;
+  LinearSizes sizes_;
   int64_t words_;  // of a converted row
   int64_t panels_;
   const uint32_t* packed_;
@@ -277,30 +277,28 @@ class Linear {
 
 }  // namespace
 
-size_t packed_int8_linear_size(const NarrowLinearSizes& sizes) {
+size_t packed_int8_linear_size(const LinearSizes& sizes) {
   return Linear<Int8>(sizes, nullptr).packed_bytes();
 }
 
-void pack_int8_linear(const NarrowLinearSizes& sizes, const Int8LinearWeights& weights,
-                      void* packed) {
+void pack_int8_linear(const LinearSizes& sizes, const Int8LinearWeights& weights, void* packed) {
   Linear<Int8>(sizes, nullptr).pack(weights, static_cast<uint32_t*>(packed));
 }
 
-void int8_linear(const float* x, int64_t rows, const NarrowLinearSizes& sizes, const void* packed,
+void int8_linear(const float* x, int64_t rows, const LinearSizes& sizes, const void* packed,
                  bool gelu, float* out, const Memory& memory, const Parallel& parallel) {
   Linear<Int8>(sizes, packed).run(x, rows, gelu, out, memory, parallel);
 }
 
-size_t packed_bf16_linear_size(const NarrowLinearSizes& sizes) {
+size_t packed_bf16_linear_size(const LinearSizes& sizes) {
   return Linear<Bf16>(sizes, nullptr).packed_bytes();
 }
 
-void pack_bf16_linear(const NarrowLinearSizes& sizes, const Bf16LinearWeights& weights,
-                      void* packed) {
+void pack_bf16_linear(const LinearSizes& sizes, const Bf16LinearWeights& weights, void* packed) {
   Linear<Bf16>(sizes, nullptr).pack(weights, static_cast<uint32_t*>(packed));
 }
 
-void bf16_linear(const float* x, int64_t rows, const NarrowLinearSizes& sizes, const void* packed,
+void bf16_linear(const float* x, int64_t rows, const LinearSizes& sizes, const void* packed,
                  bool gelu, float* out, const Memory& memory, const Parallel& parallel) {
   Linear<Bf16>(sizes, packed).run(x, rows, gelu, out, memory, parallel);
 }

@@ -3,19 +3,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/linear.h"
 #include "kernels/memory.h"
 #include "kernels/parallel.h"
 
 namespace i2f {
 
-// Sizes of a linear layer, both at least 1.
-struct NarrowLinearSizes {
-  int64_t inputs;   // K
-  int64_t outputs;  // N
-};
-
 // The most inputs of an int8 layer: sums of their products stay within 32 bits.
-constexpr int64_t kMostInt8Inputs = 1 << 17;
+constexpr int64_t kMaxInt8Inputs = 1 << 17;
 
 // The parameters as OPERATORS.md lays them out.
 struct Int8LinearWeights {
@@ -29,22 +24,22 @@ struct Bf16LinearWeights {
 };
 
 // Bytes of the packed parameters.
-using PackedInt8LinearSizeKernel = size_t(const NarrowLinearSizes& sizes);
-using PackedBf16LinearSizeKernel = size_t(const NarrowLinearSizes& sizes);
+using PackedInt8LinearSizeKernel = size_t(const LinearSizes& sizes);
+using PackedBf16LinearSizeKernel = size_t(const LinearSizes& sizes);
 
 // Rearranges the parameters for int8_linear or bf16_linear; `packed` is aligned to 64 bytes.
-using PackInt8LinearKernel = void(const NarrowLinearSizes& sizes, const Int8LinearWeights& weights,
+using PackInt8LinearKernel = void(const LinearSizes& sizes, const Int8LinearWeights& weights,
                                   void* packed);
-using PackBf16LinearKernel = void(const NarrowLinearSizes& sizes, const Bf16LinearWeights& weights,
+using PackBf16LinearKernel = void(const LinearSizes& sizes, const Bf16LinearWeights& weights,
                                   void* packed);
 
 // Int8Linear and Bf16Linear of OPERATORS.md: x [rows, K] -> out [rows, N], no overlap; rows may be
 // 0. `packed` is what the packing function of the same tier wrote. Each row's result depends on
 // that row alone.
-using Int8LinearKernel = void(const float* x, int64_t rows, const NarrowLinearSizes& sizes,
+using Int8LinearKernel = void(const float* x, int64_t rows, const LinearSizes& sizes,
                               const void* packed, bool gelu, float* out, const Memory& memory,
                               const Parallel& parallel);
-using Bf16LinearKernel = void(const float* x, int64_t rows, const NarrowLinearSizes& sizes,
+using Bf16LinearKernel = void(const float* x, int64_t rows, const LinearSizes& sizes,
                               const void* packed, bool gelu, float* out, const Memory& memory,
                               const Parallel& parallel);
 

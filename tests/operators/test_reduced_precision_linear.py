@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from operators import twins
-from operators.harness import NARROW_TIERS, Array, Library, assert_accurate
+from operators.harness import ALL_TIERS, Array, Library, assert_accurate
 
-pytestmark = pytest.mark.parametrize("library", NARROW_TIERS, indirect=True)
+pytestmark = pytest.mark.parametrize("library", ALL_TIERS, indirect=True)
 
 Activation = Literal["none", "gelu"]
 # Rows, inputs, outputs: around vectors, tiles and blocks, odd, and the release's inputs.
