@@ -163,22 +163,33 @@ class Segmenter:
         else:
             height, width = check_image(image).shape[:2]
         told = SessionState.from_dict(state, height, width)
-        key = image.picture if isinstance(image, EncodedImage) else picture_key(image, told.region)
-        region = image.window if isinstance(image, EncodedImage) else told.region
+        self.check_state(image, told)
+        session = self.open(image, told.region.sides)
+        for prompt in told.prompts:
+            session.add(prompt)
+        return session
+
+    def check_state(self, image: np.ndarray | EncodedImage, state: SessionState) -> None:
+        """Refuse a state of another bundle or image.
+
+        Raises:
+            SessionStateError: the message says in what they differ.
+        """
+        if isinstance(image, EncodedImage):
+            key, region = image.picture, image.window
+        else:
+            key, region = picture_key(check_image(image), state.region), state.region
         here = self._origin(key, region)
         for name, theirs, ours in (
-            ("model.family", told.family, here.family),
-            ("model.size", told.size, here.size),
-            ("model.bundle", told.bundle, here.bundle),
-            ("region", told.region.sides, here.region.sides),
-            ("image.key", told.key, here.key),
+            ("model.family", state.family, here.family),
+            ("model.size", state.size, here.size),
+            ("model.bundle", state.bundle, here.bundle),
+            ("region", state.region.sides, here.region.sides),
+            ("image.key", state.key, here.key),
         ):
             if theirs != ours:
                 what = "bundle" if name.startswith("model") else "image"
                 raise SessionStateError(f"this state is of another {what}: {name} is {theirs}, here {ours}")
-        session = self.open(image, None if isinstance(image, EncodedImage) else region.sides)
-        session.replay(told.prompts)
-        return session
 
     def encode(self, image: np.ndarray, region: Sequence[int] | None = None) -> EncodedImage:
         """Encode an image for `open`: to keep it, or to save it for another time.

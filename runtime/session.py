@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import RLock
 from typing import Any, Protocol, TypeAlias
@@ -80,7 +80,7 @@ class Session:
             TypeError: a coordinate is no number, or `positive` no bool.
             ValueError: the click is not finite or lies outside the image.
         """
-        return self._add(check_click(x, y, positive))
+        return self.add(check_click(x, y, positive))
 
     def box(self, x0: float, y0: float, x1: float, y1: float) -> Mask:
         """Add a box around the object and segment again.
@@ -100,7 +100,7 @@ class Session:
             TypeError: a coordinate is no number.
             ValueError: a coordinate is not finite, the box is empty or reaches beyond the image.
         """
-        return self._add(check_box(x0, y0, x1, y1))
+        return self.add(check_box(x0, y0, x1, y1))
 
     def stroke(self, points: Sequence[tuple[float, float]], positive: bool = True) -> Mask:
         """Add a line, drawn over the object or over what must not belong to it, and segment again.
@@ -118,7 +118,7 @@ class Session:
             TypeError: a coordinate is no number, or `positive` no bool.
             ValueError: there is no point, or one is not finite or lies outside the image.
         """
-        return self._add(check_stroke(points, positive))
+        return self.add(check_stroke(points, positive))
 
     def start(self, mask: npt.NDArray[np.bool_]) -> Mask:
         """Go on from a mask: one that was drawn before, or another tool's.
@@ -135,7 +135,7 @@ class Session:
             TypeError: it is no array of bool.
             ValueError: it is not of the image's size, or holds no object.
         """
-        return self._add(StartMask(check_mask(mask, (self._region.picture_height, self._region.picture_width))))
+        return self.add(StartMask(check_mask(mask, (self._region.picture_height, self._region.picture_width))))
 
     def undo(self) -> Mask:
         """Take the last prompt back: everything is as if it had never been made.
@@ -208,19 +208,18 @@ class Session:
             raise RuntimeError("only sessions of a Segmenter have a state: this one knows no bundle")
         return replace(self._origin, prompts=self.prompts).to_dict()
 
-    def replay(self, prompts: Iterable[Prompt]) -> None:
-        """Add prompts as if by their methods.
+    def add(self, prompt: Prompt) -> Mask:
+        """Add a prompt of any kind, as its method does.
 
         Args:
-            prompts: in pixels of the image.
+            prompt: in pixels of the image.
+
+        Returns:
+            The mask, bool `[H, W]`, the caller's own.
 
         Raises:
-            ValueError: one reaches outside the image. Those before it have been added.
+            ValueError: it reaches outside the image, or outside its region.
         """
-        for prompt in prompts:
-            self._add(prompt)
-
-    def _add(self, prompt: Prompt) -> Mask:
         at = self._to_model(prompt)
         step = _Step(prompt)
         with self._lock:

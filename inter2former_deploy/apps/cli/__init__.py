@@ -13,6 +13,7 @@ import typer
 
 import inter2former_deploy
 from inter2former_deploy.apps.cli import ablate, bench, doctor, encode, evaluate, export, info, segment, train, verify
+from inter2former_deploy.apps.cli.prompts import OrderedPrompts
 from inter2former_deploy.apps.cli.stopping import Stopped, stopped_by_signals
 from inter2former_deploy.core.errors import BundleError, MissingPackageError, OperatorLibraryError, PictureWarning
 
@@ -28,7 +29,7 @@ EXPECTED_ERRORS = (ValueError, OSError, BundleError, OperatorLibraryError, Missi
 
 app = typer.Typer(
     name="i2f",
-    help="Inter2Former on CPUs: export a model, check it, segment images with clicks.",
+    help="Inter2Former on CPUs: export a model, check it, segment images with clicks, boxes, strokes.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -38,7 +39,7 @@ app = typer.Typer(
 )
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
-app.command("segment", cls=segment.OrderedClicks)(segment.segment)
+app.command("segment", cls=OrderedPrompts)(segment.segment)
 app.command("encode")(encode.encode)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)

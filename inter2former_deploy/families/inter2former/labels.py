@@ -29,6 +29,7 @@ class Label(IntEnum):
 
 DEFINITE_BACKGROUND, POSSIBLE_BACKGROUND, UNKNOWN, POSSIBLE_FOREGROUND, DEFINITE_FOREGROUND = map(int, Label)
 CLICK_RADIUS = 5  # pixels of the map, Euclidean, inclusive
+BOX_CORE = 0.3  # of a box's width and height: the axes of the ellipse in its middle that counts as the object
 
 
 def unknown_labels(height: int, width: int | None = None) -> Labels:
@@ -64,15 +65,24 @@ def add_clicks(labels: Labels, clicks: Sequence[Click]) -> None:
 
 
 def paint_box(labels: Labels, box: Box) -> None:
-    """Paint a box into the map, in place: possible background outside it, unknown inside; definite labels stay.
+    """Paint a box into the map, in place; definite labels stay.
+
+    Outside it is possible background, inside unknown, and an ellipse in its middle, of `BOX_CORE` of its width and
+    height, possible foreground. The release has no boxes: of the ways that were tried this one gave the best masks
+    (docs/prompts.md).
 
     Args:
         labels: the map, `[H, W]`.
         box: in whole pixels of the map.
     """
-    inside = np.zeros(labels.shape, bool)
-    inside[int(box.top) : int(box.bottom), int(box.left) : int(box.right)] = True
-    _paint(labels, np.where(inside, np.uint8(UNKNOWN), np.uint8(POSSIBLE_BACKGROUND)))
+    left, top, right, bottom = map(int, box)
+    values = np.full(labels.shape, POSSIBLE_BACKGROUND, np.uint8)
+    inside = values[top:bottom, left:right]
+    inside[:] = UNKNOWN
+    # Twice the distance of a pixel's centre from the middle, as a share of the ellipse's width or height.
+    x, y = ((2 * np.arange(n) + 1 - n) / (BOX_CORE * n) for n in (right - left, bottom - top))
+    inside[x**2 + y[:, None] ** 2 <= 1] = POSSIBLE_FOREGROUND
+    _paint(labels, values)
 
 
 def paint_mask(labels: Labels, mask: npt.NDArray[np.bool_]) -> None:

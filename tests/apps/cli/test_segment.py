@@ -25,6 +25,16 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever begins to work fails."""
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(Segmenter, "__init__", fail)
+
+
 def test_mask_and_overlay(i2f: Callable[..., Any], toy_bundle: Path, photo: Path, tmp_path: Path) -> None:
     mask, overlay = tmp_path / "mask.png", tmp_path / "overlay.jpg"
     done = i2f("segment", toy_bundle, photo, "--fg", "30,40", "-o", mask, "--overlay", overlay, "--no-custom-ops")
@@ -33,7 +43,7 @@ def test_mask_and_overlay(i2f: Callable[..., Any], toy_bundle: Path, photo: Path
     expected = session.click(30, 40)
     np.testing.assert_array_equal(cv2.imread(str(mask), cv2.IMREAD_UNCHANGED), np.where(expected, 255, 0))
     assert cv2.imread(str(overlay)).shape == (60, 90, 3)
-    for word in ("90 x 60", "encode", "click 1", f"wrote {mask} and {overlay}"):
+    for word in ("90 x 60", "encode", "prompt 1", f"wrote {mask} and {overlay}"):
         assert word in done.out
 
 
@@ -42,44 +52,100 @@ def test_mask_and_overlay(i2f: Callable[..., Any], toy_bundle: Path, photo: Path
     [
         ["--fg", "1,2", "--bg", "3,4", "--fg", "5,6"],
         ["--bg=3,4", "--fg", "5,6.5", "--fg=1,2", "--bg", "0,0", "--bg", "7,7"],
+        ["--stroke", "1,2 30,2", "--box", "5,6,70,50", "--bg-stroke=9,9", "--start", "START", "--box=1,2,3,4.5"],
+        ["--box", "1,2,3,4", "--fg", "1,2", "--start=START", "--bg", "3,4", "--stroke", "1,2  3,4 5,6.5"],
     ],
 )
-def test_clicks_keep_the_order_of_the_command_line(
-    i2f: Callable[..., Any], toy_bundle: Path, photo: Path, tmp_path: Path, arguments: list[str]
+def test_prompts_keep_the_order_of_the_command_line(
+    i2f: Callable[..., Any],
+    toy_bundle: Path,
+    photo: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    start = np.zeros((60, 90), np.uint8)
+    start[10:50, 20:70] = 255
+    (tmp_path / "START").write_bytes(cv2.imencode(".png", start)[1].tobytes())
+    monkeypatch.chdir(tmp_path)
     done = i2f("segment", *arguments, toy_bundle, photo, "-o", tmp_path / "m.png", "--no-custom-ops", "--json")
     assert done.code == 0, done.err
     words = [word for argument in arguments for word in argument.split("=")]
-    expected = [
-        (*map(float, point.split(",")), sign == "--fg") for sign, point in zip(words[::2], words[1::2], strict=True)
-    ]
-    assert [(c["x"], c["y"], c["positive"]) for c in json.loads(done.out)["clicks"]] == expected
+    typed = list(zip(words[::2], words[1::2], strict=True))
+    assert [prompt["prompt"] for prompt in json.loads(done.out)["prompts"]] == [f"{o} {text}" for o, text in typed]
+
+    session = Segmenter(toy_bundle, custom_ops=False).open(cv2.imread(str(photo))[..., ::-1])
+    mask = session.mask
+    for option, text in typed:
+        points = [] if option == "--start" else [tuple(map(float, group.split(","))) for group in text.split()]
+        if option == "--start":
+            mask = session.start(start > 0)
+        elif option == "--box":
+            mask = session.box(*points[0])
+        elif "stroke" in option:
+            mask = session.stroke(points, option == "--stroke")
+        else:
+            mask = session.click(*points[0], option == "--fg")
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "m.png"), cv2.IMREAD_UNCHANGED), np.where(mask, 255, 0))
 
 
+@pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give at least one click on the object, such as --fg 320,240"),
-        (["--fg", "30"], "a click is X,Y in pixels, such as 320,240, not '30'"),
+        ([], "give at least one prompt, such as --fg 320,240 or --box 100,80,420,300"),
+        (["--fg", "30"], "--fg: a click is X,Y in pixels, such as 320,240, not '30'"),
         (["--fg", "30,40,50"], "not '30,40,50'"),
-        (["--fg", "90,0"], "click 90,0 lies outside {photo}, which is 90 x 60 pixels"),
-        (["--bg", "0,-1"], "click 0,-1 lies outside"),
-        (["--fg", "nan,1"], "click nan,1 lies outside"),
-        (["--fg", "1,1", "-o", "mask.jpg"], "--output mask.jpg must end in one of .png"),
-        (["--fg", "1,1", "-o", "nowhere/mask.png"], "--output nowhere/mask.png: there is no folder nowhere"),
-        (["--fg", "1,1", "--overlay", "o.txt"], "--overlay o.txt must end in one of"),
+        (["--fg", "90,0"], "--fg 90,0: click (90.0, 0.0) lies outside the image: x must be in [0, 90), y in [0, 60)"),
+        (["--fg", "90,0"], "({photo} is 90 x 60 pixels)"),
+        (["--bg", "0,-1"], "--bg 0,-1: click (0.0, -1.0) lies outside"),
+        (["--fg", "nan,1"], "--fg nan,1: click coordinate x must be finite"),
+        (["--box", "1,2,3"], "--box: a box is X0,Y0,X1,Y1 in pixels, such as 100,80,420,300, not '1,2,3'"),
+        (["--box", "1,2,3,4 5,6,7,8"], "--box: a box is"),
+        (["--box", "5,2,3,4"], "--box 5,2,3,4: box (5.0, 2.0, 3.0, 4.0) is empty"),
+        (["--box", "5,2,91,4"], "--box 5,2,91,4: box (5.0, 2.0, 91.0, 4.0) reaches outside the image"),
+        (["--stroke", ""], '--stroke: a stroke is "X,Y X,Y ..." in pixels, such as "100,80 150,90 180,120", not \'\''),
+        (["--bg-stroke", "1,2 3"], "--bg-stroke: a stroke is"),
+        (["--stroke", "1,2 3,60"], "--stroke 1,2 3,60: click (3.0, 60.0) lies outside the image"),
+        (["--start", "none.png"], "none.png: no such file"),
+        (["--start", "small.png"], "the mask has 89 x 60 pixels, {photo} has 90 x 60: they must be of one size"),
+        (["--start", "empty.png"], "empty.png: the mask holds no object"),
+        (["--region", "1,2,3"], "--region is X0,Y0,X1,Y1 in whole pixels, such as 1000,800,2024,1824, not '1,2,3'"),
+        (["--region", "1,2,3,4.5"], "not '1,2,3,4.5'"),
+        (["--region", "0,0,91,60"], "region (0, 0, 91, 60) must have 0 <= x0 < x1 <= 90 and 0 <= y0 < y1 <= 60"),
+        (["--region", "2,0,90,60"], "--fg 1,1: click (1.0, 1.0) lies outside the region: x must be in [2, 90)"),
+        (["--state-in", "none.json"], "--state-in none.json: there is no such file"),
+        (["--state-in", "empty.png"], "--state-in empty.png is no JSON file"),
+        (["--state-in", "list.json"], "--state-in list.json: this is no state of a session: the state must be a JSON"),
+        (["--state-out", "state.txt"], "--state-out state.txt must end in one of .json"),
+        (["-o", "mask.jpg"], "--output mask.jpg must end in one of .png"),
+        (["-o", "nowhere/mask.png"], "--output nowhere/mask.png: there is no folder nowhere"),
+        (["-o", "small.png", "--start", "small.png"], "--output small.png is the same file as --start small.png"),
+        (["--overlay", "o.txt"], "--overlay o.txt must end in one of"),
     ],
 )
 def test_bad_input_is_one_line(
-    i2f: Callable[..., Any], toy_bundle: Path, photo: Path, tmp_path: Path, arguments: list[str], message: str
+    i2f: Callable[..., Any],
+    toy_bundle: Path,
+    photo: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("small.png", np.full((60, 89), 255, np.uint8))
+    cv2.imwrite("empty.png", np.zeros((60, 90), np.uint8))
+    Path("list.json").write_text("[]")
     target = [] if "-o" in arguments else ["-o", tmp_path / "m.png"]
-    done = i2f("segment", toy_bundle, photo, *target, *arguments, "--no-custom-ops")
+    names = ("--fg", "--bg", "--box", "--stroke", "--bg-stroke", "--start")
+    click = [] if not arguments or arguments[0] in names else ["--fg", "1,1"]
+    done = i2f("segment", toy_bundle, photo, *target, *click, *arguments, "--no-custom-ops")
     assert done.code == 2
     assert message.format(photo=photo) in done.err
     assert done.err.startswith("i2f: ")
     assert done.err.count("\n") == 1
-    assert not list(tmp_path.glob("*m*.png"))
+    assert not list(tmp_path.glob("m*.png"))
 
 
 def test_files_that_are_not_there(i2f: Callable[..., Any], toy_bundle: Path, photo: Path, tmp_path: Path) -> None:
@@ -147,16 +213,6 @@ def test_outputs_are_never_the_picture_or_each_other(
         assert message in done.err
     assert photo.read_bytes() == before
     assert not other.exists()
-
-
-@pytest.fixture
-def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever begins to work fails."""
-
-    def fail(*arguments: Any, **options: Any) -> None:
-        raise AssertionError("the work began")
-
-    monkeypatch.setattr(Segmenter, "__init__", fail)
 
 
 @pytest.mark.usefixtures("no_work")
@@ -248,7 +304,9 @@ def test_options_of_reading(
 ) -> None:
     opened: list[np.ndarray] = []
     open_image = Segmenter.open
-    monkeypatch.setattr(Segmenter, "open", lambda self, image: (opened.append(image), open_image(self, image))[1])
+    monkeypatch.setattr(
+        Segmenter, "open", lambda self, image, region: (opened.append(image), open_image(self, image, region))[1]
+    )
     profile = icc.rgb_profile(icc.DISPLAY_P3, icc.SRGB_CURVE)
     with Image.open(photo) as image:
         image.save(tmp_path / "wide.png", icc_profile=profile)
@@ -307,3 +365,53 @@ def test_pictures_are_turned_as_their_orientation_tag_says(tmp_path: Path) -> No
 def test_files_are_read_as_rgb(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "image.png"), np.full((2, 2, 3), (1, 2, 3), np.uint8))  # BGR
     assert read_image(tmp_path / "image.png")[0, 0].tolist() == [3, 2, 1]
+
+
+def test_a_region_and_a_session_to_go_on_with(
+    i2f: Callable[..., Any], toy_bundle: Path, photo: Path, tmp_path: Path
+) -> None:
+    image = cv2.imread(str(photo))[..., ::-1]
+    region = (20, 5, 84, 55)
+    session = Segmenter(toy_bundle, custom_ops=False).open(image, region=region)
+    first = session.box(25, 10, 80, 50)
+    second = session.click(40, 30, False)
+    base = ("segment", toy_bundle, photo, "--no-custom-ops")
+    one, two, state = tmp_path / "one.png", tmp_path / "two.png", tmp_path / "state.json"
+    cache = ("--cache", tmp_path / "cache")
+
+    done = i2f(*base, "--box", "25,10,80,50", "--region", "20,5,84,55", "-o", one, "--state-out", state, *cache)
+    assert done.code == 0, done.err
+    assert f"wrote {one} and {state}" in done.out
+    np.testing.assert_array_equal(cv2.imread(str(one), 0) > 0, first)
+    assert json.loads(state.read_text()) | {"prompts": []} == session.state() | {"prompts": []}
+
+    done = i2f(*base, "--bg", "40,30", "--state-in", state, "-o", two, "--state-out", state, *cache, "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert (report["restored"], report["region"], report["encoding_found"]) == (1, list(region), True)
+    np.testing.assert_array_equal(cv2.imread(str(two), 0) > 0, second)
+    assert json.loads(state.read_text()) == session.state()
+
+    done = i2f(*base, "--state-in", state, "-o", one, "--overlay", tmp_path / "o.png")  # no prompt of its own
+    assert done.code == 0, done.err
+    assert one.read_bytes() == two.read_bytes()
+    frame = cv2.imread(str(tmp_path / "o.png"))[54, 45:80]
+    assert (frame > 200).mean() > 0.9  # the region's white frame
+    done = i2f(*base, "--state-in", state, "--region", "20,5,84,54", "-o", one)
+    assert "--region 20,5,84,54 is not that of" in done.err
+    (encoded,) = (tmp_path / "cache").iterdir()
+    for more, message in [
+        (("--region", "20,5,84,54"), "holds the region (20, 5, 84, 55), not (20, 5, 84, 54)"),
+        (("--fg", "1,1"), "lies outside the region"),
+    ]:
+        done = i2f("segment", toy_bundle, encoded, "--fg", "30,30", *more, "-o", one, "--no-custom-ops")
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert message in done.err
+    done = i2f("segment", toy_bundle, encoded, "--state-in", state, "-o", one, "--no-custom-ops")
+    assert done.code == 0, done.err
+    assert one.read_bytes() == two.read_bytes()
+
+    cv2.imwrite(str(tmp_path / "other.png"), image[::-1])
+    done = i2f("segment", toy_bundle, tmp_path / "other.png", "--state-in", state, "-o", one, "--no-custom-ops")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "this state is of another image" in done.err

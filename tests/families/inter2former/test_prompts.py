@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 
 from inter2former_deploy.core.prompts import Box, Click, StartMask, Stroke
 from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
@@ -72,3 +73,23 @@ def test_definite_labels_stay() -> None:
         np.testing.assert_array_equal(found[definite], expected[definite])
         assert set(np.unique(found[~definite])) <= {1, 2, 3}
         assert (found[:, :8][~definite[:, :8]] == 1).all()
+
+
+def test_a_box() -> None:
+    """Of a box of 20 x 10 pixels, the ellipse has axes of 6 and 3."""
+    found = labels_of(Box(10, 30, 30, 40))
+    assert (found[:, :10] == 1).all()
+    inside = found[30:40, 10:30]
+    assert (found == 1).sum() == SIZE**2 - inside.size
+    y, x = np.mgrid[:10, :20] + 0.5
+    ellipse = ((x - 10) / 3) ** 2 + ((y - 5) / 1.5) ** 2 <= 1
+    assert 10 < ellipse.sum() < 15
+    np.testing.assert_array_equal(inside, np.where(ellipse, 3, 2))
+    assert (labels_of(Box(10, 30, 30, 40), Box(0, 0, 3, 1))[30:40, 10:30] == 1).all()  # a new one replaces the old
+
+
+@pytest.mark.parametrize("box", [Box(0, 0, 1, 1), Box(63, 0, 64, 64), Box(0, 0, 64, 64), Box(3, 5, 5, 6)])
+def test_boxes_of_any_size_have_something_inside(box: Box) -> None:
+    inside = labels_of(box)[box.top : box.bottom, box.left : box.right]  # type: ignore[misc]
+    assert set(np.unique(inside)) <= {2, 3}
+    assert (inside[inside.shape[0] // 2] >= 2).all()
