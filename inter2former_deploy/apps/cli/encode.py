@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from inter2former_deploy.apps.cli.prompts import region_of
 from inter2former_deploy.apps.cli.segment import ConvertColours, CustomOps, MaxPixels, Threads, note
 from inter2former_deploy.core.files import check_new_folder, check_space
 
@@ -31,6 +32,14 @@ def encode(
         Path, typer.Option("--output", "-o", metavar="CACHE", help="Folder of encoded images.", show_default=False)
     ],
     bundle: Annotated[Path, typer.Option(metavar="DIR", help="Bundle that i2f export wrote.", show_default=False)],
+    region: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X0,Y0,X1,Y1",
+            help="Encode this window of every picture, for i2f segment --region with the same numbers.",
+            show_default=False,
+        ),
+    ] = None,
     threads: Threads = None,
     custom_ops: CustomOps = True,
     convert_colours: ConvertColours = True,
@@ -50,7 +59,9 @@ def encode(
     from inter2former_deploy.core.pictures import MAX_PIXELS, NO_PICTURE, read_image
     from inter2former_deploy.runtime import EncodedImages, Segmenter
     from inter2former_deploy.runtime.encoded import SUFFIX
+    from inter2former_deploy.runtime.region import Region
 
+    sides = None if region is None else region_of(region)
     check_new_folder(output, "--output")
     paths, skipped = _pictures(images, output)
     segmenter = Segmenter(bundle, num_threads=threads, custom_ops=custom_ops)
@@ -66,11 +77,13 @@ def encode(
         start = time.perf_counter()
         try:
             pixels = read_image(path, convert_colours=convert_colours, max_pixels=max_pixels or MAX_PIXELS, tell=note)
+            window = None if sides is None else Region.of(sides, *pixels.shape[:2])
         except (ValueError, OSError) as error:
-            broken[str(path)] = str(error)
-            typer.echo(f"{number}/{len(paths)}  skipped: {error}", err=True)
+            reason = str(error) if str(path) in str(error) else f"{path}: {error}"
+            broken[str(path)] = reason
+            typer.echo(f"{number}/{len(paths)}  skipped: {reason}", err=True)
             continue
-        encoded, found = cache.find_or_encode(segmenter, pixels)
+        encoded, found = cache.find_or_encode(segmenter, pixels, window)
         made += not found
         files[str(path)] = str(cache.path(encoded.picture))
         did = "is there already" if found else f"encoded in {time.perf_counter() - start:.1f} s"

@@ -214,3 +214,20 @@ def test_segment_says_what_an_encoding_lacks(
     done = i2f("segment", toy_bundle, file, *clicks)
     assert done.code == 2
     assert "is no encoded image" in done.err
+
+
+def test_a_region_of_every_picture(i2f: Callable[..., Any], toy_bundle: Path, photos: Path, tmp_path: Path) -> None:
+    """Pictures that do not hold it are named."""
+    small = photos / "small.png"
+    cv2.imwrite(str(small), np.zeros((9, 9, 3), np.uint8))
+    arguments = ("encode", photos / "a.png", small, "-o", tmp_path / "cache", "--bundle", toy_bundle)
+    done = i2f(*arguments, "--region", "1,2,20,18", "--no-custom-ops", "--json")
+    assert done.code == 1
+    report = json.loads(done.out)
+    assert list(report["broken"]) == [str(small)]
+    assert "the image is 9 x 9 pixels" in report["broken"][str(small)]
+    (file,) = report["files"].values()
+    assert EncodedImage.load(file).window.sides == (1, 2, 20, 18)
+    done = i2f(*arguments, "--region", "1,2,20", "--no-custom-ops")
+    assert done.code == 2
+    assert done.err.startswith("i2f: --region is X0,Y0,X1,Y1 in whole pixels")
