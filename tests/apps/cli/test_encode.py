@@ -205,7 +205,9 @@ def test_segment_says_what_an_encoding_lacks(
         2,
         f"i2f: --overlay needs the picture; {file} holds only what the encoder made of it\n",
     )
-    assert "click 90,0 lies outside" in i2f("segment", toy_bundle, file, "--fg", "90,0", *clicks[2:]).err
+    assert (
+        "--fg 90,0: click (90.0, 0.0) lies outside" in i2f("segment", toy_bundle, file, "--fg", "90,0", *clicks[2:]).err
+    )
     other = write_toy_bundle(tmp_path / "other", gain=1 / 16)
     done = i2f("segment", other, file, *clicks)
     assert done.code == 2
