@@ -110,14 +110,14 @@ def test_without_state_space(hrsam_models: Models, name: str) -> None:
 def test_baseline_of_hrsampp_is_inter2formers_encoder(hrsam_models: Models, assert_close: Any) -> None:
     """Where the maps are larger than a window, so that the rule of shifts does not matter, both are one function."""
     from inter2former_deploy.families.inter2former.config import EncoderConfig
-    from inter2former_deploy.families.inter2former.modules.encoder import HRSAMEncoder
+    from inter2former_deploy.families.inter2former.modules.encoder import WindowEncoder
 
     encoder = replace(HRSAMPP_PROBE.encoder, anchor_size=96, state_space=False)
     state = hrsam_models("hrsampp_probe").backbone.state_dict()
     state = {name: t for name, t in state.items() if "mamba" not in name}
     ours = ImageEncoder(config=encoder, out_channels=256)
     shared = {name: getattr(encoder, name) for name in EncoderConfig.__dataclass_fields__}
-    theirs = HRSAMEncoder(config=EncoderConfig(**shared), out_channels=256)
+    theirs = WindowEncoder(config=EncoderConfig(**shared), out_channels=256)
     for module in (ours, theirs):
         module.load_state_dict(state)
     image = random_image(1, 3, 128, 128)

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from inter2former_deploy.families.inter2former.config import PROBE
-from inter2former_deploy.families.inter2former.modules.encoder import HRSAMEncoder, resize
+from inter2former_deploy.families.inter2former.modules.encoder import WindowEncoder, resize
 from inter2former_deploy.operators import formulas
 from inter2former_deploy.operators.windows import WindowLayout
 
 
 @pytest.fixture(scope="module")
-def encoder(probe_weights: dict[str, Any]) -> HRSAMEncoder:
-    encoder = HRSAMEncoder(config=PROBE.encoder, out_channels=PROBE.decoder.dim)
+def encoder(probe_weights: dict[str, Any]) -> WindowEncoder:
+    encoder = WindowEncoder(config=PROBE.encoder, out_channels=PROBE.decoder.dim)
     prefix = "backbone."
     encoder.load_state_dict({k.removeprefix(prefix): v for k, v in probe_weights.items() if k.startswith(prefix)})
     return encoder.eval()
@@ -23,14 +23,14 @@ def encoder(probe_weights: dict[str, Any]) -> HRSAMEncoder:
 
 @pytest.mark.parametrize("size", [128, 176, 192])
 @torch.inference_mode()
-def test_golden(encoder: HRSAMEncoder, golden: Any, assert_close: Any, size: int) -> None:
+def test_golden(encoder: WindowEncoder, golden: Any, assert_close: Any, size: int) -> None:
     arrays = golden("encoder")
     embedding = encoder(torch.from_numpy(arrays[f"in_{size}"]))
     assert_close(embedding, arrays[f"out_{size}"], "encoder")
 
 
 @torch.inference_mode()
-def test_images_of_a_batch_are_independent(encoder: HRSAMEncoder, assert_close: Any) -> None:
+def test_images_of_a_batch_are_independent(encoder: WindowEncoder, assert_close: Any) -> None:
     images = torch.randn(3, 3, 80, 80, generator=torch.Generator().manual_seed(0))
     together = encoder(images)
     for i in range(3):
@@ -39,20 +39,25 @@ def test_images_of_a_batch_are_independent(encoder: HRSAMEncoder, assert_close: 
 
 @pytest.mark.parametrize("size", [16, 32, 64])  # down to one token; less than a window; exactly one window
 @torch.inference_mode()
-def test_small_images(encoder: HRSAMEncoder, size: int) -> None:
+def test_small_images(encoder: WindowEncoder, size: int) -> None:
     embedding = encoder(torch.randn(1, 3, size, size))
     assert embedding.shape == (1, 256, size // 16, size // 16)
     assert embedding.isfinite().all()
 
 
-@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 3, 64, 80), (1, 3, 72, 72), (1, 1, 64, 64), (1, 64, 64, 3)])
-def test_other_shapes_are_refused(encoder: HRSAMEncoder, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected an image \[B, 3, S, S\]"):
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 3, 64, 72), (1, 3, 72, 72), (1, 1, 64, 64), (1, 64, 64, 3)])
+def test_other_shapes_are_refused(encoder: WindowEncoder, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected an image \[B, 3, H, W\], H and W multiples of 16"):
         encoder(torch.zeros(shape))
 
 
-def test_every_parameter_learns_but_the_unused_class_slot(encoder: HRSAMEncoder) -> None:
-    trained = HRSAMEncoder(config=PROBE.encoder, out_channels=PROBE.decoder.dim)
+def test_a_model_takes_square_images(probe_model: Any) -> None:
+    with pytest.raises(ValueError, match=r"a square image \[B, 3, S, S\], .* got \[1, 3, 64, 80\]"):
+        probe_model.encode(torch.zeros(1, 3, 64, 80))
+
+
+def test_every_parameter_learns_but_the_unused_class_slot(encoder: WindowEncoder) -> None:
+    trained = WindowEncoder(config=PROBE.encoder, out_channels=PROBE.decoder.dim)
     trained.load_state_dict(encoder.state_dict())
     # At this size every block pads the main map, so that every padding vector is used.
     trained(torch.randn(2, 3, 96, 96)).square().mean().backward()

@@ -168,11 +168,11 @@ def fuse_maps(main: Tensor, anchor: Tensor, norm: nn.Module, lateral: nn.Module)
     return torch.unflatten(out, 0, main.shape[:3])
 
 
-class HRSAMEncoder(nn.Module):
-    """Image -> image embedding.
+class WindowEncoder(nn.Module):
+    """Image -> image embedding. HRSAM's encoder is this one with state-space modules, see its own folder.
 
     Args:
-        config: The encoder's numbers.
+        config: The encoder's numbers; without an anchor size, the image itself is the only map.
         out_channels: Channels of the embedding.
     """
 
@@ -185,9 +185,12 @@ class HRSAMEncoder(nn.Module):
         self.patch_embed = PatchEmbedding(dim=dim)
         self.rope = RotaryEmbedding(head_dim=dim // config.heads)
         self.blocks = nn.ModuleList(EncoderBlock(dim=dim, heads=config.heads) for _ in range(config.depth))
-        self.multi_scale_fusion = nn.ModuleList(nn.Sequential(nn.LayerNorm(dim)) for _ in range(stages))
+        self._add_modules()
+        if config.anchor_size:
+            self.multi_scale_fusion = nn.ModuleList(nn.Sequential(nn.LayerNorm(dim)) for _ in range(stages))
+        fused_dim = 2 * dim if config.anchor_size else dim
         self.lateral_convs = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * dim, out_channels, bias=False), nn.LayerNorm(out_channels))
+            nn.Sequential(nn.Linear(fused_dim, out_channels, bias=False), nn.LayerNorm(out_channels))
             for _ in range(stages)
         )
         self.out_conv = nn.Sequential(
@@ -197,47 +200,72 @@ class HRSAMEncoder(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """The embedding of a normalised BGR image.
+        """The embedding of a normalised BGR image. Every image of a batch gets what it gets alone.
 
         Args:
-            image: [B, 3, S, S], (picture - `MEAN_BGR`) / `STD_BGR`, S a multiple of 16.
+            image: [B, 3, H, W], (picture - `MEAN_BGR`) / `STD_BGR`, H and W multiples of 16.
 
         Returns:
-            [B, out_channels, S/16, S/16].
+            [B, out_channels, H/16, W/16].
 
         Raises:
-            ValueError: the image has another shape.
+            ValueError: The image has another shape.
         """
-        if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] != image.shape[3] or image.shape[2] % PATCH:
-            raise ValueError(f"expected an image [B, 3, S, S], S a multiple of {PATCH}, got {list(image.shape)}")
-        anchor_size = (self.config.anchor_size,) * 2
-        anchor = F.interpolate(image, size=anchor_size, mode="bilinear", align_corners=False)
-        main, anchor = self._embed(image), self._embed(anchor)  # [B, h, w, dim], each its own h and w
-        grids = [(x.shape[1], x.shape[2]) for x in (main, anchor)]
-        windows = [self._windows(grids, shifted=False), self._windows(grids, shifted=True)]
+        shape = list(image.shape)
+        if image.ndim != 4 or shape[1] != 3 or 0 in shape or shape[2] % PATCH or shape[3] % PATCH:
+            raise ValueError(f"expected an image [B, 3, H, W], H and W multiples of {PATCH}, got {shape}")
+        maps = [add_positions(self.patch_embed(m), self.pos_embed) for m in self._maps(image)]  # [B, h, w, dim]
+        grids = [(m.shape[1], m.shape[2]) for m in maps]
+        lengths = [height * width for height, width in grids]
+        windows = [[self._window(*grid, shifted=shifted) for grid in grids] for shifted in (False, True)]
 
-        x = torch.cat((main.flatten(1, 2), anchor.flatten(1, 2)), dim=1)  # [B, N main and anchor tokens, dim]
-        x = x.flatten(0, 1)
+        x = torch.cat([m.flatten(1, 2) for m in maps], dim=1).flatten(0, 1)  # [B*N, dim], N tokens of all maps
         fused = []
         for i, block in enumerate(self.blocks):
-            x = block(x, windows[i % 2])
-            if i in self.config.fusion_after:
-                fused.append(self._fuse(x, grids, self.config.fusion_after.index(i)))
+            stage = self.config.fusion_after.index(i) if i in self.config.fusion_after else None
+            if stage is not None:
+                x = self._before(x, stage, lengths)
+            x = self._block(i, block, x, windows[i % 2], len(image))
+            if stage is not None:
+                x = self._after(x, stage, lengths)
+                fused.append(self._fuse(x, stage, grids))
         out: Tensor = self.out_conv(sum(fused[1:], fused[0]).permute(0, 3, 1, 2))
         return out.permute(0, 3, 1, 2)
 
-    def _embed(self, image: Tensor) -> Tensor:
-        """[B, 3, s, s] -> patches with position embedding [B, s/16, s/16, dim]."""
-        return add_positions(self.patch_embed(image), self.pos_embed)
+    def _add_modules(self) -> None:
+        """Adds what an encoder has besides, where it stands in the state dict."""
 
-    def _windows(self, grids: list[tuple[int, int]], *, shifted: bool) -> list[WindowLayout]:
-        """The windows of each map, which all even (or all odd, `shifted`) blocks share."""
-        return [WindowLayout.of(*grid, self.config.window, shifted=shifted) for grid in grids]
+    def _maps(self, image: Tensor) -> list[Tensor]:
+        """The image and its anchor map, of one size whatever the image's is."""
+        if not self.config.anchor_size:
+            return [image]
+        size = (self.config.anchor_size,) * 2
+        return [image, F.interpolate(image, size=size, mode="bilinear", align_corners=False)]
 
-    def _fuse(self, x: Tensor, grids: list[tuple[int, int]], stage: int) -> Tensor:
-        """Main and anchor tokens [B*N, dim] -> one map on the main grid [B, h, w, out_channels]."""
-        norm, lateral = self.multi_scale_fusion[stage], self.lateral_convs[stage]
+    def _window(self, height: int, width: int, *, shifted: bool) -> WindowLayout:
+        """The windows of a map of so many tokens, which all even (or all odd, `shifted`) blocks share."""
+        return WindowLayout.of(height, width, self.config.window, shifted=shifted)
+
+    def _before(self, x: Tensor, stage: int, lengths: list[int]) -> Tensor:
+        """What an encoder does to the tokens of all maps before a fused block."""
+        return x
+
+    def _after(self, x: Tensor, stage: int, lengths: list[int]) -> Tensor:
+        """What an encoder does to the tokens of all maps after a fused block."""
+        return x
+
+    def _block(self, i: int, block: nn.Module, x: Tensor, windows: list[WindowLayout], batch: int) -> Tensor:
+        """Transformer block number i."""
+        out: Tensor = block(x, windows)
+        return out
+
+    def _fuse(self, x: Tensor, stage: int, grids: list[tuple[int, int]]) -> Tensor:
+        """Tokens [B*N, dim] of all maps -> one map on the main grid [B, h, w, out_channels]."""
         sizes = [height * width for height, width in grids]
         tokens = torch.split(torch.unflatten(x, 0, (-1, sum(sizes))), sizes, dim=1)
-        main, anchor = (torch.unflatten(t, 1, grid) for t, grid in zip(tokens, grids, strict=True))
-        return fuse_maps(main, anchor, norm, lateral)
+        main, *anchor = (torch.unflatten(t, 1, grid) for t, grid in zip(tokens, grids, strict=True))
+        lateral = self.lateral_convs[stage]
+        if anchor:
+            return fuse_maps(main, anchor[0], self.multi_scale_fusion[stage], lateral)
+        out: Tensor = lateral(main)
+        return out

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from inter2former_deploy.families.inter2former.config import PATCH, ModelConfig
 from inter2former_deploy.families.inter2former.modules.edges import CannyNet
-from inter2former_deploy.families.inter2former.modules.encoder import HRSAMEncoder
+from inter2former_deploy.families.inter2former.modules.encoder import WindowEncoder
 from inter2former_deploy.families.inter2former.modules.neck import DecoderNeck
 from inter2former_deploy.families.inter2former.modules.upsampling import LocalUpsampling
 
@@ -37,7 +37,7 @@ class Inter2Former(nn.Module):
         self.config = config
         pyramid = config.decoder.pyramid
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # a counter of the training framework
-        self.backbone = HRSAMEncoder(config=config.encoder, out_channels=config.decoder.dim)
+        self.backbone = WindowEncoder(config=config.encoder, out_channels=config.decoder.dim)
         self.neck = DecoderNeck(config=config.decoder)
         self.decode_head = LocalUpsampling(pyramid=pyramid, upsampling=config.decoder.upsampling)
         self.edge_detector = CannyNet(config=config.edges, channels=pyramid[::-1])
@@ -54,6 +54,8 @@ class Inter2Former(nn.Module):
         Raises:
             ValueError: The images have another shape.
         """
+        if image.ndim != 4 or image.shape[2] != image.shape[3]:
+            raise ValueError(f"expected a square image [B, 3, S, S], S a multiple of {PATCH}, got {list(image.shape)}")
         return ImageFeatures(self.backbone(image), self.edge_detector(image))
 
     def decode(self, features: ImageFeatures, labels: Tensor) -> Tensor:
