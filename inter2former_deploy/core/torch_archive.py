@@ -8,9 +8,7 @@ other class becomes a `Foreign`, which ignores what is done to it.
 `torch.load(weights_only=True)` with such stand-ins was tried in PyTorch 2.13. It refuses what training frameworks
 write: subclasses of dict and list (`ConfigDict`, `defaultdict`, `deque`), which it fills only if they are exactly dict
 or list; pickles of protocol 4 and 5; and a checkpoint whose bookkeeping mentions the module `os`. It does not notice a
-changed byte of a tensor. A key that is a tuple within 300 000 tuples ends the process, with it as with Python's
-unpickler: see `_check`. `torch.load` with an unpickler of one's own hands what looks like TorchScript to
-`torch.jit.load`.
+changed byte of a tensor.
 """
 
 from __future__ import annotations
@@ -322,11 +320,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _check(data: bytes) -> None:
-    """Refuses what would end the process instead of raising an error in Python's unpickler.
+    """Refuses before anything is unpickled what no checkpoint needs and what could exhaust memory or stack.
 
     Raises:
-        ValueError: A place in its memory that a pickle of this size cannot need, so many tuples that computing the hash
-            of one in another, deeply nested, could exhaust the stack, or an opcode is malformed.
+        ValueError: There are more than `MAX_TUPLES` tuples, a number of an object that a pickle of this size cannot
+            need, an opcode of the extension registry, or a malformed one.
     """
     tuples = 0
     for opcode, argument, _ in pickletools.genops(data):
