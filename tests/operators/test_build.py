@@ -1,8 +1,10 @@
-"""Which tiers a build of the library holds, by what its compiler can."""
+"""Which tiers a build of the library holds, by what its compiler can; where its header comes from."""
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,9 +14,8 @@ from operators.harness import ALL_TIERS
 
 SOURCES = Path(__file__).parents[2] / "custom_ops"
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="other machines have one tier")
 
-
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other machines have one tier")
 @pytest.mark.parametrize(("refused", "tiers"), [("", 5), ("-mavx512bf16", 4), ("-mavx2", 1)])
 def test_tiers_that_the_compiler_cannot_build_are_named(refused: str, tiers: int, tmp_path: Path) -> None:
     """The first of them ends the list: each tier asks for more than the one before."""
@@ -40,3 +41,24 @@ def test_tiers_that_the_compiler_cannot_build_are_named(refused: str, tiers: int
         assert named == (ALL_TIERS[tiers : tiers + 1] == (tier,))
     header = (tmp_path / "build" / "generated" / "tiers.h").read_text()
     assert [tier for tier in ALL_TIERS if f"X({tier}, " in header] == list(built)
+
+
+def test_a_header_that_cannot_be_downloaded(tmp_path: Path) -> None:
+    """Neither the mirrors answer nor is the package in the cache the right one."""
+    finder = SOURCES / "cmake" / "FindOnnxruntimeHeaders.cmake"
+    package = re.search(r"set\(_package (\S+)\)", finder.read_text())
+    assert package is not None
+    cached = tmp_path / "inter2former-deploy" / package[1]
+    cached.parent.mkdir()
+    cached.write_bytes(b"not the package")
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    environment = {name: value for name, value in os.environ.items() if name != "ONNXRUNTIME_INCLUDE_DIR"}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), **nowhere}
+    ignored = ("-DCMAKE_FIND_USE_CMAKE_SYSTEM_PATH=OFF", "-DCMAKE_FIND_USE_SYSTEM_ENVIRONMENT_PATH=OFF")
+    done = subprocess.run(
+        ["cmake", *ignored, "-P", finder], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode != 0
+    for advice in ("libonnxruntime-dev", "export ONNXRUNTIME_INCLUDE_DIR=", "deb.debian.org", "snapshot.debian.org"):
+        assert advice in done.stderr
+    assert cached.read_bytes() == b"not the package"
