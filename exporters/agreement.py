@@ -20,20 +20,14 @@ import onnx
 from numpy.typing import NDArray
 
 from inter2former_deploy.core.clicks import next_click
-from inter2former_deploy.core.contract import (
-    DECODER_OUTPUTS,
-    ENCODER_INPUT,
-    ENCODER_OUTPUTS,
-    IMAGE_FEATURES,
-    PAD_MULTIPLE,
-    PAD_RGB,
-)
 from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.core.masks import iou
 from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.exporters.judgement import Check
-from inter2former_deploy.exporters.parity import CLICKS, OPERATORS, PLAIN, Arrays, Graph, load_photograph
+from inter2former_deploy.exporters.parity import CLICKS, OPERATORS, PLAIN, Arrays, Clicks, Graph, load_photograph
 from inter2former_deploy.exporters.precision import count_layers
+from inter2former_deploy.families.inter2former.config import PAD_MULTIPLE, PAD_RGB
+from inter2former_deploy.families.inter2former.interface import CLICK_OUTPUTS, EMBEDDING, LABELS, PICTURE, PREPARED
 from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
 
 Array = NDArray[Any]
@@ -107,7 +101,8 @@ def pictures_for(size: int) -> int:
 def check_agreement(
     reference: Path,
     encoder: Path,
-    decoder: Path,
+    prepare: Path,
+    click: Path,
     *,
     precision: Precision,
     size: int,
@@ -121,7 +116,8 @@ def check_agreement(
     Args:
         reference: encoder.onnx in float32.
         encoder: The same in reduced precision.
-        decoder: decoder.onnx.
+        prepare: prepare.onnx.
+        click: click.onnx.
         precision: Of `encoder`.
         size: S.
         min_iou: Least mean IoU; `MIN_IOU` of the precision when None.
@@ -131,23 +127,21 @@ def check_agreement(
     """
     start = time.perf_counter()
     scenes = list(make_scenes(size, pictures_for(size)))
-    encoded = []
+    settings: dict[str, Any] = {"custom_ops": custom_ops, "num_threads": num_threads}
+    embeddings: list[list[Arrays]] = []
     for name, path in (("fp32", reference), (precision, encoder)):  # one after the other: each needs much memory
-        graph = Graph(path, ENCODER_OUTPUTS, custom_ops=custom_ops, num_threads=num_threads)
-        features = []
+        graph = Graph(path, [EMBEDDING], **settings)
+        embeddings.append([])
         for number, scene in enumerate(scenes, 1):
             progress(f"encode picture {number} of {len(scenes)} in {name}")
-            outputs = graph({ENCODER_INPUT: scene.picture})
-            features.append({x: outputs[x] for x in IMAGE_FEATURES})
-        encoded.append(features)
+            embeddings[-1].append(graph({PICTURE: scene.picture}))
         del graph
-    errors = [
-        _embedding_error(one["image_embedding"], other["image_embedding"]) for one, other in zip(*encoded, strict=True)
-    ]
-    decode = Graph(decoder, DECODER_OUTPUTS, custom_ops=custom_ops, num_threads=num_threads)
+    errors = [_embedding_error(one[EMBEDDING], other[EMBEDDING]) for one, other in zip(*embeddings, strict=True)]
+    preparation, decode = Graph(prepare, PREPARED, **settings), Clicks(click, CLICK_OUTPUTS, **settings)
     agreement: dict[str, list[tuple[float, float]]] = {}
-    for scene, *features in zip(scenes, *encoded, strict=True):
+    for scene, *both in zip(scenes, *embeddings, strict=True):
         progress(f"click on {scene.name}")
+        features = [its | preparation({PICTURE: scene.picture} | its) for its in both]
         agreement[scene.name] = list(_session(scene, size, decode, features))
     means = {name: float(np.mean([same for same, _ in values])) for name, values in agreement.items()}
     every = [value for values in agreement.values() for value in values]
@@ -167,7 +161,7 @@ def check_agreement(
     )
 
 
-def _session(scene: Scene, size: int, decode: Graph, features: Sequence[Arrays]) -> Iterator[tuple[float, float]]:
+def _session(scene: Scene, size: int, decode: Clicks, features: Sequence[Arrays]) -> Iterator[tuple[float, float]]:
     """IoU of both encoders' masks after each click: at the first's label map, and each at its own."""
     clicks: list[Click] = []
     maps = [unknown_labels(size) for _ in features]
@@ -179,10 +173,10 @@ def _session(scene: Scene, size: int, decode: Graph, features: Sequence[Arrays])
         clicks.append(asked)
         for labels in maps:
             add_clicks(labels, [asked])
-        mask, theirs = (decode({"labels": maps[0], **its})["logits"] > 0 for its in features)
+        mask, theirs = (decode({LABELS: maps[0], **its})["logits"] > 0 for its in features)
         same = iou(mask, theirs)
         if not np.array_equal(maps[0], maps[1]):
-            theirs = decode({"labels": maps[1], **features[1]})["logits"] > 0
+            theirs = decode({LABELS: maps[1], **features[1]})["logits"] > 0
         yield same, iou(mask, theirs)
         for labels, predicted in zip(maps, (mask, theirs), strict=True):
             fold_prediction(labels, predicted)

@@ -1,8 +1,10 @@
-"""A bundle from a checkpoint: both graphs, verified, and the manifest that ties them together."""
+"""A bundle from a checkpoint: the three graphs, verified, and the manifest that ties them together."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import platform
 import shutil
 import sys
@@ -16,15 +18,25 @@ from pathlib import Path
 from typing import Any, get_args
 
 import onnx
+from torch import nn
 
+from inter2former_deploy import families
 from inter2former_deploy.core import library
-from inter2former_deploy.core.contract import DECODER_FILE, ENCODER_FILE, INLINE_FILES
+from inter2former_deploy.core.contract import DECODER_FILES, ENCODER_FILE, inline_file
 from inter2former_deploy.core.errors import BundleError, CheckpointError, ExportMismatchError
 from inter2former_deploy.core.files import check_new_bundle, check_space, failed_folder
-from inter2former_deploy.core.manifest import BUNDLE_ID_KEY, Manifest, Precision, sha256
+from inter2former_deploy.core.manifest import (
+    DecoderEntry,
+    EncoderEntry,
+    GraphEntry,
+    Manifest,
+    Precision,
+    check_name,
+    sha256,
+)
 from inter2former_deploy.exporters.agreement import AgreementReport, check_agreement
 from inter2former_deploy.exporters.bodies import check_opset, inline_bodies
-from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, decoder_shapes, export_decoder, export_encoder
+from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, export_model
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, ParityReport, check_parity
 from inter2former_deploy.exporters.precision import reduce_precision
 from inter2former_deploy.families.checkpoint import (
@@ -38,16 +50,11 @@ from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 DEFAULT_SIZE = 1024
 DEFAULT_SEED = 7  # of synthetic weights
-REFERENCE_FILE = "encoder.fp32.onnx"  # beside an encoder in another precision, while it is verified
+REFERENCE_FILE = "encoder.fp32.onnx"  # in another precision: the encoder in float32, while it is verified
 SPACE_FOR_REST = 32_000_000  # bytes of a bundle beside the weights: constants, both forms of the operators, the report
 PROTOBUF_LIMIT = (1 << 31) - 1  # bytes of one file
 
-DIFFERENCES = (
-    "Canny direction bins come from comparisons, as ONNX has no Atan2; on a zero vertical gradient the release's bin "
-    "depends on the sign of that zero, here it does not",
-    "edge tokens are found in integers; the release compares float32 rounding errors, which gives the same tokens",
-    "edge features enter each upsampling stage already convolved, once an image; equal but for rounding",
-)
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +63,7 @@ class ExportReport:
 
     folder: Path
     manifest: Manifest
+    decoder: str  # the name of what was exported
     parity: ParityReport
     agreement: AgreementReport | None  # with the float32 encoder, in another precision
     seconds: dict[str, float]  # by step, without the gate's
@@ -65,6 +73,7 @@ def export_bundle(
     checkpoint: str | Path | Inter2Former | None,
     folder: str | Path,
     *,
+    name: str | None = None,
     config: ModelConfig | None = None,
     size: int = DEFAULT_SIZE,
     edge_rule: EdgeRule | None = None,
@@ -77,7 +86,7 @@ def export_bundle(
     force: bool = False,
     keep_failed: bool = False,
     num_threads: int | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> ExportReport:
     """Export a model as a bundle and verify it; the folder appears only when all is well.
 
@@ -85,6 +94,7 @@ def export_bundle(
         checkpoint: A file that `load_checkpoint` reads, or a model; None for the bundled weights, or with a `config`
             for seeded synthetic ones.
         folder: Where the bundle goes; its parent must exist.
+        name: Of the decoder in the bundle; its configuration's when None.
         config: The configuration that a checkpoint must fit or synthetic weights are made for.
         size: S, the model resolution, pixels, a multiple of 16.
         edge_rule: Which tokens get full attention; the configuration's own when None.
@@ -94,8 +104,8 @@ def export_bundle(
             `agreement.MIN_IOU` when None.
         seed: Of synthetic weights.
         custom_ops: Verify with the operator library, too; without it the manifest says that nobody did.
-        inline: Write the graphs a second time, without functions (`contract.INLINE_FILES`), for runtimes that know
-            none (docs/other-runtimes.md).
+        inline: Write the graphs a second time, without functions, for runtimes that know none
+            (docs/other-runtimes.md).
         force: Replace a bundle that is there.
         keep_failed: Leave the bundle of a failed export in `<folder>.failed`: `verify_bundle` and `i2f info` take it,
             a Segmenter does not.
@@ -112,94 +122,162 @@ def export_bundle(
         ValueError: A setting is out of range, or the graphs are too large for ONNX files.
     """
     folder = Path(folder)
-    check_opset(opset)
+    _check_settings(opset, edge_rule, custom_ops)
     _check_precision(precision, min_iou)
-    if edge_rule is not None and edge_rule not in get_args(EdgeRule):
-        raise ValueError(f"edge_rule must be one of {', '.join(get_args(EdgeRule))}, got {edge_rule!r}")
     check_new_bundle(folder, force=force, keep_failed=keep_failed)
-    if custom_ops:
-        library.library_path()  # before the work begins, not after it
     steps = _Steps(progress)
-    with steps("read weights"):
-        model, weights = load_weights(checkpoint, config=config, edge_rule=edge_rule, seed=seed)
-    for note in weights.get("notes", ()):
-        progress(f"{weights['file']}: {note}")
-    decoder_shapes(model.config, size)  # checks the size
+    model, weights = steps.load_weights(checkpoint, config=config, edge_rule=edge_rule, seed=seed)
+    name = _name(name, model)
+    families.interface(model.config.family).graph_tensors(model.config, size)  # checks the size
     kept = 1 if precision == "fp32" else 2  # encoders, while they are compared
     check_space(folder, kept * _nbytes(model) + SPACE_FOR_REST, "the bundle")
-    working = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        with steps("export encoder"):
-            encoder = export_encoder(model, size=size, opset=opset)
-        with steps("export decoder"):
-            decoder = export_decoder(model, size=size, opset=opset)
-        reference = working / ENCODER_FILE
-        if precision != "fp32":
-            reference = working / REFERENCE_FILE
-            reference.write_bytes(encoder.SerializeToString())
-            with steps(f"encoder in {precision}"):
-                encoder = reduce_precision(encoder, precision)
-        with steps("write graphs"):
-            bundle_id = _write_graphs(working, encoder, decoder, inline=inline)
-        del encoder, decoder
-        parity = check_parity(
+    with _working(folder) as working:
+        manifest = write_bundle(
+            working,
             model,
-            reference,
-            working / DECODER_FILE,
             size=size,
-            reduced=None if precision == "fp32" else (working / ENCODER_FILE, precision),
-            custom_ops=custom_ops,
-            num_threads=num_threads,
-            progress=lambda what: progress(f"verify: {what}"),
-        )
-        agreement = None
-        if precision != "fp32" and parity.passed:
-            agreement = check_agreement(
-                reference,
-                working / ENCODER_FILE,
-                working / DECODER_FILE,
-                precision=precision,
-                size=size,
-                min_iou=min_iou,
-                custom_ops=custom_ops,
-                num_threads=num_threads,
-                progress=lambda what: progress(f"verify: {what}"),
-            )
-        (working / REFERENCE_FILE).unlink(missing_ok=True)
-        manifest = Manifest(
-            size=size,
-            config=model.config.to_dict(),
-            files={name: sha256(working / name) for name in (ENCODER_FILE, DECODER_FILE)},
-            inline_files={name: sha256(working / name) for name in INLINE_FILES.values()} if inline else {},
-            bundle_id=bundle_id,
+            name=name,
             opset=opset,
             precision=precision,
+            inline=inline,
             weights=weights,
-            tools=tool_versions(),
-            differences=list(DIFFERENCES),
-            parity=parity.to_dict(),
-            agreement=None if agreement is None else agreement.to_dict(),
+            reference=working / REFERENCE_FILE if precision != "fp32" else None,
+            steps=steps,
         )
-        manifest.write(working)
-        working.chmod(0o755)  # mkdtemp lets only the owner in
-        if not (parity.passed and (agreement is None or agreement.passed)):
-            left = _keep_failed(working, folder) if keep_failed else None
-            if agreement is None:
-                raise ExportMismatchError(_failure(parity, left), parity)
-            raise ExportMismatchError(agreement.failure(), agreement)
-        _move_into_place(working, folder)
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
-    return ExportReport(folder=folder, manifest=manifest, parity=parity, agreement=agreement, seconds=steps.seconds)
+        reference = working / (ENCODER_FILE if precision == "fp32" else REFERENCE_FILE)
+        compared = _compare(model, working, manifest, name, reference, min_iou, custom_ops, num_threads, steps.verify)
+        return _finish(working, folder, manifest, name, compared, steps, keep_failed=keep_failed)
+
+
+def add_decoder(
+    checkpoint: str | Path | Inter2Former | None,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    opset: int = DEFAULT_OPSET,
+    min_iou: float | None = None,
+    custom_ops: bool = True,
+    inline: bool = False,
+    keep_failed: bool = False,
+    num_threads: int | None = None,
+    progress: Progress = lambda _: None,
+    **settings: Any,
+) -> ExportReport:
+    """Export a model's decoder into a bundle that has its encoder, and verify it; replaces a decoder of the same name.
+
+    The encoder stays as it is, and with it the encoded images that were saved. The bundle changes only when all is
+    well.
+
+    Size and precision are those of the bundle; all else is as of `export_bundle`.
+
+    Args:
+        checkpoint: Whose decoder; its encoder must be the bundle's.
+        folder: The bundle.
+        name: As of `export_bundle`, and so the others.
+        opset: Version of the standard operators.
+        min_iou: Where the encoder is in reduced precision.
+        custom_ops: Verify with the operator library, too.
+        inline: Write the graphs a second time, without functions.
+        keep_failed: Leave the bundle of a failed export in `<folder>.failed`.
+        num_threads: Of onnxruntime in the verification.
+        progress: Told what comes next.
+        **settings: `config`, `edge_rule` and `seed`, which choose weights as in `load_weights`.
+
+    Raises:
+        BundleError: The bundle is incomplete, changed, or of another version.
+        ValueError: The model's encoder is not the bundle's, or as of `export_bundle`.
+        ExportMismatchError, CheckpointError, OperatorLibraryError: As of `export_bundle`.
+    """
+    folder = Path(folder)
+    _check_settings(opset, settings.get("edge_rule"), custom_ops)
+    before = _read_whole(folder)
+    precision = before.encoder.precision
+    _check_precision(precision, min_iou)
+    check_new_bundle(folder, force=True, keep_failed=keep_failed)
+    steps = _Steps(progress)
+    model, weights = steps.load_weights(checkpoint, **settings)
+    name = _name(name, model)
+    if model.config.family != before.family or weights_sha256(model) != before.encoder.weights_sha256:
+        raise ValueError(
+            f"the encoder of {weights.get('file', 'this model')} is not that of {folder}: their weights differ. A "
+            "bundle holds decoders of one encoder: export a bundle of its own with -o"
+        )
+    check_space(folder, 2 * _nbytes(model) + SPACE_FOR_REST, "the bundle")
+    with _working(folder) as working:
+        for file in before.files():
+            if not file.startswith(f"{name}/"):
+                _link(folder / file, working / file)
+        entry = _write_decoder(working, model, before.size, name, opset, inline, weights, steps)
+        manifest = replace(before, decoders=before.decoders | {name: entry})
+        reference = _reference(model, working, manifest, working, progress)
+        compared = _compare(model, working, manifest, name, reference, min_iou, custom_ops, num_threads, steps.verify)
+        return _finish(working, folder, manifest, name, compared, steps, keep_failed=keep_failed)
+
+
+def write_bundle(
+    folder: Path,
+    model: Any,
+    *,
+    size: int,
+    name: str | None = None,
+    opset: int = DEFAULT_OPSET,
+    precision: Precision = "fp32",
+    inline: bool = False,
+    weights: dict[str, Any] | None = None,
+    reference: Path | None = None,
+    steps: _Steps | None = None,
+) -> Manifest:
+    """Write a whole bundle that nobody has verified.
+
+    Args:
+        folder: That is there.
+        model: Of any family, in evaluation mode.
+        size: As of `export_bundle`, and so the others.
+        name: Of the decoder.
+        opset: Version of the standard operators.
+        precision: Of the encoder's linear layers.
+        inline: Write the graphs a second time, without functions.
+        weights: Where they come from.
+        reference: Where the encoder in float32 goes, in another precision.
+        steps: Announce what is done.
+    """
+    steps = steps or _Steps(lambda _: None)
+    family = model.config.family
+    of_family = families.interface(family)
+    with steps("export encoder"):
+        encoder = export_model(model, "encoder", size=size, opset=opset)
+    if precision != "fp32":
+        if reference is not None:
+            _save(encoder, reference)
+        with steps(f"encoder in {precision}"):
+            encoder = reduce_precision(encoder, precision)
+    tensors = of_family.graph_tensors(model.config, size)
+    graph = _write_graph(folder, ENCODER_FILE, encoder, tensors["encoder"], opset, inline)
+    del encoder
+    name = _name(name, model)
+    manifest = Manifest(
+        family=family,
+        size=size,
+        encoder=EncoderEntry(
+            graph=graph, weights_sha256=weights_sha256(model), kept=list(of_family.KEPT), precision=precision
+        ),
+        decoders={name: _write_decoder(folder, model, size, name, opset, inline, weights or {}, steps)},
+        preprocessing=of_family.preprocessing(),
+        prompts=of_family.prompts(),
+        postprocessing=of_family.postprocessing(),
+    )
+    manifest.write(folder)
+    return manifest
 
 
 def verify_bundle(
     folder: str | Path,
     checkpoint: str | Path | Inter2Former | None = None,
     *,
+    decoder: str | None = None,
     custom_ops: bool = True,
     num_threads: int | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> ParityReport:
     """Run the parity gate on a bundle again.
 
@@ -207,60 +285,42 @@ def verify_bundle(
         folder: The bundle.
         checkpoint: The weights that it was exported from, or the model; None where they are bundled, or synthetic and
             made again.
+        decoder: Which of its decoders; the first when None.
         custom_ops: Compare with the operator library, too.
         num_threads: Of onnxruntime; as many as this process may keep busy when None.
         progress: Told what comes next.
 
     Raises:
-        BundleError: The bundle is incomplete, changed, or newer than this package.
+        BundleError: The bundle is incomplete, changed, or of another version.
         CheckpointError: The checkpoint is unreadable or does not fit.
         OperatorLibraryError: The operator library is missing or does not load.
-        ValueError: The checkpoint is not the one that the bundle was exported from, or is needed and not given.
+        ValueError: The checkpoint is not the one that the bundle was exported from, or is needed and not given; or
+            there is no such decoder.
     """
     folder = Path(folder)
-    manifest = Manifest.read(folder)
-    for name, expected in (manifest.files | manifest.inline_files).items():
-        path = folder / name
-        if not path.is_file() or sha256(path) != expected:
-            raise BundleError(f"{path} is missing or is not the file of this bundle: export it again")
+    manifest = _read_whole(folder)
+    stated = manifest.decoder(decoder)
     progress("read weights")
-    model = load_exported(manifest, checkpoint)
-    encoder, decoder = folder / ENCODER_FILE, folder / DECODER_FILE
-    size, precision = manifest.size, manifest.precision
+    model = load_exported(stated, checkpoint)
+    min_iou = (stated.agreement or {}).get("min_iou")
+    with tempfile.TemporaryDirectory() as work:
+        reference = _reference(model, folder, manifest, Path(work), progress)
+        parity, agreement = _compare(
+            model, folder, manifest, decoder, reference, min_iou, custom_ops, num_threads, progress, always=True
+        )
+    return parity if agreement is None else replace(parity, checks=(*parity.checks, agreement.check()))
 
-    def compare(encoder: Path, reduced: tuple[Path, Precision] | None = None) -> ParityReport:
-        return check_parity(
-            model,
-            encoder,
-            decoder,
-            size=size,
-            reduced=reduced,
-            custom_ops=custom_ops,
-            num_threads=num_threads,
-            progress=progress,
-        )
 
-    if precision == "fp32":
-        return compare(encoder)
-    with tempfile.TemporaryDirectory() as work:  # the float32 encoder is not in the bundle: it is exported again
-        reference = Path(work) / REFERENCE_FILE
-        progress("export encoder in fp32")
-        reference.write_bytes(
-            export_encoder(model, size=size, opset=manifest.opset or DEFAULT_OPSET).SerializeToString()
-        )
-        parity = compare(reference, (encoder, precision))
-        agreement = check_agreement(
-            reference,
-            encoder,
-            decoder,
-            precision=precision,
-            size=size,
-            min_iou=(manifest.agreement or {}).get("min_iou"),
-            custom_ops=custom_ops,
-            num_threads=num_threads,
-            progress=progress,
-        )
-    return replace(parity, checks=(*parity.checks, agreement.check()))
+def weights_sha256(model: Any) -> str:
+    """What tells encoders apart: of the weights and the configuration of a model's encoder, hexadecimal."""
+    prefix = families.graphs(model.config.family).ENCODER
+    digest = hashlib.sha256(json.dumps(model.config.to_dict()["encoder"], sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(prefix):
+            array = tensor.detach().contiguous().numpy()
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(array.data)
+    return digest.hexdigest()
 
 
 def load_weights(
@@ -305,24 +365,26 @@ def load_weights(
     return model.eval(), weights
 
 
-def load_exported(manifest: Manifest, checkpoint: str | Path | Inter2Former | None = None) -> Inter2Former:
-    """The model that a bundle was exported from.
+def load_exported(decoder: DecoderEntry, checkpoint: str | Path | Inter2Former | None = None) -> Inter2Former:
+    """The model that a decoder of a bundle was exported from.
 
     Args:
-        manifest: Of the bundle.
+        decoder: Of the bundle's manifest.
         checkpoint: The weights, or the model; None where they are bundled, or synthetic and made again.
 
     Raises:
         CheckpointError: The checkpoint is unreadable or does not fit.
         ValueError: The checkpoint is not the one that the bundle was exported from, or is needed and not given.
     """
-    stated = manifest.weights
+    stated = decoder.weights
     if checkpoint is None and stated.get("source") == "bundled":
         checkpoint = bundled_weights()
     elif checkpoint is None and stated.get("source") != "synthetic":
         named = stated.get("file", "a model in memory")
         raise ValueError(f"the bundle was exported from {named}: name that checkpoint to compare with it")
-    model, weights = load_weights(checkpoint, config=manifest.model_config, seed=int(stated.get("seed", DEFAULT_SEED)))
+    model, weights = load_weights(
+        checkpoint, config=ModelConfig.from_dict(decoder.config), seed=int(stated.get("seed", DEFAULT_SEED))
+    )
     if "sha256" in stated and "sha256" in weights and stated["sha256"] != weights["sha256"]:
         raise ValueError(f"{checkpoint} is not the checkpoint that the bundle was exported from: their SHA-256 differ")
     return model
@@ -342,32 +404,209 @@ def tool_versions() -> dict[str, str]:
 class _Steps:
     """Announces and times the steps of an export."""
 
-    def __init__(self, progress: Callable[[str], None]) -> None:
+    def __init__(self, progress: Progress) -> None:
         self.seconds: dict[str, float] = {}
-        self._progress = progress
+        self.progress = progress
 
     @contextmanager
     def __call__(self, what: str) -> Iterator[None]:
-        self._progress(what)
+        self.progress(what)
         start = time.perf_counter()
         yield
         self.seconds[what] = round(time.perf_counter() - start, 3)
 
+    def verify(self, what: str) -> None:
+        """Announces a step of the gate, which times itself."""
+        self.progress(f"verify: {what}")
 
-def _write_graphs(folder: Path, encoder: onnx.ModelProto, decoder: onnx.ModelProto, *, inline: bool) -> str:
-    """Both files, or all four; returns the bundle's id, which is the same for the same graphs and stands in all."""
-    digest = hashlib.sha256()
-    for graph in (encoder, decoder):
-        if graph.ByteSize() > PROTOBUF_LIMIT:
-            raise ValueError(f"a graph of {graph.ByteSize() / 1e9:.1f} GB is too large for an ONNX file (2 GB)")
-        digest.update(graph.SerializeToString(deterministic=True))
-    bundle_id = digest.hexdigest()[:32]
-    for name, graph in ((ENCODER_FILE, encoder), (DECODER_FILE, decoder)):
-        onnx.helper.set_model_props(graph, {BUNDLE_ID_KEY: bundle_id})
-        (folder / name).write_bytes(graph.SerializeToString(deterministic=True))
-        if inline:
-            (folder / INLINE_FILES[name]).write_bytes(inline_bodies(graph).SerializeToString(deterministic=True))
-    return bundle_id
+    def load_weights(self, checkpoint: str | Path | Inter2Former | None, **settings: Any) -> Any:
+        """`load_weights`, and what is to be said of them."""
+        with self("read weights"):
+            model, weights = load_weights(checkpoint, **settings)
+        for note in weights.get("notes", ()):
+            self.progress(f"{weights['file']}: {note}")
+        return model, weights
+
+
+def _write_decoder(
+    folder: Path,
+    model: Any,
+    size: int,
+    name: str,
+    opset: int,
+    inline: bool,
+    weights: dict[str, Any],
+    steps: _Steps,
+) -> DecoderEntry:
+    """The graphs of a decoder in its folder."""
+    (folder / name).mkdir()
+    tensors = families.interface(model.config.family).graph_tensors(model.config, size)
+    graphs = {}
+    for graph, file in DECODER_FILES.items():
+        with steps(f"export {graph}"):
+            proto = export_model(model, graph, size=size, opset=opset)
+        graphs[graph] = _write_graph(folder, f"{name}/{file}", proto, tensors[graph], opset, inline)
+    return DecoderEntry(
+        config=model.config.to_dict(),
+        prepare=graphs["prepare"],
+        click=graphs["click"],
+        weights=weights,
+        tools=tool_versions(),
+        differences=list(families.graphs(model.config.family).DIFFERENCES),
+    )
+
+
+def _write_graph(
+    folder: Path, file: str, graph: onnx.ModelProto, tensors: dict[str, Any], opset: int, inline: bool
+) -> GraphEntry:
+    inline_form = inline_file(file) if inline else None
+    _save(graph, folder / file)
+    if inline_form is not None:
+        _save(inline_bodies(graph), folder / inline_form)
+    return GraphEntry(
+        file=file,
+        sha256=sha256(folder / file),
+        opset=opset,
+        inline_file=inline_form,
+        inline_sha256=None if inline_form is None else sha256(folder / inline_form),
+        **tensors,
+    )
+
+
+def _save(graph: onnx.ModelProto, path: Path) -> None:
+    """A file that is the same for the same graph."""
+    if graph.ByteSize() > PROTOBUF_LIMIT:
+        raise ValueError(f"a graph of {graph.ByteSize() / 1e9:.1f} GB is too large for an ONNX file (2 GB)")
+    path.write_bytes(graph.SerializeToString(deterministic=True))
+
+
+def _reference(model: Any, folder: Path, manifest: Manifest, work: Path, progress: Progress) -> Path:
+    """The encoder in float32: the bundle's, or one that is exported again into a folder."""
+    if manifest.encoder.precision == "fp32":
+        return folder / manifest.encoder.graph.file
+    progress("export encoder in fp32")
+    opset = manifest.encoder.graph.opset or DEFAULT_OPSET
+    _save(export_model(model, "encoder", size=manifest.size, opset=opset), work / REFERENCE_FILE)
+    return work / REFERENCE_FILE
+
+
+def _compare(
+    model: Any,
+    folder: Path,
+    manifest: Manifest,
+    name: str | None,
+    reference: Path,
+    min_iou: float | None,
+    custom_ops: bool,
+    num_threads: int | None,
+    progress: Progress,
+    *,
+    always: bool = False,
+) -> tuple[ParityReport, AgreementReport | None]:
+    """The gates: of the graphs, and where these pass (or `always`) of masks in reduced precision."""
+    precision, decoder = manifest.encoder.precision, manifest.decoder(name)
+    encoder, prepare, click = (folder / g.file for g in (manifest.encoder.graph, decoder.prepare, decoder.click))
+    parity = check_parity(
+        model,
+        reference,
+        prepare,
+        click,
+        size=manifest.size,
+        reduced=None if precision == "fp32" else (encoder, precision),
+        custom_ops=custom_ops,
+        num_threads=num_threads,
+        progress=progress,
+    )
+    if precision == "fp32" or not (always or parity.passed):
+        return parity, None
+    agreement = check_agreement(
+        reference,
+        encoder,
+        prepare,
+        click,
+        precision=precision,
+        size=manifest.size,
+        min_iou=min_iou,
+        custom_ops=custom_ops,
+        num_threads=num_threads,
+        progress=progress,
+    )
+    return parity, agreement
+
+
+def _finish(
+    working: Path,
+    folder: Path,
+    manifest: Manifest,
+    name: str,
+    compared: tuple[ParityReport, AgreementReport | None],
+    steps: _Steps,
+    *,
+    keep_failed: bool,
+) -> ExportReport:
+    """The bundle in its place, with the reports, or an error."""
+    (working / REFERENCE_FILE).unlink(missing_ok=True)
+    parity, agreement = compared
+    judged = replace(
+        manifest.decoders[name],
+        parity=parity.to_dict(),
+        agreement=None if agreement is None else agreement.to_dict(),
+    )
+    manifest = replace(manifest, decoders=manifest.decoders | {name: judged})
+    manifest.write(working)
+    if judged.failed:
+        left = _keep_failed(working, folder) if keep_failed else None
+        if agreement is None:
+            raise ExportMismatchError(_failure(parity, left), parity)
+        raise ExportMismatchError(agreement.failure(), agreement)
+    _move_into_place(working, folder)
+    return ExportReport(
+        folder=folder, manifest=manifest, decoder=name, parity=parity, agreement=agreement, seconds=steps.seconds
+    )
+
+
+def _read_whole(folder: Path) -> Manifest:
+    """The manifest of a bundle whose files are all there and unchanged."""
+    manifest = Manifest.read(folder)
+    for name, expected in manifest.files().items():
+        path = folder / name
+        if not path.is_file() or sha256(path) != expected:
+            raise BundleError(f"{path} is missing or is not the file of this bundle: export it again")
+    return manifest
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file in another folder; files of a bundle are replaced, never changed."""
+    target.parent.mkdir(exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def _name(name: str | None, model: Any) -> str:
+    name = model.config.name if name is None else name
+    check_name(name)
+    return str(name)
+
+
+@contextmanager
+def _working(folder: Path) -> Iterator[Path]:
+    """A folder beside the place of a bundle, gone in the end unless it was moved."""
+    working = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        working.chmod(0o755)  # mkdtemp lets only the owner in
+        yield working
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+
+
+def _check_settings(opset: int, edge_rule: str | None, custom_ops: bool) -> None:
+    check_opset(opset)
+    if edge_rule is not None and edge_rule not in get_args(EdgeRule):
+        raise ValueError(f"edge_rule must be one of {', '.join(get_args(EdgeRule))}, got {edge_rule!r}")
+    if custom_ops:
+        library.library_path()  # before the work begins, not after it
 
 
 def _check_precision(precision: Precision, min_iou: float | None) -> None:
@@ -379,7 +618,7 @@ def _check_precision(precision: Precision, min_iou: float | None) -> None:
         raise ValueError(f"min_iou must be 0 to 1, got {min_iou}")
 
 
-def _nbytes(model: Inter2Former) -> int:
+def _nbytes(model: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in model.state_dict().values())
 
 

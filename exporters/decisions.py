@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from inter2former_deploy.exporters import tolerances
-from inter2former_deploy.exporters.graphs import DecoderGraph
+from inter2former_deploy.families.inter2former.graphs import ClickGraph
 from inter2former_deploy.families.inter2former.modules.attention import HybridAttention
 from inter2former_deploy.families.inter2former.modules.experts import HybridExperts
 from inter2former_deploy.families.inter2former.modules.upsampling import BOX_THRESHOLD
@@ -74,7 +74,7 @@ class Watch:
         decoder: The decoder graph in PyTorch, in any precision.
     """
 
-    def __init__(self, decoder: DecoderGraph) -> None:
+    def __init__(self, decoder: ClickGraph) -> None:
         self.scores = Scores()
         self._decoder = decoder
         self._hooks: list[RemovableHandle] = []
@@ -104,7 +104,7 @@ class Watch:
 
 
 def compare_decisions(
-    decoder: DecoderGraph, exact: Scores, own: Scores, exact_tokens: Tensor, own_tokens: Tensor
+    decoder: ClickGraph, exact: Scores, own: Scores, exact_tokens: Tensor, own_tokens: Tensor
 ) -> Decisions:
     """What float64 decided, and whether float32 could have decided otherwise.
 
@@ -176,7 +176,7 @@ def _tie(exact: Tensor, own: Tensor) -> float:
     return tolerances.DECISION * max(off, tolerances.FLOOR)
 
 
-def _low_res(decoder: DecoderGraph, tokens: Tensor) -> Tensor:
+def _low_res(decoder: ClickGraph, tokens: Tensor) -> Tensor:
     """Low-resolution logits [h, w] of tokens [h*w, C]."""
     side = math.isqrt(len(tokens))
     out: Tensor = decoder.decode_head.mlp(tokens.T.reshape(1, -1, side, side))

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from inter2former_deploy.core.contract import BLANK_INPUTS, EDGE_INPUTS, STAGES
 from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.exporters import tolerances
-from inter2former_deploy.exporters.graphs import EncoderGraph
 from inter2former_deploy.exporters.judgement import Check, Exact, counted, equal, judged
 from inter2former_deploy.exporters.precision import KEPT_LAYERS, MIN_WEIGHTS, quantize_weight
-from inter2former_deploy.families.inter2former.config import PATCH
+from inter2former_deploy.families.inter2former.config import PATCH, STAGES
+from inter2former_deploy.families.inter2former.graphs import PrepareGraph
+from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, EDGE_INPUTS
 from inter2former_deploy.families.inter2former.modules.edges import Canny, CannyNet, ResidualBlock
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 from inter2former_deploy.operators import edge_formulas, formulas
@@ -142,7 +142,7 @@ def _right_directions(direction: Tensor, gx: Tensor, gy: Tensor, own_gx: Tensor,
     return right | (vanishes & (direction % 45 == 0) & (direction >= 0) & (direction <= 360))
 
 
-# ---- What else the encoder graph gives.
+# ---- What prepare.onnx gives.
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class _Part:
     column: int
 
     def of(self, name: str, array: Any, top: int = 0, left: int = 0) -> Any:
-        """The part of one of `contract.EDGE_INPUTS` of a map whose first token is (top, left), array or tensor."""
+        """The part of one of `interface.EDGE_INPUTS` of a map whose first token is (top, left), array or tensor."""
         rows, columns = (slice(n, n + PART) for n in (self.row - top, self.column - left))
         pixels = 2 ** (int(name[-1]) + 1)  # of a token
         pixel_rows, pixel_columns = (slice(pixels * s.start, pixels * s.stop) for s in (rows, columns))
@@ -166,7 +166,7 @@ class _Part:
 
 
 class ExactPreparation:
-    """What the encoder graph gives besides embedding and Canny maps, from each backend's own embedding and maps.
+    """What prepare.onnx gives, from each backend's own embedding and maps.
 
     Args:
         model: The reference.
@@ -175,8 +175,8 @@ class ExactPreparation:
     """
 
     def __init__(self, model: Inter2Former, size: int, rng: np.random.Generator) -> None:
-        self._own = EncoderGraph(model)
-        self._exact = copy.deepcopy(self._own, {id(model.backbone): nn.Identity()}).double()  # large, and not needed
+        self._own = PrepareGraph(model)
+        self._exact = copy.deepcopy(self._own).double()
         self._tokens, self._rng = size // PATCH, rng
 
     def judge(self, backend: str, actual: Mapping[str, Array]) -> Iterator[Check]:

@@ -28,16 +28,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inter2former_deploy.core import library
-from inter2former_deploy.core.contract import (
-    DECODER_INPUTS,
-    DECODER_OUTPUTS,
-    ENCODER_INPUT,
-    ENCODER_OUTPUTS,
-    IMAGE_FEATURES,
-    OUTSIDE_LOGIT,
-    PAD_MULTIPLE,
-    PAD_RGB,
-)
 from inter2former_deploy.core.errors import OperatorLibraryError
 from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.core.masks import iou
@@ -51,9 +41,18 @@ from inter2former_deploy.exporters.exact import (
     judge_canny_maps,
     reduced_embedding,
 )
-from inter2former_deploy.exporters.graphs import DecoderGraph, EncoderGraph
+from inter2former_deploy.exporters.graphs import expose
 from inter2former_deploy.exporters.judgement import Check, Exact, equal, judged, limited
-from inter2former_deploy.families.inter2former.config import PATCH
+from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT, PAD_MULTIPLE, PAD_RGB, PATCH
+from inter2former_deploy.families.inter2former.graphs import INNER, ClickGraph, EncoderGraph
+from inter2former_deploy.families.inter2former.interface import (
+    CLICK_INPUTS,
+    CLICK_OUTPUTS,
+    EMBEDDING,
+    LABELS,
+    PICTURE,
+    PREPARED,
+)
 from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
@@ -134,7 +133,8 @@ class ParityReport:
 def check_parity(
     model: Inter2Former,
     encoder: Path,
-    decoder: Path,
+    prepare: Path,
+    click: Path,
     *,
     size: int,
     reduced: tuple[Path, Precision] | None = None,
@@ -147,7 +147,8 @@ def check_parity(
     Args:
         model: The reference, in evaluation mode.
         encoder: encoder.onnx in float32.
-        decoder: decoder.onnx.
+        prepare: prepare.onnx.
+        click: click.onnx.
         size: S.
         reduced: encoder.onnx in reduced precision, too, and which.
         custom_ops: Compare with the operator library, too.
@@ -159,13 +160,14 @@ def check_parity(
     """
     with torch.inference_mode():
         gate = Gate(model, size, progress)
-        features = {PLAIN: gate.check_encoder(encoder, PLAIN, num_threads)}
+        features = {PLAIN: gate.check_encoder(encoder, prepare, PLAIN, num_threads)}
         if custom_ops:
-            _require_kernels(decoder)
-            features[OPERATORS] = gate.check_encoder(encoder, OPERATORS, num_threads)
+            for graph in (prepare, click):
+                _require_kernels(graph)
+            features[OPERATORS] = gate.check_encoder(encoder, prepare, OPERATORS, num_threads)
         if reduced is not None:
             gate.check_reduced_encoder(*reduced, features, num_threads)
-        gate.check_decoder(decoder, features, num_threads)
+        gate.check_click(click, features, num_threads)
         return gate.report()
 
 
@@ -177,20 +179,55 @@ def load_photograph() -> Array:
 
 
 class Graph:
-    """A graph in onnxruntime, by names."""
+    """A graph in onnxruntime, by names.
 
-    def __init__(self, path: Path, outputs: Sequence[str], *, custom_ops: bool, num_threads: int | None) -> None:
+    Args:
+        path: The graph.
+        outputs: Names of its outputs that are asked for.
+        inner: Names of inner values that are asked for besides.
+        custom_ops: Use the operator library.
+        num_threads: As many as this process may keep busy when None.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        outputs: Sequence[str],
+        inner: Sequence[str] = (),
+        *,
+        custom_ops: bool,
+        num_threads: int | None,
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or available_cpus()
         options.log_severity_level = 4  # errors come as exceptions
         if custom_ops:
             library.register(options)
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self._outputs = list(outputs)
+        model = expose(onnx.load(path), inner).SerializeToString() if inner else path
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._outputs = [*outputs, *inner]
 
     def __call__(self, feeds: Mapping[str, Array]) -> Arrays:
         """The outputs for these inputs."""
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(feeds)), strict=True))
+
+
+class Clicks(Graph):
+    """click.onnx of Inter2Former, which gives the whole map of logits besides."""
+
+    def __call__(self, feeds: Mapping[str, Array]) -> Arrays:
+        """The outputs, and logits [S, S]."""
+        outputs = super().__call__(feeds)
+        return outputs | {"logits": paste_logits(outputs["box_logits"], outputs["box"], len(feeds[LABELS]))}
+
+
+def paste_logits(box_logits: Array, box: Array, size: int) -> Array:
+    """The whole map of logits [S, S]; nothing is pasted where the box has another size than its logits."""
+    whole = np.full((size, size), OUTSIDE_LOGIT, box_logits.dtype)
+    left, top, right, bottom = box
+    if whole[top:bottom, left:right].shape == box_logits.shape:
+        whole[top:bottom, left:right] = box_logits
+    return whole
 
 
 class Gate:
@@ -204,7 +241,7 @@ class Gate:
 
     def __init__(self, model: Inter2Former, size: int, progress: Progress = lambda _: None) -> None:
         self.model, self.size, self.progress = model, size, progress
-        self.decoder = DecoderGraph(model).eval()  # as it is exported, in PyTorch
+        self.decoder = ClickGraph(model).eval()  # as it is exported, in PyTorch
         self.exact_decoder = copy.deepcopy(self.decoder).double()
         self.photograph = load_photograph()
         longest = max(self.photograph.shape[:2])
@@ -221,12 +258,14 @@ class Gate:
             self._embedding = exact_embedding(model, self._normalized, self.features.embedding)
         self._preparation = ExactPreparation(model, size, np.random.default_rng())
 
-    def check_encoder(self, encoder: Path, backend: str, num_threads: int | None = None) -> Arrays:
-        """Compare encoder.onnx on the photograph; returns its outputs."""
+    def check_encoder(self, encoder: Path, prepare: Path, backend: str, num_threads: int | None = None) -> Arrays:
+        """Compare encoder.onnx and prepare.onnx on the photograph; returns what both give."""
+        settings: dict[str, Any] = {"custom_ops": backend == OPERATORS, "num_threads": num_threads}
         with self._step(f"encode, {backend}"):
-            graph = Graph(encoder, ENCODER_OUTPUTS, custom_ops=backend == OPERATORS, num_threads=num_threads)
-            actual = graph({ENCODER_INPUT: self.image})
-            del graph
+            actual = {PICTURE: self.image}
+            actual |= Graph(encoder, [EMBEDDING], **settings)(actual)
+        with self._step(f"prepare, {backend}"):
+            actual |= Graph(prepare, PREPARED, tuple(INNER["prepare"]), **settings)(actual)
         with self._step(f"compare features, {backend}"):
             self.checks += judged("image_embedding", backend, actual["image_embedding"], self._embedding)
             canny = self.model.edge_detector.canny
@@ -243,7 +282,7 @@ class Gate:
         for backend in backends:
             with self._step(f"encode in {precision}, {backend}"):
                 graph = Graph(encoder, ["image_embedding"], custom_ops=backend == OPERATORS, num_threads=num_threads)
-                actual = graph({ENCODER_INPUT: self.image})["image_embedding"]
+                actual = graph({PICTURE: self.image})["image_embedding"]
                 del graph
             self.checks += embedding.judge(
                 f"image_embedding in {precision}",
@@ -253,10 +292,16 @@ class Gate:
                 mean=tolerances.REDUCED_MEAN,
             )
 
-    def check_decoder(self, decoder: Path, features: Mapping[str, Arrays], num_threads: int | None = None) -> None:
-        """Compare decoder.onnx in a session of clicks, by the encoder's outputs of each backend."""
+    def check_click(self, click: Path, features: Mapping[str, Arrays], num_threads: int | None = None) -> None:
+        """Compare click.onnx in a session of clicks, by what each backend gave of the image."""
         graphs = {
-            backend: Graph(decoder, DECODER_OUTPUTS, custom_ops=backend == OPERATORS, num_threads=num_threads)
+            backend: Clicks(
+                click,
+                CLICK_OUTPUTS,
+                tuple(INNER["click"]),
+                custom_ops=backend == OPERATORS,
+                num_threads=num_threads,
+            )
             for backend in features
         }
         self._run_session(graphs, features)
@@ -341,7 +386,7 @@ class Gate:
             checks = list(_decode_checks(name, backend, actual, exact, own))
             tight[backend] = decisions.same and all(check.passed for check in checks)
             if not tight[backend] and decisions.on_tie:
-                distance = 1 - iou(actual["logits"] > 0, exact["logits"].numpy() > 0)
+                distance = 1 - iou(actual["logits"] > 0, self._logits(exact) > 0)
                 checks = [limited("masks after a tie", backend, distance, name)]
             for check in checks:
                 self._keep_worst(check)
@@ -352,6 +397,9 @@ class Gate:
         key = check.tensor, check.backend, check.measure
         if check.excess >= self.worst.setdefault(key, check).excess:
             self.worst[key] = check
+
+    def _logits(self, decoded: Mapping[str, Tensor]) -> Array:
+        return paste_logits(decoded["box_logits"].numpy(), decoded["box"].numpy(), self.size)
 
     def _unreached(self) -> list[tuple[int, int]]:
         layers = self.model.config.decoder.layers
@@ -384,15 +432,15 @@ class Gate:
 
 
 def _inputs(labels: Array, features: Arrays) -> Arrays:
-    return {"labels": labels, **{name: features[name] for name in IMAGE_FEATURES}}
+    return {LABELS: labels} | {name: features[name] for name in CLICK_INPUTS if name != LABELS}
 
 
-def _decode(decoder: DecoderGraph, inputs: Arrays, dtype: torch.dtype) -> tuple[dict[str, Tensor], Scores]:
+def _decode(decoder: ClickGraph, inputs: Arrays, dtype: torch.dtype) -> tuple[dict[str, Tensor], Scores]:
     """The outputs of a decoder in PyTorch by name, and what it decided by."""
-    given = (torch.from_numpy(inputs[name]) for name in DECODER_INPUTS)
+    given = (torch.from_numpy(inputs[name]) for name in CLICK_INPUTS)
     with Watch(decoder) as watch:
         outputs = decoder(*(x.to(dtype) if x.is_floating_point() else x for x in given))
-    return dict(zip(DECODER_OUTPUTS, outputs, strict=True)), watch.scores
+    return dict(zip((*CLICK_OUTPUTS, *INNER["click"]), outputs, strict=True)), watch.scores
 
 
 def _decode_checks(
@@ -404,11 +452,6 @@ def _decode_checks(
         if exact[tensor].shape != own[tensor].shape:  # two boxes, which is a tie
             own = {**own, tensor: exact[tensor].float()}
         yield from judged(tensor, backend, actual[tensor], Exact.of(exact[tensor], own[tensor]), name)
-    whole = np.full_like(actual["logits"], OUTSIDE_LOGIT)
-    left, top, right, bottom = actual["box"]
-    if whole[top:bottom, left:right].shape == actual["box_logits"].shape:
-        whole[top:bottom, left:right] = actual["box_logits"]
-    yield equal("logits", backend, actual["logits"], whole, name)
 
 
 def _finite(data: Any) -> Any:
@@ -424,9 +467,9 @@ def _resize(x: Tensor, side: int) -> Tensor:
     return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def _require_kernels(decoder: Path) -> None:
+def _require_kernels(file: Path) -> None:
     """Whether the library has every operator: without the function bodies, a graph loads only then."""
-    graph = onnx.load(decoder)
+    graph = onnx.load(file)
     del graph.functions[:]
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -435,5 +478,5 @@ def _require_kernels(decoder: Path) -> None:
         onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise OperatorLibraryError(
-            f"the operator library {path} does not run decoder.onnx ({error}): reinstall this version"
+            f"the operator library {path} does not run {file.name} ({error}): reinstall this version"
         ) from error

@@ -18,13 +18,13 @@ import onnxruntime as ort
 from inter2former_deploy.core import library
 from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION
 from inter2former_deploy.core.errors import OperatorLibraryError
+from inter2former_deploy.core.prompts import Image
 from inter2former_deploy.core.threads import available_cpus, cpu_limits
 from inter2former_deploy.runtime.onnx_bytes import ELEMENT, STRING, AttributeValue, one_node_model
-from inter2former_deploy.runtime.preprocess import Image
 from inter2former_deploy.runtime.segmenter import Segmenter
 
-PACKAGES = ("inter2former-deploy", "numpy", "onnxruntime", "opencv-python-headless", "typer")
-EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "safetensors")
+PACKAGES = ("inter2former-deploy", "numpy", "onnxruntime", "opencv-python-headless", "safetensors", "typer")
+EXPORT_PACKAGES = ("torch", "onnx", "onnxscript")
 
 # A small model, exported by scripts/doctor_bundle.py, and what PyTorch computes with it.
 TINY_BUNDLE = Path(__file__).with_name("tiny")

@@ -1,9 +1,9 @@
-"""ONNX models as bytes, without the onnx package: enough of protobuf's wire format for two small tasks."""
+"""ONNX models of one node as bytes, without the onnx package: enough of protobuf's wire format for that."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
@@ -21,85 +21,9 @@ _GRAPH_NODE, _GRAPH_NAME, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 2
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_FLOAT, _ATTRIBUTE_INT, _ATTRIBUTE_STRING, _ATTRIBUTE_TYPE = 1, 2, 3, 4, 20
 _ATTRIBUTE_INTS = 8
-_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 6, 11
 _VALUE_NAME, _VALUE_TYPE = 1, 2
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
-
-
-def keep_outputs(model: bytes, names: Collection[str]) -> bytes:
-    """The model with only some of its outputs, and without the nodes that only the others need.
-
-    onnxruntime computes every output of a graph, asked for or not.
-    """
-    return b"".join(
-        _field(number, _keep_graph_outputs(content, names)) if number == _MODEL_GRAPH else raw
-        for number, content, raw in _fields(model)
-    )
-
-
-def _keep_graph_outputs(graph: bytes, names: Collection[str]) -> bytes:
-    needed = set(names)
-    kept = []
-    for number, content, raw in reversed(list(_fields(graph))):  # nodes stand after those whose results they take
-        if number == _GRAPH_OUTPUT and _strings(content, _VALUE_NAME)[0] not in names:
-            continue
-        if number == _GRAPH_NODE:
-            if needed.isdisjoint(_strings(content, _NODE_OUTPUT)):
-                continue
-            needed.update(_taken(content))
-        kept.append(raw)
-    return b"".join(reversed(kept))
-
-
-def _taken(node: bytes) -> list[str]:
-    """Names of the values that a node takes, those its subgraphs take from outside among them."""
-    names = _strings(node, _NODE_INPUT)
-    for number, attribute, _ in _fields(node):
-        if number == _NODE_ATTRIBUTE:
-            for kind, graph, _ in _fields(attribute):
-                if kind in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
-                    for part, inner, _ in _fields(graph):
-                        if part == _GRAPH_NODE:
-                            names += _taken(inner)
-    return names
-
-
-def _strings(message: bytes, wanted: int) -> list[str]:
-    return [content.decode() for number, content, _ in _fields(message) if number == wanted]
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Number, content (empty where it is a number) and all bytes of each field."""
-    at = 0
-    while at < len(message):
-        start = at
-        key, at = _read_varint(message, at)
-        wire, content = key & 7, b""
-        if wire == _VARINT:
-            _, at = _read_varint(message, at)
-        elif wire == _BYTES:
-            length, at = _read_varint(message, at)
-            content, at = message[at : at + length], at + length
-        elif wire in (_FIXED32, _FIXED64):
-            at += 4 if wire == _FIXED32 else 8
-        else:
-            raise ValueError(f"not an ONNX model: wire type {wire} at byte {start}")
-        if at > len(message):
-            raise ValueError("not an ONNX model: it ends within a field")
-        yield key >> 3, content, message[start:at]
-
-
-def _read_varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= len(message):
-            raise ValueError("not an ONNX model: it ends within a number")
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        shift, at = shift + 7, at + 1
-        if byte < 0x80:
-            return value, at
+_VARINT, _BYTES, _FIXED32 = 0, 2, 5  # wire types
 
 
 def one_node_model(

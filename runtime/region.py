@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from inter2former_deploy.core.prompts import Box, Click, Prompt, StartMask, Stroke
-from inter2former_deploy.runtime.postprocess import Mask
-from inter2former_deploy.runtime.preprocess import Image
+from inter2former_deploy.core.prompts import Box, Click, Image, Mask, Prompt, StartMask, Stroke
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,14 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from inter2former_deploy.core import library
-from inter2former_deploy.core.contract import DECODER_INPUTS, ENCODER_INPUT, IMAGE_FEATURES
+from inter2former_deploy.core.contract import MANIFEST_FILE
 from inter2former_deploy.core.errors import BundleError, EncodedImageError, SessionStateError
+from inter2former_deploy.core.manifest import DecoderEntry, GraphEntry
+from inter2former_deploy.core.prompts import Floats, Image, Prediction
 from inter2former_deploy.core.threads import available_cpus
-from inter2former_deploy.families.inter2former.labels import check_labels
-from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
 from inter2former_deploy.runtime.bundle import Bundle, read_bundle
-from inter2former_deploy.runtime.encoded import EncodedImage, RecentImages, empty_features, picture_key
-from inter2former_deploy.runtime.onnx_bytes import keep_outputs
-from inter2former_deploy.runtime.postprocess import Box, BoxLogits
-from inter2former_deploy.runtime.preprocess import Floats, Frame, Image, check_image, model_input
+from inter2former_deploy.runtime.checks import check_image
+from inter2former_deploy.runtime.encoded import EncodedImage, PreparedImage, RecentImages, picture_key
 from inter2former_deploy.runtime.region import Region
 from inter2former_deploy.runtime.session import Session
 from inter2former_deploy.runtime.state import SessionState
@@ -45,34 +43,45 @@ class Segmenter:
 
     Args:
         bundle: the folder that `i2f export` wrote.
+        decoder: the name of one of its decoders; the first when None (`i2f info` lists them).
         num_threads: threads an operator may use; when None as many as this process may keep busy
             (`threads.available_cpus`: the least of its CPU affinity and its control groups' quota).
         custom_ops: use the operator library; without it plain onnxruntime gives the same masks, slower.
         cache_bytes: memory for encoded images, so that opening one of the last pictures again costs nothing. One
-            takes about 41 bytes a pixel of the model's square (`EncodedImage.nbytes`).
+            takes about 53 bytes a pixel of the model's square.
 
     Raises:
         BundleError: the bundle is incomplete, changed, mixed, or newer than this package.
         OperatorLibraryError: the operator library is missing or does not load.
-        TypeError, ValueError: `num_threads` is no positive whole number, or `cache_bytes` a negative one.
+        TypeError, ValueError: `num_threads` is no positive whole number, or `cache_bytes` a negative one; the bundle
+            has no such decoder.
     """
 
     def __init__(
         self,
         bundle: str | PathLike[str],
         *,
+        decoder: str | None = None,
         num_threads: int | None = None,
         custom_ops: bool = True,
         cache_bytes: int = 0,
     ) -> None:
         _expect_whole("num_threads", 1 if num_threads is None else num_threads, 1)
         _expect_whole("cache_bytes", cache_bytes, 0)
-        self._arguments = {"num_threads": num_threads, "custom_ops": custom_ops, "cache_bytes": cache_bytes}
-        self.bundle: Bundle = read_bundle(Path(bundle))
+        self._arguments = {
+            "decoder": decoder,
+            "num_threads": num_threads,
+            "custom_ops": custom_ops,
+            "cache_bytes": cache_bytes,
+        }
+        self.bundle: Bundle = read_bundle(Path(bundle), decoder)
+        chosen = self.bundle.manifest.decoder(decoder)
+        self._family = self.bundle.family
+        self._model_id = self.bundle.manifest.model_id(chosen)
         with ThreadPoolExecutor(1) as thread:
-            check = thread.submit(self.bundle.check_files)  # while onnxruntime loads the same files
+            check = thread.submit(self.bundle.check_files, chosen)  # while onnxruntime loads the same files
             try:
-                self._load(num_threads or available_cpus(), custom_ops)
+                self._load(chosen, num_threads or available_cpus(), custom_ops)
             finally:
                 check.result()  # if it fails, it explains what else may have failed
         self._encoding = Lock()
@@ -84,24 +93,15 @@ class Segmenter:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def _load(self, num_threads: int, custom_ops: bool) -> None:
-        encoder, decoder = self.bundle.encoder, self.bundle.decoder
-        self._encoder = _Graph(
-            encoder,
-            encoder,
-            (ENCODER_INPUT,),
-            IMAGE_FEATURES,
-            num_threads,
-            custom_ops,
-            reuse_memory=False,
-            spin=False,
-        )
-        # Its working memory is many times what it leaves behind: give it back. A click's is little and used again.
-        self._encoder.run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        # Without the map of all logits, which `Session.logits` makes when it is asked for.
-        wanted = ("box_logits", "box")
-        model = keep_outputs(decoder.read_bytes(), wanted)
-        self._decoder = _Graph(decoder, model, DECODER_INPUTS, wanted, num_threads, custom_ops)
+    def _load(self, decoder: DecoderEntry, num_threads: int, custom_ops: bool) -> None:
+        folder, encoder = self.bundle.folder, self.bundle.manifest.encoder.graph
+        once_an_image = {"reuse_memory": False, "spin": False}
+        self._encoder = _Graph(folder, encoder, num_threads, custom_ops, **once_an_image)
+        self._prepare = _Graph(folder, decoder.prepare, num_threads, custom_ops, **once_an_image)
+        self._click = _Graph(folder, decoder.click, num_threads, custom_ops)
+        for graph in (self._encoder, self._prepare):
+            # Its working memory is many times what it leaves behind: give it back. A click's is little and used again.
+            graph.run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         _give_back_freed_memory()
 
     @property
@@ -112,13 +112,20 @@ class Segmenter:
     @property
     def encoded_nbytes(self) -> int:
         """Size of any image's encoding, in memory and, but for a header, in a file, bytes."""
-        return 4 * sum(map(math.prod, self._encoder.shapes.values()))
+        return sum(4 * math.prod(tensor["sizes"]) for tensor in self._kept.values())
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        """The tensors of an encoded image, as the manifest states them."""
+        encoder = self.bundle.manifest.encoder
+        return {name: (encoder.graph.inputs | encoder.graph.outputs)[name] for name in encoder.kept}
 
     def open(self, image: np.ndarray | EncodedImage, region: Sequence[int] | None = None) -> Session:
         """Begin to segment an image. It is encoded once for all its prompts, unless it is already.
 
         Args:
-            image: uint8 RGB, `[H, W, 3]`, any size. It is not kept. Or what `encode` made of it, with this bundle.
+            image: uint8 RGB, `[H, W, 3]`, any size. It is not kept. Or what `encode` made of it, with this bundle or
+                another that has the same encoder.
             region: x0, y0, x1, y1, whole pixels of the image, x1 and y1 exclusive: only this window is encoded, so that
                 small objects keep their pixels. Prompts and masks stay in the image's frame.
 
@@ -129,7 +136,7 @@ class Segmenter:
             TypeError: not a uint8 array, or the region is not four whole numbers.
             ValueError: not of shape H x W x 3, or empty; the message says how to convert grey, alpha and the like. The
                 region is empty or reaches beyond the image, or the image was encoded with another.
-            EncodedImageError: another bundle encoded it.
+            EncodedImageError: another encoder encoded it.
         """
         if not isinstance(image, EncodedImage):
             encoded = self.encode(image, region)
@@ -141,7 +148,8 @@ class Segmenter:
                     "image with it, or open what was encoded without naming a region"
                 )
         origin = self._origin(encoded.picture, encoded.window)
-        return Session(encoded.frame, LabelMapPrompts(encoded.frame.size), _Decode(self, encoded), origin)
+        frame = self._family.make_frame(encoded.height, encoded.width, encoded.size)
+        return Session(frame, self._family.make_prompts(self.size), _Decode(self, encoded), origin)
 
     def restore(self, image: np.ndarray | EncodedImage, state: object) -> Session:
         """Open an image where another session left off.
@@ -205,88 +213,115 @@ class Segmenter:
         height, width = checked.shape[:2]
         window = Region.whole(height, width) if region is None else Region.of(region, height, width)
         key = picture_key(checked, window)
-        known = self._recent.get(key)
-        if known is None:
+
+        def known() -> EncodedImage | None:
+            found = self._recent.get(key)
+            return found.encoded if isinstance(found, PreparedImage) else found
+
+        encoded = known()
+        if encoded is None:
             with self._encoding:
-                known = self._recent.get(key) or self._encode(
-                    checked, window, key
-                )  # another thread may have encoded it
-        return known
+                encoded = known()  # another thread may have encoded it
+                if encoded is None:
+                    encoded = self._encode(checked, window, key)
+                    self._recent.add(key, encoded)
+        return encoded
 
     def _encode(self, image: Image, window: Region, key: str) -> EncodedImage:
-        part = window.crop(image)
+        manifest, part = self.bundle.manifest, window.crop(image)
         height, width = part.shape[:2]
-        frame = Frame(height, width, self.size)
-        picture = ort.OrtValue.ortvalue_from_numpy(model_input(part, frame))
-        features = empty_features(self._encoder.shapes)
-        self._encoder.run_into(features, {ENCODER_INPUT: picture})
+        frame = self._family.make_frame(height, width, self.size)
+        (picture,) = manifest.encoder.graph.inputs
+        tensors = {picture: self._family.make_input(part, frame)}
+        tensors |= self._encoder.run_once(tensors)
+        kept = {name: tensors[name] for name in manifest.encoder.kept}
         region = None if window.is_whole else window
-        encoded = EncodedImage(frame, features, key, self.bundle.fingerprint, region)
-        self._recent.add(encoded)
-        return encoded
+        return EncodedImage(height, width, self.size, kept, key, manifest.encoder_id, region)
+
+    def _prepared(self, encoded: EncodedImage) -> PreparedImage:
+        """What the decoder wants of an image."""
+
+        def known() -> PreparedImage | None:
+            found = self._recent.get(encoded.picture)
+            return found if isinstance(found, PreparedImage) and found.encoded is encoded else None
+
+        prepared = known()
+        if prepared is None:
+            self._check_encoded(encoded)
+            with self._encoding:
+                prepared = known()
+                if prepared is None:
+                    prepared = PreparedImage(encoded, self._prepare.run_once(encoded.tensors))
+                    if self._recent.get(encoded.picture) is encoded:  # one that was loaded is its owner's to keep
+                        self._recent.add(encoded.picture, prepared)
+        return prepared
 
     def _origin(self, key: str, region: Region) -> SessionState:
         """What a session's state says of model and image."""
-        return SessionState("inter2former", self.bundle.fingerprint, self.size, key, region)
+        return SessionState(self.bundle.manifest.family, self._model_id, self.size, key, region)
 
     def _check_encoded(self, image: EncodedImage) -> None:
-        shapes = {name: array.shape for name, array in image.features.items()}
-        if image.bundle != self.bundle.fingerprint or image.frame.size != self.size or shapes != self._encoder.shapes:
+        manifest = self.bundle.manifest
+        stated = {name: (tensor["type"], tuple(tensor["sizes"])) for name, tensor in self._kept.items()}
+        found = {name: (str(array.dtype), array.shape) for name, array in image.tensors.items()}
+        if image.encoder != manifest.encoder_id or image.size != self.size or found != stated:
             raise EncodedImageError(
-                f"this image was encoded with another bundle than {self.bundle.folder} ({image.bundle}, not "
-                f"{self.bundle.fingerprint}): encode the picture again with this one, or use the other"
+                f"this image was encoded with another encoder than that of {self.bundle.folder} ({image.encoder}, not "
+                f"{manifest.encoder_id}): encode the picture again with this one, or use the other"
             )
 
-    def _decode(self, features: Features, prompts: Mapping[str, npt.NDArray[Any]]) -> BoxLogits:
-        check_labels(prompts["labels"])  # plain onnxruntime does not
+    def _decode(self, tensors: Features, prompts: Mapping[str, npt.NDArray[Any]]) -> Prediction:
+        self._family.check_inputs(prompts)
         # On the CPU an OrtValue views the array and the array the OrtValue: nothing is copied here.
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in prompts.items()}
-        outputs = self._decoder.run(values | features)
-        return BoxLogits(Box(*outputs["box"].numpy().tolist()), outputs["box_logits"].numpy())
+        outputs = self._click.run(values | tensors)
+        return self._family.read_prediction({name: value.numpy() for name, value in outputs.items()})
 
 
 class _Decode:
-    """Decodes prompts on one image. It is pickled as what it was made of.
+    """Decodes prompts on one image. It is pickled as what it was made of, and prepared again.
 
     Raises:
-        EncodedImageError: another bundle encoded the image, or in another process the bundle has changed meanwhile.
+        EncodedImageError: another encoder encoded the image, or in another process the bundle has changed meanwhile.
     """
 
-    def __init__(self, segmenter: Segmenter, image: EncodedImage) -> None:
-        segmenter._check_encoded(image)
+    def __init__(self, segmenter: Segmenter, image: EncodedImage, prepared: PreparedImage | None = None) -> None:
+        prepared = prepared or segmenter._prepared(image)
         self._segmenter, self._image = segmenter, image
-        self._features = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in image.features.items()}
+        tensors = {**image.tensors, **prepared.tensors}
+        self._tensors = {
+            name: ort.OrtValue.ortvalue_from_numpy(tensors[name]) for name in segmenter._click.inputs if name in tensors
+        }
 
-    def __call__(self, prompts: Mapping[str, npt.NDArray[Any]]) -> BoxLogits:
-        return self._segmenter._decode(self._features, prompts)
+    def __call__(self, prompts: Mapping[str, npt.NDArray[Any]]) -> Prediction:
+        return self._segmenter._decode(self._tensors, prompts)
 
     def __reduce__(self) -> tuple[type[_Decode], tuple[Segmenter, EncodedImage]]:
         return type(self), (self._segmenter, self._image)
 
 
 class _Graph:
-    """A graph in onnxruntime: the model of a file, or what was made of it.
+    """A graph in onnxruntime, with the inputs and outputs that the manifest states.
 
     Where `reuse_memory`, onnxruntime plans ahead which tensor takes over the memory of which, by equal sizes, and holds
     each piece until the last of its tensors is done. The encoder's live tensors are a fraction of that, and the pages
     that it touches are what its memory costs in time: without, each tensor has its own, until it is done.
 
-    Where `spin`, threads that run out of work look for more for a while before they sleep. The decoder gains by it;
-    the encoder's threads would take time from the click that comes right after.
+    Where `spin`, threads that run out of work look for more for a while before they sleep. A click gains by it; the
+    encoder's threads would take time from the click that comes right after.
     """
 
     def __init__(
         self,
-        path: Path,
-        model: Path | bytes,
-        inputs: Sequence[str],
-        outputs: Sequence[str],
+        folder: Path,
+        stated: GraphEntry,
         num_threads: int,
         custom_ops: bool,
         *,
         reuse_memory: bool = True,
         spin: bool = True,
     ) -> None:
+        path = folder / stated.file
         options = ort.SessionOptions()
         options.enable_mem_reuse = reuse_memory
         options.intra_op_num_threads = num_threads
@@ -295,38 +330,59 @@ class _Graph:
         if custom_ops:
             library.register(options)
         try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raise BundleError(
                 f"onnxruntime {ort.__version__} cannot load {path} ({textwrap.shorten(str(error), 300)}): "
                 "update onnxruntime, or export again with this version installed"
             ) from error
-        _expect_names(path, "inputs", inputs, [value.name for value in self._session.get_inputs()])
-        _expect_names(path, "outputs", outputs, [value.name for value in self._session.get_outputs()])
-        self._outputs = list(outputs)
-        self.shapes = {value.name: tuple(value.shape) for value in self._session.get_outputs() if value.name in outputs}
+        _expect_tensors(path, "inputs", stated.inputs, self._session.get_inputs())
+        _expect_tensors(path, "outputs", stated.outputs, self._session.get_outputs())
+        self.inputs, self._outputs = list(stated.inputs), stated.outputs
         self.run_options = ort.RunOptions()
 
     def run(self, feeds: Mapping[str, ort.OrtValue]) -> Features:
-        values = self._session.run_with_ort_values(self._outputs, dict(feeds), self.run_options)
+        """The outputs by name."""
+        values = self._session.run_with_ort_values(list(self._outputs), dict(feeds), self.run_options)
         return dict(zip(self._outputs, values, strict=True))
 
-    def run_into(self, results: Mapping[str, Floats], feeds: Mapping[str, ort.OrtValue]) -> None:
-        """Fill arrays with the outputs of their names.
+    def run_once(self, feeds: Mapping[str, Floats]) -> dict[str, Floats]:
+        """The outputs by name, of those of the arrays that the graph takes, in memory of their own.
 
         An output that onnxruntime allocates keeps the whole region of the session's arena that it lies in.
         """
+        results: dict[str, Any] = {
+            name: np.empty(tensor["sizes"], tensor["type"]) for name, tensor in self._outputs.items()
+        }
         binding = self._session.io_binding()
-        for name, value in feeds.items():
-            binding.bind_ortvalue_input(name, value)
+        for name in self.inputs:
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(feeds[name]))
         for name, array in results.items():
             binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
         self._session.run_with_iobinding(binding, self.run_options)
+        return results
 
 
-def _expect_names(path: Path, kind: str, expected: Sequence[str], found: Sequence[str]) -> None:
-    if missing := [name for name in expected if name not in found]:
-        raise BundleError(f"{path} lacks the {kind} {', '.join(missing)}: export again with this version")
+def _expect_tensors(path: Path, kind: str, stated: Mapping[str, Any], found: Sequence[Any]) -> None:
+    """Whether a graph has the tensors that the manifest states; a size that is a name may be any."""
+    expected = {name: f"{_TYPES[tensor['type']]} {tensor['sizes']}" for name, tensor in stated.items()}
+    actual = {}
+    for value in found:
+        names = stated[value.name]["sizes"] if value.name in stated else []
+        sizes = list(value.shape)
+        if len(names) == len(sizes):
+            sizes = [name if isinstance(name, str) else size for name, size in zip(names, sizes, strict=True)]
+        actual[value.name] = f"{value.type} {sizes}"
+    if expected != actual:
+        differ = [name for name in {**expected, **actual} if expected.get(name) != actual.get(name)]
+        raise BundleError(
+            f"{path} has other {kind} than {MANIFEST_FILE} states: "
+            + "; ".join(f"{name}: {actual.get(name, 'none')}, not {expected.get(name, 'none')}" for name in differ[:4])
+            + ": export again with this version"
+        )
+
+
+_TYPES = {"float32": "tensor(float)", "uint8": "tensor(uint8)", "int64": "tensor(int64)"}
 
 
 def _expect_whole(name: str, value: object, least: int) -> None:

@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import RLock
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from inter2former_deploy.core.prompts import Box, Prompt, PromptState, StartMask, Stroke
-from inter2former_deploy.runtime.postprocess import Mask
-from inter2former_deploy.runtime.preprocess import Floats, Frame, check_box, check_click, check_mask, check_stroke
+from inter2former_deploy.core.prompts import (
+    Box,
+    Floats,
+    Frame,
+    Mask,
+    Prediction,
+    Prompt,
+    PromptState,
+    StartMask,
+    Stroke,
+)
+from inter2former_deploy.runtime.checks import check_box, check_click, check_mask, check_stroke
 from inter2former_deploy.runtime.region import Region
 from inter2former_deploy.runtime.state import SessionState
 
 KEPT_PREDICTIONS = 8  # prompts whose predictions stay in memory
-
-
-class Prediction(Protocol):
-    """What a decoder made of a prompt state."""
-
-    def mask(self, frame: Frame) -> Mask:
-        """The object in the image, bool `[H, W]`."""
-
-    def logits(self, frame: Frame) -> Floats:
-        """Logits of the model's square, padding included."""
 
 
 Decode: TypeAlias = Callable[[Mapping[str, npt.NDArray[Any]]], Prediction]

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from inter2former_deploy.core.errors import SessionStateError
 from inter2former_deploy.core.prompts import Box, Click, Prompt, StartMask, Stroke
-from inter2former_deploy.runtime.preprocess import check_box, check_click, check_mask, check_stroke
+from inter2former_deploy.runtime.checks import check_box, check_click, check_mask, check_stroke
 from inter2former_deploy.runtime.region import Region
 
 FORMAT = "inter2former-deploy session"

@@ -17,23 +17,28 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
 import torch
 
-from inter2former_deploy.core.contract import ENCODER_FILE, ENCODER_INPUT, MEAN_BGR, STD_BGR
+from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
+from inter2former_deploy.core.prompts import Floats
 from inter2former_deploy.exporters.bundle import export_bundle
+from inter2former_deploy.exporters.graphs import expose
 from inter2former_deploy.families.checkpoint import synthetic_state_dict
 from inter2former_deploy.families.inter2former.config import (
+    PATCH,
     DecoderConfig,
     EdgeNetworkConfig,
     EncoderConfig,
     ModelConfig,
 )
+from inter2former_deploy.families.inter2former.interface import EMBEDDING, PICTURE
+from inter2former_deploy.families.inter2former.masks import Box, BoxLogits
 from inter2former_deploy.families.inter2former.modules.model import ImageFeatures, Inter2Former
+from inter2former_deploy.families.inter2former.pictures import Frame, model_input
 from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
 from inter2former_deploy.runtime.doctor import CLICKS, EXPECTED_FILE, picture
-from inter2former_deploy.runtime.postprocess import Box, BoxLogits
-from inter2former_deploy.runtime.preprocess import Floats, Frame, model_input
 from inter2former_deploy.runtime.session import Decode, Session
 
 SIZE = 64
@@ -57,27 +62,30 @@ MODEL = ModelConfig(
 def write_bundle(folder: Path) -> None:
     """Make the bundle, verified, and what PyTorch computes with its model."""
     manifest = export_bundle(None, folder, config=MODEL, size=SIZE, seed=SEED, progress=print).manifest
-    replace(manifest, parity=None).write(folder)  # a list that is longer than the rest, of comparisons that passed
+    bare = {name: replace(decoder, parity=None) for name, decoder in manifest.decoders.items()}
+    replace(manifest, decoders=bare).write(folder)  # without long lists of comparisons that passed
     model = Inter2Former(MODEL)
     model.load_state_dict(dict(synthetic_state_dict(MODEL, seed=SEED)))
     frame = Frame(*picture().shape[:2], SIZE)
     pixels = model_input(picture(), frame)
-    decode = reference_decoder(model.eval(), folder / ENCODER_FILE, pixels)
+    decode = reference_decoder(model.eval(), folder / manifest.decoder().prepare.file, pixels)
     session = Session(frame, LabelMapPrompts(SIZE), decode)
     masks = [session.click(*click) for click in CLICKS]
     print("object, share of the picture:", [f"{mask.mean():.2f}" for mask in masks])
     np.savez_compressed(folder / EXPECTED_FILE, masks=np.array(masks), logits=session.logits)
 
 
-def reference_decoder(model: Inter2Former, encoder: Path, pixels: Floats) -> Decode:
+def reference_decoder(model: Inter2Former, prepare: Path, pixels: Floats) -> Decode:
     """Decodes with PyTorch, from PyTorch's own embedding but the graph's Canny maps.
 
     Where a gradient is nothing but rounding, its direction differs between any two implementations, and with it logits.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    graph = onnxruntime.InferenceSession(encoder, options, providers=["CPUExecutionProvider"])
-    (maps,) = graph.run(["canny_maps"], {ENCODER_INPUT: pixels})
+    graph = expose(onnx.load(prepare), ["canny_maps"]).SerializeToString()
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    embedding = np.zeros((SIZE // PATCH, SIZE // PATCH, MODEL.decoder.dim), np.float32)  # the maps do not depend on it
+    (maps,) = session.run(["canny_maps"], {PICTURE: pixels, EMBEDDING: embedding})
     bgr = torch.from_numpy(pixels[..., ::-1].copy())
     with torch.inference_mode():
         x = ((bgr - torch.tensor(MEAN_BGR)) / torch.tensor(STD_BGR)).permute(2, 0, 1)[None]
@@ -98,4 +106,4 @@ if __name__ == "__main__":
         write_bundle(Path(scratch) / "tiny")
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(Path(scratch) / "tiny", target)
-    print(f"{target}: {sum(file.stat().st_size for file in target.iterdir()) / 1e3:.0f} kB")
+    print(f"{target}: {sum(file.stat().st_size for file in target.rglob('*.*')) / 1e3:.0f} kB")

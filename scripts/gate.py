@@ -30,7 +30,7 @@ VARIABLES = ("ONEDNN_MAX_CPU_ISA", "OMP_NUM_THREADS", "INTER2FORMER_TIER")
 def right(models: list[str], seeds: list[int], sizes: list[int], rules: list[str]) -> int:
     """Verify right graphs; returns how many were refused."""
     from inter2former_deploy.exporters.bundle import load_weights
-    from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
+    from inter2former_deploy.exporters.graphs import export_model
     from inter2former_deploy.exporters.parity import check_parity
     from inter2former_deploy.families.inter2former.config import PRESETS
 
@@ -42,9 +42,9 @@ def right(models: list[str], seeds: list[int], sizes: list[int], rules: list[str
         start = time.perf_counter()
         model, _ = load_weights(None, config=config, seed=seed, edge_rule=rule)  # type: ignore[arg-type]
         with tempfile.TemporaryDirectory() as folder:
-            paths = Path(folder) / "encoder.onnx", Path(folder) / "decoder.onnx"
-            for path, export in zip(paths, (export_encoder, export_decoder), strict=True):
-                onnx.save(export(model, size=size), path)
+            paths = [Path(folder) / f"{graph}.onnx" for graph in ("encoder", "prepare", "click")]
+            for path in paths:
+                onnx.save(export_model(model, path.stem, size=size), path)  # type: ignore[arg-type]
             exported = time.perf_counter()
             report = check_parity(model, *paths, size=size)
         verified = time.perf_counter()
@@ -75,7 +75,7 @@ def wrong(every: int) -> int:
         for mutant in list(mutants(trial.graphs))[::every]:
             verdict, tensors = trial.judge(mutant)
             verdicts[verdict] += 1
-            print(f"{verdict}: {mutant.file}, {mutant.name}" + (f" [{', '.join(tensors[:3])}]" if tensors else ""))
+            print(f"{verdict}: {mutant.graph}, {mutant.name}" + (f" [{', '.join(tensors[:3])}]" if tensors else ""))
     effective = verdicts["refused"] + verdicts["accepted"]
     print(
         f"wrong graphs: {verdicts['refused']} refused of {effective} whose results differ; "

@@ -33,7 +33,7 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 USUAL = "3.11"  # of the environments that try something else
 COMMANDS = ("export", "verify", "segment", "encode", "train", "eval", "ablate", "bench", "info", "doctor")
 RUNTIME = ("numpy", "onnxruntime", "opencv-python-headless", "typer")
-EXPORT = ("torch", "onnx", "onnxscript", "safetensors")
+EXPORT = ("torch", "onnx", "onnxscript")
 
 SESSION = """
 import sys, json

@@ -1,6 +1,6 @@
 """Wrong graphs, made from right ones by small changes: what the parity gate must refuse.
 
-A mutant changes one thing of an exported encoder.onnx or decoder.onnx: a weight, an attribute, a node of a function
+A mutant changes one thing of an exported graph: a weight, an attribute, a node of a function
 body. Those of weights and attributes are wrong with the operator library and without it, those of bodies without it.
 Some change nothing after all, such as two equal sides of a shape in the other order: their results stay the same to the
 last bit, and they are counted apart. So are those that onnxruntime does not run.
@@ -19,14 +19,14 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from inter2former_deploy.core.contract import DECODER_FILE, ENCODER_FILE
+from inter2former_deploy.core.contract import GraphName
 from inter2former_deploy.exporters import parity
 from inter2former_deploy.exporters.bundle import load_weights
-from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
+from inter2former_deploy.exporters.graphs import export_model
 from inter2former_deploy.exporters.parity import PLAIN, Gate
 from inter2former_deploy.families.inter2former.config import PROBE
 
-Graphs = dict[str, onnx.ModelProto]  # by file name
+Graphs = dict[GraphName, onnx.ModelProto]
 Verdict = Literal["refused", "accepted", "without effect", "does not run"]
 
 SIZE = 96
@@ -39,25 +39,25 @@ FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one of two graphs."""
+    """One change of one of the graphs."""
 
-    file: str
+    graph: GraphName
     name: str  # what is changed, and where
     change: Callable[[onnx.ModelProto], None]  # in place
 
     def apply(self, graphs: Graphs) -> Graphs:
-        """Both graphs, this one changed; the given ones stay as they are."""
+        """All graphs, this one changed; the given ones stay as they are."""
         changed = onnx.ModelProto()
-        changed.CopyFrom(graphs[self.file])
+        changed.CopyFrom(graphs[self.graph])
         self.change(changed)
-        return {**graphs, self.file: changed}
+        return {**graphs, self.graph: changed}
 
 
 def mutants(graphs: Graphs) -> Iterator[Mutant]:
-    """All mutants of both graphs, in an order that does not change."""
-    for file, graph in graphs.items():
+    """All mutants of all graphs, in an order that does not change."""
+    for graph_name, graph in graphs.items():
         for name, change in (*_of_weights(graph), *_of_nodes(graph), *_of_bodies(graph)):
-            yield Mutant(file, name, change)
+            yield Mutant(graph_name, name, change)
 
 
 class Trial:
@@ -72,32 +72,32 @@ class Trial:
         model, _ = load_weights(None, config=PROBE, seed=seed, edge_rule="exact")
         with torch.no_grad():
             model.decode_head.mlp[-1].bias += BOX_BIAS
-        self.graphs: Graphs = {
-            ENCODER_FILE: export_encoder(model, size=SIZE),
-            DECODER_FILE: export_decoder(model, size=SIZE),
-        }
-        self._path = folder / "graph.onnx"
+        names: tuple[GraphName, ...] = ("encoder", "prepare", "click")
+        self.graphs: Graphs = {name: export_model(model, name, size=SIZE) for name in names}
+        self._paths = {name: folder / f"{name}.onnx" for name in names}
         with torch.inference_mode():
             self._gate = Gate(model, SIZE)
-            self._features = self._run(ENCODER_FILE, self.graphs[ENCODER_FILE])
-            self._results = {file: self._digest(file, graph) for file, graph in self.graphs.items()}
+            for name, graph in self.graphs.items():
+                onnx.save(graph, self._paths[name])
+            self._features = {PLAIN: self._gate.check_encoder(self._paths["encoder"], self._paths["prepare"], PLAIN, 1)}
+            self._results = {name: self._digest(name, graph) for name, graph in self.graphs.items()}
         if self._gate.report().failures:
             raise RuntimeError("the right graphs fail")
 
     def judge(self, mutant: Mutant) -> tuple[Verdict, list[str]]:
         """What the gate says of a mutant, and in which tensors it shows."""
-        graph = mutant.apply(self.graphs)[mutant.file]
+        graph = mutant.apply(self.graphs)[mutant.graph]
         try:
             with torch.inference_mode():
-                results = self._digest(mutant.file, graph)
+                results = self._digest(mutant.graph, graph)
         except Exception:  # onnxruntime's exceptions have no common base of their own
             return "does not run", []
         failures = list(dict.fromkeys(check.tensor for check in self._gate.checks if not check.passed))
         if failures:
             return "refused", failures
-        return ("without effect" if results == self._results[mutant.file] else "accepted"), []
+        return ("without effect" if results == self._results[mutant.graph] else "accepted"), []
 
-    def _digest(self, file: str, graph: onnx.ModelProto) -> str:
+    def _digest(self, name: GraphName, graph: onnx.ModelProto) -> str:
         """Run the gate; a hash of everything that the graph gave it."""
         digest = hashlib.sha256()
         run = parity.Graph.__call__
@@ -110,18 +110,21 @@ class Trial:
 
         parity.Graph.__call__ = noted  # type: ignore[method-assign]
         try:
-            self._run(file, graph)
+            self._run(name, graph)
         finally:
             parity.Graph.__call__ = run  # type: ignore[method-assign]
         return digest.hexdigest()
 
-    def _run(self, file: str, graph: onnx.ModelProto) -> dict[str, parity.Arrays]:
-        onnx.save(graph, self._path)
+    def _run(self, name: GraphName, graph: onnx.ModelProto) -> None:
+        onnx.save(graph, self._paths[name])
         self._gate.checks, self._gate.decodes, self._gate.worst = [], [], {}
-        if file == ENCODER_FILE:
-            return {PLAIN: self._gate.check_encoder(self._path, PLAIN, 1)}
-        self._gate.check_decoder(self._path, self._features, 1)
-        return self._features
+        try:
+            if name == "click":
+                self._gate.check_click(self._paths[name], self._features, 1)
+            else:
+                self._gate.check_encoder(self._paths["encoder"], self._paths["prepare"], PLAIN, 1)
+        finally:
+            onnx.save(self.graphs[name], self._paths[name])
 
 
 Change = Callable[[onnx.ModelProto], None]

@@ -3,20 +3,21 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import * as ort from "onnxruntime-node";
 
-const SCHEMA = 4; // of manifest.json
+const SCHEMA = 5; // of manifest.json
 const f32 = Math.fround; // round like float32, so that the masks are those of the Python runtime, pixel by pixel
 
-/** A bundle, loaded: `const segmenter = await Segmenter.load("bundle")`. */
+/** A bundle, loaded: `const segmenter = await Segmenter.load("bundle")`; its first decoder, or the one that is named. */
 export class Segmenter {
-  static async load(folder, options = {}) {
+  static async load(folder, options = {}, name = undefined) {
     const read = (name) => readFile(join(folder, name)); // in a browser: fetch
     const manifest = JSON.parse((await read("manifest.json")).toString());
     if (manifest.schema_version !== SCHEMA) {
       throw new Error(`${folder} has schema ${manifest.schema_version}, this example knows ${SCHEMA}`);
     }
-    const load = async (name) => ort.InferenceSession.create(await read(name), options);
-    const [encoder, decoder] = await Promise.all([load("encoder.onnx"), load("decoder.onnx")]);
-    return Object.assign(new Segmenter(), { manifest, size: manifest.size, encoder, decoder });
+    const stated = manifest.decoders[name ?? Object.keys(manifest.decoders)[0]];
+    const load = async (graph) => ort.InferenceSession.create(await read(graph.file), options);
+    const [encoder, prepare, click] = await Promise.all([manifest.encoder.graph, stated.prepare, stated.click].map(load));
+    return Object.assign(new Segmenter(), { manifest, size: manifest.size, encoder, prepare, click });
   }
 
   /** Encode an image once for all its clicks: `data` holds its RGB bytes row by row. */
@@ -28,30 +29,31 @@ export class Segmenter {
     const padded = (row, column, channel) =>
       row < height && column < width ? data[(row * width + column) * 3 + channel] : pad[channel];
     const picture = resize(padded, side, size, size, size, 3);
-    // What the decoder takes of an image bears the same names in both graphs.
-    const names = Object.keys(manifest.tensors["decoder.onnx"].inputs).filter((name) => name !== "labels");
-    const features = await this.encoder.run({ image: new ort.Tensor("float32", picture, [size, size, 3]) }, names);
-    return new Session(this, features, { width, height, side });
+    // What a graph takes of those before it bears the same names there.
+    const pick = (graph, tensors) => Object.fromEntries(graph.inputNames.flatMap((n) => (tensors[n] ? [[n, tensors[n]]] : [])));
+    const image = { image: new ort.Tensor("float32", picture, [size, size, 3]) };
+    const encoded = { ...image, ...(await this.encoder.run(image)) };
+    const tensors = { ...encoded, ...(await this.prepare.run(pick(this.prepare, encoded))) };
+    return new Session(this, pick(this.click, tensors), { width, height, side });
   }
 }
 
 /** One image being segmented. Masks are Uint8Array, 1 where the object is, row by row. */
 class Session {
-  constructor(segmenter, features, frame) {
-    Object.assign(this, { segmenter, features, frame, rules: segmenter.manifest.interaction, steps: [] });
+  constructor(segmenter, tensors, frame) {
+    Object.assign(this, { segmenter, tensors, frame, rules: segmenter.manifest.prompts.labels, steps: [] });
   }
 
   /** Add a click, in pixels of the image, and segment again. */
   async click(x, y, positive = true) {
-    const { size, decoder } = this.segmenter;
+    const { size, click } = this.segmenter;
     const { width, height, side } = this.frame;
     if (!(x >= 0 && x < width && y >= 0 && y < height)) throw new RangeError(`click ${x},${y} lies outside the image`);
     const labels = this.#foldedLabels();
     const [column, row] = [x, y].map((v) => Math.min(Math.floor((size / side) * v), size - 1));
     this.#paintDisc(labels, row, column, positive);
-    const feeds = { labels: new ort.Tensor("uint8", labels, [size, size]), ...this.features };
-    const { logits } = await decoder.run(feeds, ["logits"]);
-    this.steps.push({ labels, logits: logits.data }); // as decoded: all that undo needs
+    const feeds = { labels: new ort.Tensor("uint8", labels, [size, size]), ...this.tensors };
+    this.steps.push({ labels, logits: this.#paste(await click.run(feeds)) }); // as decoded: all that undo needs
     return this.mask();
   }
 
@@ -68,12 +70,24 @@ class Session {
     const last = this.steps.at(-1);
     if (!last) return new Uint8Array(width * height);
     const logits = resize((row, column) => last.logits[row * size + column], size, side, height, width, 1);
-    return Uint8Array.from(logits, (logit) => logit > this.rules.mask.threshold);
+    return Uint8Array.from(logits, (logit) => logit > this.segmenter.manifest.postprocessing.threshold);
+  }
+
+  /** The map of logits, of which the graph gives a box. */
+  #paste({ box, box_logits }) {
+    const { size, manifest } = this.segmenter;
+    const [left, top, right, bottom] = Array.from(box.data, Number);
+    const logits = new Float32Array(size * size).fill(manifest.postprocessing.outside_logit);
+    for (let row = top; row < bottom; row++) {
+      const start = (row - top) * (right - left);
+      logits.set(box_logits.data.subarray(start, start + right - left), row * size + left);
+    }
+    return logits;
   }
 
   /** A copy of the label map that the last click was decoded with, moved one step towards its prediction. */
   #foldedLabels() {
-    const { start, prediction } = this.rules.labels;
+    const { start, prediction } = this.rules;
     const last = this.steps.at(-1);
     if (!last) return new Uint8Array(this.segmenter.size ** 2).fill(start);
     return last.labels.map((label, i) => (last.logits[i] > 0 ? prediction.foreground : prediction.background)[label]);
@@ -81,7 +95,7 @@ class Session {
 
   #paintDisc(labels, row, column, positive) {
     const { size } = this.segmenter;
-    const { radius, ...values } = this.rules.labels.click;
+    const { radius, ...values } = this.rules.click;
     for (let y = Math.max(row - radius, 0); y <= Math.min(row + radius, size - 1); y++) {
       for (let x = Math.max(column - radius, 0); x <= Math.min(column + radius, size - 1); x++) {
         if ((y - row) ** 2 + (x - column) ** 2 > radius ** 2) continue;

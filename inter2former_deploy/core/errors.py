@@ -12,7 +12,7 @@ class BundleError(RuntimeError):
 
 
 class EncodedImageError(ValueError):
-    """An encoded image is of another bundle, cut off or changed; the message says what to do."""
+    """An encoded image is of another encoder, cut off or changed; the message says what to do."""
 
 
 class SessionStateError(ValueError):

@@ -9,9 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from inter2former_deploy.core.contract import DECODER_FILE, ENCODER_FILE, INLINE_FILES, MANIFEST_FILE
-
-BUNDLE_FILES = (ENCODER_FILE, DECODER_FILE, MANIFEST_FILE)  # and, where asked for, those of INLINE_FILES
+from inter2former_deploy.core.contract import DECODER_FILES, ENCODER_FILE, MANIFEST_FILE, inline_file
 
 
 @contextmanager
@@ -88,12 +86,20 @@ def check_new_bundle(folder: Path, *, force: bool, keep_failed: bool = False) ->
     for place in [folder] + [failed_folder(folder)] * keep_failed:
         if not place.exists():
             continue
-        if not place.is_dir() or any(
-            path.name not in (*BUNDLE_FILES, *INLINE_FILES.values()) for path in place.iterdir()
-        ):
+        if not _may_be_bundle(place):
             raise FileExistsError(f"{place} exists and is no bundle: name another folder")
     if not force and folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} exists: replace it with --force or name another folder")
+
+
+def _may_be_bundle(folder: Path) -> bool:
+    """Whether there is nothing in a folder but files of a bundle; old ones had decoder.onnx in place of folders."""
+    names = {MANIFEST_FILE, *(form for name in (ENCODER_FILE, "decoder.onnx") for form in (name, inline_file(name)))}
+    of_decoders = {form for name in DECODER_FILES.values() for form in (name, inline_file(name))}
+    return folder.is_dir() and all(
+        (path.is_dir() and {file.name for file in path.iterdir()} <= of_decoders) or path.name in names
+        for path in folder.iterdir()
+    )
 
 
 def failed_folder(folder: Path) -> Path:

@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 PredictionT = TypeVar("PredictionT", contravariant=True)
+Image = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
 
 
 class Click(NamedTuple):
@@ -78,3 +81,34 @@ class PromptState(Protocol[PredictionT]):
 
     def fold(self, prediction: PredictionT) -> None:
         """Take in what the decoder made of `inputs`."""
+
+
+class Frame(Protocol):
+    """Where an image lies in the model's square, which a family decides."""
+
+    @property
+    def height(self) -> int:
+        """Of the image, pixels."""
+
+    @property
+    def width(self) -> int:
+        """Of the image, pixels."""
+
+    def to_model(self, click: Click) -> Click:
+        """A click in pixels of the model's square; ValueError where it lies outside the image."""
+
+    def box_to_model(self, box: Box) -> Box:
+        """A box in pixels of the model's square; ValueError where it reaches outside the image."""
+
+    def mask_to_model(self, mask: Mask) -> Mask:
+        """A mask of the image as one of the model's square."""
+
+
+class Prediction(Protocol):
+    """What a decoder made of a prompt state, as its family reads it."""
+
+    def mask(self, frame: Any) -> Mask:
+        """The object in the image, bool `[H, W]`."""
+
+    def logits(self, frame: Any) -> Floats:
+        """Logits of the model's square, padding included."""

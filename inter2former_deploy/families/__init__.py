@@ -1,11 +1,93 @@
-"""Model families, a folder each: configuration, reference modules, checkpoints. Parts are loaded when asked for."""
+"""Model families, a folder each. This registry loads their parts when they are asked for.
+
+`interface` says what the runtime needs of a family, without torch. `graphs` is for the exporter and needs torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol, cast
+
+from numpy.typing import NDArray
+
+from inter2former_deploy.core.contract import GraphName
+from inter2former_deploy.core.prompts import Floats, Frame, Image, Prediction, PromptState
 
 FAMILIES = ("inter2former", "hrsam")
+EXPORTED = ("inter2former",)  # that have an interface and graphs
+
+
+class Interface(Protocol):
+    """The module `interface` of a family."""
+
+    KEPT: tuple[str, ...]  # values that a saved encoding holds: inputs and outputs of the encoder
+
+    PROMPTS: tuple[str, ...]  # inputs of the click graph that the prompt state gives
+
+    @staticmethod
+    def graph_tensors(config: Any, size: int) -> dict[GraphName, dict[str, Any]]:
+        """Inputs and outputs of the three graphs, as manifest.json states them."""
+
+    @staticmethod
+    def make_frame(height: int, width: int, size: int) -> Frame:
+        """Where an image lies in the model's square of `size` pixels."""
+
+    @staticmethod
+    def make_input(image: Image, frame: Any) -> Floats:
+        """An image, uint8 RGB `[H, W, 3]`, as the encoder takes it."""
+
+    @staticmethod
+    def make_prompts(size: int) -> PromptState[Any]:
+        """The prompt state before any prompt."""
+
+    @staticmethod
+    def check_inputs(prompts: Mapping[str, NDArray[Any]]) -> None:
+        """Refuse what the prompt state gives, where a graph would compute something that means nothing."""
+
+    @staticmethod
+    def read_prediction(outputs: Mapping[str, NDArray[Any]]) -> Prediction:
+        """What the click graph gave, by name."""
+
+    @staticmethod
+    def preprocessing() -> dict[str, Any]:
+        """What callers do to an image."""
+
+    @staticmethod
+    def prompts() -> dict[str, Any]:
+        """What callers do with clicks."""
+
+    @staticmethod
+    def postprocessing() -> dict[str, Any]:
+        """What callers make of the results."""
+
+
+class Graphs(Protocol):
+    """The module `graphs` of a family."""
+
+    MODULES: Mapping[GraphName, Any]  # nn.Module classes whose only argument is the model
+    # The module's last results, which become inner values for the gate; names of sizes that differ from run to run.
+    INNER: Mapping[GraphName, Mapping[str, tuple[str, ...]]]
+    DIFFERENCES: tuple[str, ...]  # deliberate ones from the release
+    ENCODER: str  # what the names of the encoder's entries in the state dict begin with
+
+
+def interface(family: str) -> Interface:
+    """What is known of a family without torch.
+
+    Raises:
+        ValueError: There is no such family.
+    """
+    return cast(Interface, _of_exported(family, "interface"))
+
+
+def graphs(family: str) -> Graphs:
+    """The graphs of a family as PyTorch modules.
+
+    Raises:
+        ValueError: There is no such family.
+    """
+    return cast(Graphs, _of_exported(family, "graphs"))
 
 
 def part(family: str, name: str) -> Any:
@@ -17,3 +99,9 @@ def part(family: str, name: str) -> Any:
     if family not in FAMILIES:
         raise ValueError(f"the family must be one of {', '.join(FAMILIES)}, got {family!r}")
     return import_module(f"{__name__}.{family}.{name}")
+
+
+def _of_exported(family: str, name: str) -> Any:
+    if family in FAMILIES and family not in EXPORTED:
+        raise ValueError(f"models of the family {family} cannot be exported yet")
+    return part(family, name)

@@ -9,7 +9,7 @@ import pytest
 from toy_bundle import write_toy_bundle
 
 from inter2former_deploy.core import threads
-from inter2former_deploy.core.contract import ENCODER_FILE, ENCODER_OUTPUTS
+from inter2former_deploy.core.contract import ENCODER_FILE
 from inter2former_deploy.core.threads import CpuLimits, available_cpus, cpu_limits
 
 V1 = "31 25 0:27 {root} {mount} rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
@@ -177,5 +177,5 @@ def test_the_parity_gate_tells_onnxruntime_too(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(threads, "cpu_limits", lambda: CpuLimits(64, 8, 3.5))
     encoder = write_toy_bundle(tmp_path / "bundle") / ENCODER_FILE
     for given, expected in ((None, 3), (5, 5)):
-        graph = Graph(encoder, ENCODER_OUTPUTS, custom_ops=False, num_threads=given)
+        graph = Graph(encoder, ["image_embedding"], custom_ops=False, num_threads=given)
         assert graph._session.get_session_options().intra_op_num_threads == expected

@@ -12,14 +12,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from inter2former_deploy.core.contract import graph_tensors
 from inter2former_deploy.core.prompts import Click
-from inter2former_deploy.exporters.graphs import decoder_shapes
-from inter2former_deploy.families.inter2former.config import PRESETS
 from inter2former_deploy.families.inter2former.labels import add_clicks
+from inter2former_deploy.families.inter2former.masks import Box, BoxLogits
+from inter2former_deploy.families.inter2former.pictures import Frame
 from inter2former_deploy.runtime import Segmenter
-from inter2former_deploy.runtime.postprocess import Box, BoxLogits
-from inter2former_deploy.runtime.preprocess import Frame
 
 Manifest = dict[str, Any]
 
@@ -36,10 +33,14 @@ def declared(value: onnx.ValueInfoProto) -> tuple[str, list[int | str]]:
     return str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), sizes
 
 
+def graphs_of(manifest: Manifest) -> dict[str, Any]:
+    decoder = manifest["decoders"]["demo"]
+    return {"encoder": manifest["encoder"]["graph"], "prepare": decoder["prepare"], "click": decoder["click"]}
+
+
 def test_tensors_are_those_of_the_graphs(demo_bundle: Path, manifest: Manifest) -> None:
-    assert sorted(manifest["tensors"]) == ["decoder.onnx", "encoder.onnx"]
-    for name, stated in manifest["tensors"].items():
-        graph = onnx.load(demo_bundle / name).graph
+    for stated in graphs_of(manifest).values():
+        graph = onnx.load(demo_bundle / stated["file"]).graph
         for side, values in (("inputs", graph.input), ("outputs", graph.output)):
             told = {tensor: (entry["type"], entry["sizes"]) for tensor, entry in stated[side].items()}
             assert told == {value.name: declared(value) for value in values}
@@ -48,26 +49,28 @@ def test_tensors_are_those_of_the_graphs(demo_bundle: Path, manifest: Manifest) 
 
 def test_shapes_are_formulas_of_the_resolution(manifest: Manifest) -> None:
     size = manifest["size"]
-    for graph in manifest["tensors"].values():
+    for graph in graphs_of(manifest).values():
         for entry in (*graph["inputs"].values(), *graph["outputs"].values()):
             for formula, number in zip(entry["shape"], entry["sizes"], strict=True):
-                if formula in ("box_height", "box_width", "edge_tokens"):  # differ from click to click
+                if formula in ("box_height", "box_width"):  # differ from click to click
                     assert number == formula
                 else:
                     assert number == eval(str(formula).replace("^", "**"), {"S": size})
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
-@pytest.mark.parametrize("size", [16, 1024])
-def test_decoder_inputs_of_all_presets(name: str, size: int) -> None:
-    stated = graph_tensors(PRESETS[name], size)["decoder.onnx"]["inputs"]
-    shapes = decoder_shapes(PRESETS[name], size)
-    assert {tensor: tuple(entry["sizes"]) for tensor, entry in stated.items()} == shapes
+def test_a_graph_takes_what_those_before_it_give(manifest: Manifest) -> None:
+    graphs = graphs_of(manifest)
+    encoder = graphs["encoder"]["inputs"] | graphs["encoder"]["outputs"]
+    assert manifest["encoder"]["kept"] == list(encoder)
+    assert graphs["prepare"]["inputs"] == encoder
+    given = encoder | graphs["prepare"]["outputs"]
+    assert graphs["click"]["inputs"].keys() - given.keys() == {"labels"}
+    assert all(given[name] == tensor for name, tensor in graphs["click"]["inputs"].items() if name != "labels")
 
 
 def by_the_manifest(manifest: Manifest, picture: Any, steps: list[tuple[int, int, bool]]) -> list[NDArray[np.uint8]]:
     """The label maps of a session, by nothing but what the manifest says; predictions are those of `picture`."""
-    rules, size = manifest["interaction"]["labels"], manifest["size"]
+    rules, size = manifest["prompts"]["labels"], manifest["size"]
     yy, xx = np.mgrid[:size, :size]
     labels = np.full((size, size), rules["start"], np.uint8)
     maps = []
@@ -104,7 +107,7 @@ def test_label_maps_by_the_manifest_are_those_of_the_runtime(demo_bundle: Path, 
 
 
 def test_clicks_land_where_the_manifest_says(manifest: Manifest) -> None:
-    assert manifest["interaction"]["coordinates"]["scale"] == "size / side"
+    assert manifest["prompts"]["coordinates"]["scale"] == "size / side"
     frame = Frame(400, 600, manifest["size"])
     for x, y in ((0, 0), (599, 399), (299.9, 3.01), (599.9999999, 0)):
         scale = manifest["size"] / 768
@@ -114,7 +117,7 @@ def test_clicks_land_where_the_manifest_says(manifest: Manifest) -> None:
 
 
 def test_overlaps_within_a_batch_follow_the_manifest(manifest: Manifest) -> None:
-    rules = manifest["interaction"]["labels"]["click"]
+    rules = manifest["prompts"]["labels"]["click"]
     labels = np.full((20, 20), 2, np.uint8)
     add_clicks(labels, [Click(8, 8, True), Click(10, 8, False), Click(9, 8, True)])
     assert labels[8, 9] == rules["negative"]  # its first click comes later than the positives' first
@@ -123,7 +126,7 @@ def test_overlaps_within_a_batch_follow_the_manifest(manifest: Manifest) -> None
 
 def test_labels_above_four_are_refused(demo_bundle: Path, manifest: Manifest) -> None:
     """The library refuses them, and so does this runtime without it; plain onnxruntime computes something."""
-    largest = manifest["interaction"]["labels"]["largest"]
+    largest = manifest["prompts"]["labels"]["largest"]
     for custom_ops in (False, True):
         segmenter = Segmenter(demo_bundle, custom_ops=custom_ops, num_threads=1)
         session = segmenter.open(np.zeros((8, 8, 3), np.uint8))

@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from inter2former_deploy.exporters.parity import load_photograph
+from inter2former_deploy.families.inter2former.pictures import bilinear_taps
 from inter2former_deploy.runtime import Segmenter
-from inter2former_deploy.runtime.preprocess import bilinear_taps
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "node"
 UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ETIMEDOUT", "ECONNREFUSED", "ENETUNREACH")
@@ -120,6 +120,6 @@ def test_the_example_says_how_it_is_called_and_what_is_wrong(example: Path, demo
     other = tmp_path / "other"
     shutil.copytree(demo_bundle, other)
     manifest = other / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema_version": 4', '"schema_version": 3'))
+    manifest.write_text(manifest.read_text().replace('"schema_version": 5', '"schema_version": 4'))
     done = run("node", "segment.mjs", other, picture, tmp_path / "masks", "+1,3", folder=example)
-    assert "has schema 3, this example knows 4" in done.stderr
+    assert "has schema 4, this example knows 5" in done.stderr

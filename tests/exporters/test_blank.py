@@ -14,11 +14,11 @@ from operators.harness import assert_accurate
 from torch import Tensor, nn
 
 from inter2former_deploy.core import library
-from inter2former_deploy.core.contract import BLANK_INPUTS
 from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.exporters.graphs import export_graph
 from inter2former_deploy.families.checkpoint import bundled_weights, load_model, synthetic_state_dict
 from inter2former_deploy.families.inter2former.config import PATCH, PROBE, ModelConfig
+from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS
 from inter2former_deploy.families.inter2former.labels import add_clicks, unknown_labels
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 from inter2former_deploy.families.inter2former.modules.neck import DecoderNeck

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +13,30 @@ import onnx
 import pytest
 import torch
 
-from inter2former_deploy.core.contract import (
-    DECODER_FILE,
-    ENCODER_FILE,
-    INLINE_FILES,
-    MANIFEST_FILE,
-    PAD_RGB,
-)
+from inter2former_deploy.core.contract import ENCODER_FILE, MANIFEST_FILE
 from inter2former_deploy.core.errors import BundleError, CheckpointError, ExportMismatchError, OperatorLibraryError
-from inter2former_deploy.core.files import BUNDLE_FILES
-from inter2former_deploy.core.manifest import BUNDLE_ID_KEY, Manifest
+from inter2former_deploy.core.manifest import Manifest
 from inter2former_deploy.exporters import bundle, parity
-from inter2former_deploy.exporters.bundle import ExportReport, export_bundle, load_exported, verify_bundle
-from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
+from inter2former_deploy.exporters.bundle import ExportReport, add_decoder, export_bundle, load_exported, verify_bundle
+from inter2former_deploy.exporters.graphs import export_model
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, check_parity
-from inter2former_deploy.families.inter2former.config import DEMO, PROBE
+from inter2former_deploy.families.inter2former.config import DEMO, PAD_RGB, PROBE
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+from inter2former_deploy.runtime import EncodedImage, Segmenter
 from inter2former_deploy.runtime.bundle import open_bundle
 
 SIZE = 128
+GRAPHS = ("encoder", "prepare", "click")
+FILES = {"manifest.json", "encoder.onnx", "probe/prepare.onnx", "probe/click.onnx"}
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
 def graphs(probe_model: Inter2Former) -> dict[str, onnx.ModelProto]:
-    return {
-        ENCODER_FILE: export_encoder(probe_model, size=SIZE),
-        DECODER_FILE: export_decoder(probe_model, size=SIZE),
-    }
+    return {name: export_model(probe_model, name, size=SIZE) for name in GRAPHS}  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -49,8 +47,7 @@ def exported_once(graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.Monkey
     copies = {name: onnx.ModelProto() for name in graphs}
     for name, copy in copies.items():
         copy.CopyFrom(graphs[name])
-    monkeypatch.setattr(bundle, "export_encoder", lambda *_, **__: copies[ENCODER_FILE])
-    monkeypatch.setattr(bundle, "export_decoder", lambda *_, **__: copies[DECODER_FILE])
+    monkeypatch.setattr(bundle, "export_model", lambda _, name, **__: copies[name])
     return copies
 
 
@@ -75,21 +72,25 @@ def export(checkpoint: Path, steps: list[str], tmp_path_factory: pytest.TempPath
 def test_a_bundle_is_whole(export: ExportReport, checkpoint: Path, steps: list[str]) -> None:
     folder, manifest = export.folder, Manifest.read(export.folder)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["bundle"]  # nothing is left of the work
-    assert sorted(path.name for path in folder.iterdir()) == sorted(BUNDLE_FILES)
+    assert files_of(folder) == FILES
     assert manifest == export.manifest
-    for name in (ENCODER_FILE, DECODER_FILE):
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == manifest.files[name]
-        graph = onnx.load(folder / name)
-        onnx.checker.check_model(graph, full_check=True)
-        assert {entry.key: entry.value for entry in graph.metadata_props} == {BUNDLE_ID_KEY: manifest.bundle_id}
-        assert str(Path.cwd()).encode() not in (folder / name).read_bytes()
-    assert manifest.model_config == PROBE.with_decoder(edge_rule="exact")
-    assert json.loads((folder / MANIFEST_FILE).read_text())["edge_rule"] == manifest.edge_rule == "exact"
+    assert list(manifest.decoders) == [export.decoder] == ["probe"]
+    assert set(manifest.files()) == FILES - {MANIFEST_FILE}
+    decoder = manifest.decoder()
+    for entry in (manifest.encoder.graph, decoder.prepare, decoder.click):
+        data = (folder / entry.file).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == entry.sha256
+        onnx.checker.check_model(onnx.load(folder / entry.file), full_check=True)
+        assert str(Path.cwd()).encode() not in data
+        assert entry.opset == 20
+    assert decoder.config == PROBE.with_decoder(edge_rule="exact").to_dict()
+    stated = json.loads((folder / MANIFEST_FILE).read_text())
+    assert stated["family"] == stated["decoders"]["probe"]["config"]["family"] == "inter2former"
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    assert manifest.weights == {"source": "checkpoint", "file": "probe.pth", "sha256": digest}
-    assert (manifest.size, manifest.opset) == (SIZE, 20)
-    assert {"torch", "onnx", "onnxruntime", "onnxscript", "python"} <= set(manifest.tools)
-    assert steps[:2] == ["read weights", "export encoder"]
+    assert decoder.weights == {"source": "checkpoint", "file": "probe.pth", "sha256": digest}
+    assert manifest.size == SIZE
+    assert {"torch", "onnx", "onnxruntime", "onnxscript", "python"} <= set(decoder.tools)
+    assert steps[:4] == ["read weights", "export encoder", "export prepare", "export click"]
     assert any(step.startswith("verify: click") for step in steps)
 
 
@@ -99,7 +100,7 @@ def test_the_gate_compares_everything(export: ExportReport) -> None:
     assert report.backends == (PLAIN, OPERATORS)
     compared = {(check.tensor, check.backend) for check in report.checks}
     for backend in report.backends:
-        decoded = ("edge_tokens", "tokens", "box", "box_logits", "logits", "masks")
+        decoded = ("edge_tokens", "tokens", "box", "box_logits", "masks")
         assert {(name, backend) for name in decoded} <= compared
     assert {"image_embedding", "canny_maps/thin", "edge_0", "edge_border_3", "edge_corner_1"} <= {
         x for x, _ in compared
@@ -136,9 +137,9 @@ def test_another_model_does_not_pass(export: ExportReport) -> None:
 
 def test_verify_refuses_a_changed_file(exported_once: Any, checkpoint: Path, tmp_path: Path) -> None:
     export_bundle(checkpoint, tmp_path / "bundle", size=SIZE, custom_ops=False)
-    path = tmp_path / "bundle" / DECODER_FILE
+    path = tmp_path / "bundle" / "probe" / "click.onnx"
     path.write_bytes(path.read_bytes() + b"\0\0")
-    with pytest.raises(BundleError, match=r"decoder\.onnx is missing or is not the file"):
+    with pytest.raises(BundleError, match=r"click\.onnx is missing or is not the file"):
         verify_bundle(tmp_path / "bundle", checkpoint)
 
 
@@ -149,18 +150,18 @@ def scale(graph: onnx.ModelProto, name: str, factor: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "weight", "tensor"),
+    ("name", "weight", "tensor"),
     [
-        (ENCODER_FILE, "backbone.out_conv.2.weight", "image_embedding"),
-        (ENCODER_FILE, "edge_detector.conv1.bias", "edge_0"),
-        (DECODER_FILE, "neck.blocks.1.o_proj.bias", "tokens"),
-        (DECODER_FILE, "decode_head.upsamplers.3.conv.bias", "box_logits"),
+        ("encoder", "backbone.out_conv.2.weight", "image_embedding"),
+        ("prepare", "edge_detector.conv1.bias", "edge_0"),
+        ("click", "neck.blocks.1.o_proj.bias", "tokens"),
+        ("click", "decode_head.upsamplers.3.conv.bias", "box_logits"),
     ],
 )
 def test_a_graph_that_differs_leaves_no_bundle(
-    exported_once: dict[str, onnx.ModelProto], checkpoint: Path, tmp_path: Path, file: str, weight: str, tensor: str
+    exported_once: dict[str, onnx.ModelProto], checkpoint: Path, tmp_path: Path, name: str, weight: str, tensor: str
 ) -> None:
-    scale(exported_once[file], weight, 1.01)
+    scale(exported_once[name], weight, 1.01)
     words = r"differ from PyTorch: .* error .*, at most .* against float64, .* What to try: .*--keep-failed"
     with pytest.raises(ExportMismatchError, match=words) as caught:
         export_bundle(checkpoint, tmp_path / "bundle", size=SIZE, custom_ops=False)
@@ -169,15 +170,15 @@ def test_a_graph_that_differs_leaves_no_bundle(
 
 
 def test_failed_graphs_may_be_kept(exported_once: Any, checkpoint: Path, tmp_path: Path) -> None:
-    scale(exported_once[DECODER_FILE], "neck.blocks.1.o_proj.bias", 2)
+    scale(exported_once["click"], "neck.blocks.1.o_proj.bias", 2)
     with pytest.raises(ExportMismatchError):
         export_bundle(checkpoint, tmp_path / "bundle", size=SIZE, custom_ops=False, keep_failed=True)
     failed = tmp_path / "bundle.failed"
     assert list(tmp_path.iterdir()) == [failed]
     report = verify_bundle(failed, checkpoint, custom_ops=False)
     assert "tokens" in {check.tensor for check in report.failures}
-    assert Manifest.read(failed).failed
-    assert open_bundle(failed, failed=True).manifest.parity["passed"] is False  # type: ignore[index]
+    assert Manifest.read(failed).decoder().failed
+    assert open_bundle(failed, failed=True).manifest.decoder().parity["passed"] is False  # type: ignore[index]
     with pytest.raises(BundleError, match="failed its comparison with PyTorch when it was exported"):
         open_bundle(failed)
 
@@ -185,16 +186,16 @@ def test_failed_graphs_may_be_kept(exported_once: Any, checkpoint: Path, tmp_pat
 def test_an_old_bundle_stays_until_a_new_one_has_passed(exported_once: Any, checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     export_bundle(checkpoint, folder, size=SIZE, custom_ops=False)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
     with pytest.raises(FileExistsError, match="replace it with --force"):
         export_bundle(checkpoint, folder, size=SIZE, custom_ops=False)
 
-    scale(exported_once[DECODER_FILE], "neck.blocks.1.o_proj.bias", 2)
+    scale(exported_once["click"], "neck.blocks.1.o_proj.bias", 2)
     with pytest.raises(ExportMismatchError):
         export_bundle(checkpoint, folder, size=SIZE, custom_ops=False, force=True)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
 
-    scale(exported_once[DECODER_FILE], "neck.blocks.1.o_proj.bias", 0.5)
+    scale(exported_once["click"], "neck.blocks.1.o_proj.bias", 0.5)
     report = export_bundle(checkpoint, folder, size=SIZE, custom_ops=False, force=True)
     assert list(tmp_path.iterdir()) == [folder]
     assert Manifest.read(folder) == report.manifest
@@ -204,17 +205,17 @@ def test_a_library_without_an_operator_is_not_taken_for_whole(
     graphs: dict[str, onnx.ModelProto], probe_model: Inter2Former, tmp_path: Path
 ) -> None:
     """Its function body would run instead, and pass."""
-    decoder = onnx.ModelProto()
-    decoder.CopyFrom(graphs[DECODER_FILE])
-    for part in (decoder.graph.node, decoder.functions):
+    click = onnx.ModelProto()
+    click.CopyFrom(graphs["click"])
+    for part in (click.graph.node, click.functions):
         for entry in part:
             if "TokenBox" in (getattr(entry, "op_type", ""), entry.name):
                 setattr(entry, "op_type" if hasattr(entry, "op_type") else "name", "TokenBoxes")
     paths = []
-    for name, graph in ((ENCODER_FILE, graphs[ENCODER_FILE]), (DECODER_FILE, decoder)):
-        paths.append(tmp_path / name)
+    for name, graph in (graphs | {"click": click}).items():
+        paths.append(tmp_path / f"{name}.onnx")
         onnx.save(graph, paths[-1])
-    with pytest.raises(OperatorLibraryError, match=r"does not run decoder\.onnx .*TokenBoxes"):
+    with pytest.raises(OperatorLibraryError, match=r"does not run click\.onnx .*TokenBoxes"):
         check_parity(probe_model, *paths, size=SIZE)
 
 
@@ -256,7 +257,7 @@ def test_synthetic_weights_are_made_again(
     monkeypatch.setattr(parity, "SESSION", 1)
     monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
     report = export_bundle(None, tmp_path / "bundle", config=PROBE, size=SIZE, seed=5, custom_ops=False)
-    assert report.manifest.weights == {"source": "synthetic", "seed": 5}
+    assert report.manifest.decoder().weights == {"source": "synthetic", "seed": 5}
     assert verify_bundle(tmp_path / "bundle", custom_ops=False).passed
     assert not verify_bundle(tmp_path / "bundle", probe_model, custom_ops=False).passed
 
@@ -281,12 +282,13 @@ def test_bundled_weights_are_the_default(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(parity, "SESSION", 1)
     monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
     manifest = export_bundle(None, tmp_path / "bundle", size=SIZE, custom_ops=False).manifest
-    assert manifest.model_config == DEMO
-    assert manifest.weights["source"] == "bundled"
+    decoder = manifest.decoder()
+    assert decoder.config == DEMO.to_dict()
+    assert decoder.weights["source"] == "bundled"
     assert verify_bundle(tmp_path / "bundle", custom_ops=False).passed
-    manifest.weights["sha256"] = "0" * 64  # a bundle of another version's weights
+    decoder.weights["sha256"] = "0" * 64  # a bundle of another version's weights
     with pytest.raises(ValueError, match="SHA-256 differ"):
-        load_exported(manifest)
+        load_exported(decoder)
 
 
 def test_inline_forms_stand_beside_the_graphs(
@@ -294,18 +296,80 @@ def test_inline_forms_stand_beside_the_graphs(
 ) -> None:
     for inline in (True, False):
         report = export_bundle(probe_model, tmp_path / "bundle", size=SIZE, inline=inline, num_threads=2, force=True)
-        names = {path.name for path in report.folder.iterdir()}
-        assert names == {*BUNDLE_FILES, *(INLINE_FILES.values() if inline else ())}
+        forms = {name.replace(".onnx", ".inline.onnx") for name in FILES - {MANIFEST_FILE}}
+        assert files_of(report.folder) == FILES | (forms if inline else set())
         manifest = Manifest.read(report.folder)
         assert manifest == report.manifest
-        assert sorted(manifest.inline_files) == (sorted(INLINE_FILES.values()) if inline else [])
-        for name, digest in manifest.inline_files.items():
-            assert hashlib.sha256((report.folder / name).read_bytes()).hexdigest() == digest
-            graph = onnx.load(report.folder / name)
-            assert not graph.functions
-            assert {entry.domain for entry in graph.opset_import} == {""}
-            assert {entry.key: entry.value for entry in graph.metadata_props}[BUNDLE_ID_KEY] == manifest.bundle_id
+        for entry in (manifest.encoder.graph, manifest.decoder().prepare, manifest.decoder().click):
+            assert (entry.inline_file is not None) == inline
+            if entry.inline_file is not None:
+                data = (report.folder / entry.inline_file).read_bytes()
+                assert hashlib.sha256(data).hexdigest() == entry.inline_sha256
+                assert not onnx.load_model_from_string(data).functions
         if inline:
-            (report.folder / INLINE_FILES[DECODER_FILE]).write_bytes(b"")
-            with pytest.raises(BundleError, match=r"decoder\.inline\.onnx is missing or is not the file"):
+            (report.folder / "probe" / "click.inline.onnx").write_bytes(b"")
+            with pytest.raises(BundleError, match=r"click\.inline\.onnx is missing or is not the file"):
                 verify_bundle(report.folder, probe_model)
+
+
+def with_other_decoder(model: Inter2Former) -> Inter2Former:
+    other = deepcopy(model)
+    with torch.no_grad():
+        other.decode_head.upsamplers[3].conv.bias += 0.5
+    return other
+
+
+def test_a_decoder_is_added_to_a_bundle_and_replaced(
+    tmp_path: Path, probe_model: Inter2Former, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "SESSION", 1)
+    monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
+    folder, settings = tmp_path / "bundle", {"custom_ops": False, "num_threads": 1}
+    export_bundle(probe_model, folder, size=SIZE, **settings)  # type: ignore[arg-type]
+    image = parity.load_photograph()
+    before = Segmenter(folder, custom_ops=False)
+    before.encode(image).save(tmp_path / "saved.safetensors")
+    mask = before.open(image).click(285, 190)
+    first = {path.name: path.read_bytes() for path in (folder / "probe").iterdir()}
+    encoder = (folder / ENCODER_FILE).read_bytes()
+
+    other = with_other_decoder(probe_model)
+    report = add_decoder(other, folder, name="other", **settings)  # type: ignore[arg-type]
+    assert list(Manifest.read(folder).decoders) == ["probe", "other"]
+    assert report.manifest == Manifest.read(folder)
+    assert files_of(folder) == FILES | {"other/prepare.onnx", "other/click.onnx"}
+    assert {path.name: path.read_bytes() for path in (folder / "probe").iterdir()} == first
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["bundle"]
+    encoded = EncodedImage.load(tmp_path / "saved.safetensors")
+    masks = {
+        name: Segmenter(folder, decoder=name, custom_ops=False).open(encoded).click(285, 190)
+        for name in ("probe", "other")
+    }
+    np.testing.assert_array_equal(masks["probe"], mask)
+    assert masks["other"].sum() > masks["probe"].sum()
+    assert verify_bundle(folder, other, decoder="other", **settings).passed  # type: ignore[arg-type]
+    assert not verify_bundle(folder, other, **settings).passed  # type: ignore[arg-type]
+
+    add_decoder(other, folder, **settings)  # type: ignore[arg-type]
+    assert list(Manifest.read(folder).decoders) == ["probe", "other"]
+    assert (folder / ENCODER_FILE).read_bytes() == encoder
+    np.testing.assert_array_equal(Segmenter(folder, custom_ops=False).open(encoded).click(285, 190), masks["other"])
+
+
+def test_a_decoder_over_another_encoder_is_refused(
+    tmp_path: Path, probe_model: Inter2Former, exported_once: dict[str, onnx.ModelProto]
+) -> None:
+    folder = tmp_path / "bundle"
+    export_bundle(probe_model, folder, size=SIZE, custom_ops=False)
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    other = deepcopy(probe_model)
+    with torch.no_grad():
+        other.backbone.out_conv[0].weight[0, 0] += 1e-6
+    with pytest.raises(ValueError, match=r"the encoder of this model is not that of .*: their weights differ"):
+        add_decoder(other, folder, name="other", custom_ops=False)
+    with pytest.raises(ValueError, match=r"a decoder's name must be .*, got '\.\./other'"):
+        add_decoder(probe_model, folder, name="../other", custom_ops=False)
+    scale(exported_once["click"], "neck.blocks.1.o_proj.bias", 2)
+    with pytest.raises(ExportMismatchError):
+        add_decoder(probe_model, folder, name="other", custom_ops=False)
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before

@@ -10,34 +10,30 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from graphs import some_prepared
 from mutants import Trial, mutants
 from onnx import numpy_helper
 
-from inter2former_deploy.core.contract import DECODER_FILE, DECODER_INPUTS, EDGE_INPUTS, ENCODER_FILE, ENCODER_OUTPUTS
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.bundle import load_weights
 from inter2former_deploy.exporters.decisions import Decisions, Watch, compare_decisions
 from inter2former_deploy.exporters.exact import PART, ExactPreparation, _moments_of_norms, _Part, judge_canny_maps
-from inter2former_deploy.exporters.graphs import (
-    DecoderGraph,
-    EncoderGraph,
-    decoder_shapes,
-    export_decoder,
-    export_encoder,
-)
+from inter2former_deploy.exporters.graphs import export_model
 from inter2former_deploy.exporters.judgement import Check, Exact, judged
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Gate, ParityReport, check_parity, load_photograph
 from inter2former_deploy.exporters.precision import reduce_precision
-from inter2former_deploy.families.inter2former.config import DEMO, PROBE
+from inter2former_deploy.families.inter2former.config import DEMO, PATCH, PROBE
+from inter2former_deploy.families.inter2former.graphs import ClickGraph, PrepareGraph
+from inter2former_deploy.families.inter2former.interface import EDGE_INPUTS, EMBEDDING, PREPARED
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 Array = np.ndarray
 
 
-def export(model: Inter2Former, folder: Path, size: int) -> tuple[Path, Path]:
-    paths = folder / ENCODER_FILE, folder / DECODER_FILE
-    for path, graph in zip(paths, (export_encoder(model, size=size), export_decoder(model, size=size)), strict=True):
-        onnx.save(graph, path)
+def export(model: Inter2Former, folder: Path, size: int) -> list[Path]:
+    paths = [folder / f"{graph}.onnx" for graph in ("encoder", "prepare", "click")]
+    for path in paths:
+        onnx.save(export_model(model, path.stem, size=size), path)  # type: ignore[arg-type]
     return paths
 
 
@@ -66,7 +62,7 @@ def test_wrong_graphs_are_refused(trial: Trial) -> None:
     """Every seventh mutant here; `scripts/gate wrong` tries them all."""
     found = {mutant: trial.judge(mutant) for mutant in list(mutants(trial.graphs))[::7]}
     verdicts = Counter(verdict for verdict, _ in found.values())
-    accepted = [f"{mutant.file}: {mutant.name}" for mutant, (verdict, _) in found.items() if verdict == "accepted"]
+    accepted = [f"{mutant.graph}: {mutant.name}" for mutant, (verdict, _) in found.items() if verdict == "accepted"]
     assert not accepted
     assert verdicts["refused"] >= 60, verdicts
     assert verdicts["without effect"] <= 0.2 * verdicts["refused"], (
@@ -101,16 +97,16 @@ def test_reduced_precision_is_judged_by_modules_rounded_alike(
     precision: Any, probe_model: Inter2Former, tmp_path: Path
 ) -> None:
     size = 128
-    graph = reduce_precision(export_encoder(probe_model, size=size), precision)
+    graph = reduce_precision(export_model(probe_model, "encoder", size=size), precision)
     wrong = onnx.ModelProto()
     wrong.CopyFrom(graph)
     (bias,) = (x for x in wrong.graph.initializer if x.name == "backbone.lateral_convs.3.1.bias")
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.05), bias.name))
     for it, passes in ((graph, True), (wrong, False)):
-        onnx.save(it, tmp_path / ENCODER_FILE)
+        onnx.save(it, tmp_path / "encoder.onnx")
         with torch.inference_mode():
             gate = Gate(probe_model, size)
-            gate.check_reduced_encoder(tmp_path / ENCODER_FILE, precision, (PLAIN, OPERATORS), 2)
+            gate.check_reduced_encoder(tmp_path / "encoder.onnx", precision, (PLAIN, OPERATORS), 2)
         assert [check.measure for check in gate.checks] == ["largest error", "mean error"] * 2
         assert all(check.passed for check in gate.checks) == passes, gate.report().table()
 
@@ -240,8 +236,10 @@ def test_large_maps_are_judged_in_parts_and_as_a_whole(
     monkeypatch.setattr(tolerances, "PARTS_ABOVE", 0)
     with torch.inference_mode():
         picture = torch.from_numpy(load_photograph()[:size, :size].astype(np.float32))
-        outputs = EncoderGraph(probe_model)(picture)
-        actual = {name: x.numpy() for name, x in zip(ENCODER_OUTPUTS, outputs, strict=True)}
+        embedding = torch.randn(size // PATCH, size // PATCH, PROBE.decoder.dim)
+        outputs = embedding, *PrepareGraph(probe_model)(picture, embedding)
+        names = (EMBEDDING, *PREPARED, "canny_maps")
+        actual = {name: x.numpy() for name, x in zip(names, outputs, strict=True)}
 
         def failures() -> set[str]:
             preparation = ExactPreparation(probe_model, size, np.random.default_rng(1))
@@ -260,22 +258,20 @@ def test_large_maps_are_judged_in_parts_and_as_a_whole(
 
 
 def decisions_of(model: Inter2Former, size: int = 80) -> tuple[Decisions, int]:
-    rng = np.random.default_rng(size)
     labels = np.ones((size, size), np.uint8)
     labels[20:40, 26:40] = 3
     labels[26, 26] = 4
-    shapes = decoder_shapes(model.config, size)
-    inputs = [torch.from_numpy(rng.standard_normal(shapes[name]).astype(np.float32)) for name in DECODER_INPUTS[1:]]
+    inputs = [torch.from_numpy(x) for x in some_prepared(model.config, size).values()]
     scores, tokens = [], []
     for dtype in (torch.float64, torch.float32):
-        decoder = DecoderGraph(model).to(dtype)
+        decoder = ClickGraph(model).to(dtype)
         with torch.inference_mode(), Watch(decoder) as watch:
-            _, _, _, found, edge = decoder(torch.from_numpy(labels), *(x.to(dtype) for x in inputs))
+            _, _, found, edge = decoder(torch.from_numpy(labels), *(x.to(dtype) for x in inputs))
         scores.append(watch.scores)
         tokens.append(found)
         assert not decoder.neck.blocks[0].ffn._forward_hooks
         if dtype == torch.float64:
-            exact = DecoderGraph(Inter2Former(model.config)).double()
+            exact = ClickGraph(Inter2Former(model.config)).double()
             exact.load_state_dict(decoder.state_dict())
     with torch.inference_mode():
         return compare_decisions(exact, *scores, *tokens), len(edge)

@@ -9,21 +9,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from graphs import click_shapes, encoded, exposed
 from tolerances import TOLERANCES
 from torch import Tensor, nn
 
-from inter2former_deploy.core.contract import (
-    BLANK_INPUTS,
-    DECODER_OUTPUTS,
-    EDGE_INPUTS,
-    ENCODER_INPUT,
-    ENCODER_OUTPUTS,
-    MEAN_BGR,
-    OUTSIDE_LOGIT,
-    STD_BGR,
-)
-from inter2former_deploy.exporters.graphs import decoder_shapes, export_decoder, export_encoder, export_graph
-from inter2former_deploy.families.inter2former.config import PATCH, PROBE
+from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
+from inter2former_deploy.exporters.graphs import export_graph, export_model
+from inter2former_deploy.exporters.parity import paste_logits
+from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT, PATCH, PROBE
+from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, CLICK_OUTPUTS, EDGE_INPUTS, PICTURE
 from inter2former_deploy.families.inter2former.modules.attention import BSQAttention
 from inter2former_deploy.families.inter2former.modules.experts import HybridExperts
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
@@ -53,14 +47,14 @@ def with_rule(model: Inter2Former, rule: Any) -> Inter2Former:
 
 @pytest.fixture(scope="module")
 def decoders(probe_model: Inter2Former) -> dict[str, onnx.ModelProto]:
-    return {rule: export_decoder(with_rule(probe_model, rule), size=SIZE) for rule in ("released", "exact")}
+    return {rule: exposed(with_rule(probe_model, rule), "click", size=SIZE) for rule in ("released", "exact")}
 
 
 @pytest.mark.parametrize("case", NECK_CASES)
 @pytest.mark.parametrize("rule", ["released", "exact"])
 def test_neck(decoders: Any, golden: Golden, run_graph: Any, assert_close: Any, rule: str, case: str) -> None:
     arrays = golden("neck")
-    shapes = decoder_shapes(PROBE, SIZE)
+    shapes = click_shapes(PROBE, SIZE)
     others = {name: np.zeros(shapes[name], np.float32) for name in (*BLANK_INPUTS, *EDGE_INPUTS)}
     embedding = arrays["image_embedding"][0].transpose(1, 2, 0)
     inputs = {"labels": arrays[f"{case}_label"], "image_embedding": embedding, **others}
@@ -77,7 +71,8 @@ class Head(nn.Module):
         self.decode_head = head
 
     def forward(self, tokens: Tensor, *edge_inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.decode_head.decode(tokens, edge_inputs))
+        upsampled = self.decode_head.decode(tokens, edge_inputs)
+        return upsampled.box_logits, upsampled.box
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +83,7 @@ def upsampler(probe_model: Inter2Former, golden: Golden) -> tuple[onnx.ModelProt
         projected = head.project_edges([torch.from_numpy(edges[f"edge_{i}"]) for i in range(4)])
     tokens = torch.from_numpy(rows(golden("upsampler")["tokens"]).copy())
     names = ("tokens", *EDGE_INPUTS)
-    graph = export_graph(Head(head), (tokens, *projected), inputs=names, outputs=DECODER_OUTPUTS[:3])
+    graph = export_graph(Head(head), (tokens, *projected), inputs=names, outputs=CLICK_OUTPUTS)
     return graph, {name: x.numpy() for name, x in zip(names, (tokens, *projected), strict=True)}
 
 
@@ -104,7 +99,7 @@ def test_upsampler(upsampler: Any, golden: Golden, run_graph: Any, assert_close:
     assert_close(outputs["box_logits"], expected[top:bottom, left:right], "upsampling")
     pasted = np.full_like(expected, OUTSIDE_LOGIT)
     pasted[top:bottom, left:right] = outputs["box_logits"]
-    np.testing.assert_array_equal(outputs["logits"], pasted)
+    np.testing.assert_array_equal(paste_logits(outputs["box_logits"], outputs["box"], SIZE), pasted)
     assert (expected[pasted == OUTSIDE_LOGIT] == OUTSIDE_LOGIT).all()
 
 
@@ -169,7 +164,7 @@ def session_model(probe_model: Inter2Former) -> Inter2Former:
 
 @pytest.fixture(scope="module")
 def session_decoder(session_model: Inter2Former) -> onnx.ModelProto:
-    return export_decoder(session_model, size=SIZE)
+    return export_model(session_model, "click", size=SIZE)
 
 
 @pytest.mark.parametrize("step", range(5))
@@ -180,16 +175,17 @@ def test_session(
     arrays = golden("session")
     with torch.no_grad():
         edges = session_model.decode_head.project_edges([torch.from_numpy(arrays[f"edge_{i}"]) for i in range(4)])
-    shapes = decoder_shapes(session_model.config, SIZE)
+    shapes = click_shapes(session_model.config, SIZE)
     inputs = {name: np.zeros(shapes[name], np.float32) for name in BLANK_INPUTS}
     inputs |= {name: edge.numpy() for name, edge in zip(EDGE_INPUTS, edges, strict=True)}
     inputs |= {"labels": arrays[f"label_{step}"], "image_embedding": arrays["image_embedding"][0].transpose(1, 2, 0)}
-    logits = run_graph(session_decoder, inputs)["logits"]
+    outputs = run_graph(session_decoder, inputs)
+    logits = paste_logits(outputs["box_logits"], outputs["box"], SIZE)
     assert_close(logits, arrays[f"logits_{step}"], "session logits of a bundle")
 
 
 def to_picture(normalized: np.ndarray) -> np.ndarray:
-    """[1, 3, S, S] normalised BGR -> what encoder.onnx takes."""
+    """[1, 3, S, S] normalised BGR -> what the graphs take."""
     bgr = normalized[0].transpose(1, 2, 0) * np.float32(STD_BGR) + np.float32(MEAN_BGR)
     return bgr[..., ::-1]
 
@@ -197,8 +193,8 @@ def to_picture(normalized: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("size", [128, 176, 192])
 def test_encoder(probe_model: Inter2Former, golden: Golden, run_graph: Any, assert_close: Any, size: int) -> None:
     arrays = golden("encoder")
-    outputs = run_graph(export_encoder(probe_model, size=size), {ENCODER_INPUT: to_picture(arrays[f"in_{size}"])})
-    assert set(outputs) == set(ENCODER_OUTPUTS)
+    picture = to_picture(arrays[f"in_{size}"])
+    outputs = run_graph(export_model(probe_model, "encoder", size=size), {PICTURE: picture})
     assert_close(outputs["image_embedding"], arrays[f"out_{size}"][0].transpose(1, 2, 0), "encoder")
 
 
@@ -206,7 +202,8 @@ def test_edges(probe_model: Inter2Former, golden: Golden, run_graph: Any, assert
     """The release's Canny maps, but for pixels that rounding decides; and its edge features, of the same maps."""
     arrays = golden("cannynet")
     picture = arrays["image"][..., ::-1].astype(np.float32)  # stored as BGR
-    outputs = run_graph(export_encoder(probe_model, size=96), {ENCODER_INPUT: picture})
+    graphs = export_model(probe_model, "encoder", size=96), exposed(probe_model, "prepare", size=96)
+    outputs = encoded(run_graph, *graphs, picture)
     for i, name in enumerate(("grad_mag", "grad_ori", "thin", "thresh", "early")):
         expected = arrays[name][0, 0]
         differs = np.abs(outputs["canny_maps"][i] - expected) > 1e-5 * expected.max()

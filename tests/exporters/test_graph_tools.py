@@ -12,14 +12,16 @@ import onnx
 import onnx.reference
 import onnxruntime
 import pytest
+from graphs import encoded, exposed
 from numpy.typing import NDArray
 
-from inter2former_deploy.core.contract import DOMAIN, ENCODER_INPUT, IMAGE_FEATURES
+from inter2former_deploy.core.contract import DOMAIN
 from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, add_bodies, function_protos, inline_bodies
-from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
+from inter2former_deploy.exporters.parity import paste_logits
 from inter2former_deploy.exporters.precision import reduce_precision
 from inter2former_deploy.families.inter2former.config import PROBE, ModelConfig
+from inter2former_deploy.families.inter2former.interface import CLICK_INPUTS, PICTURE
 from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 from inter2former_deploy.operators.registry import OPERATORS
@@ -33,8 +35,7 @@ CLICKS = (Click(40, 44, True), Click(90, 80, False), Click(60, 30, True), Click(
 class Session(NamedTuple):
     """Graphs, and what plain onnxruntime gives for a picture and a session of clicks."""
 
-    encoder: onnx.ModelProto
-    decoder: onnx.ModelProto
+    graphs: dict[str, onnx.ModelProto]  # encoder, prepare, click, with inner values as outputs
     picture: Array
     features: dict[str, Array]
     decodes: list[tuple[dict[str, Array], dict[str, Array]]]  # inputs and outputs
@@ -62,37 +63,47 @@ def model_of(config: ModelConfig, weights: Mapping[str, Any]) -> Inter2Former:
 def session(probe_model: Inter2Former) -> Session:
     """The edge rule "exact": some tokens are edge tokens, so that experts get parts of unequal length, some none."""
     model = model_of(PROBE.with_decoder(edge_rule="exact"), probe_model.state_dict())
-    encoder, decoder = export_encoder(model, size=SIZE), export_decoder(model, size=SIZE)
+    graphs = {name: exposed(model, name, size=SIZE) for name in ("encoder", "prepare", "click")}  # type: ignore[arg-type]
     y, x = np.mgrid[:SIZE, :SIZE]
     waves = np.stack([128 + 60 * np.sin(x / 9 + k) * np.cos(y / 13 - k) for k in range(3)], axis=-1)
     noise = np.random.default_rng(3).normal(0, 6, waves.shape)
     picture = (waves + noise + 50 * ((x - 50) ** 2 + (y - 40) ** 2 < 900)[..., None]).clip(0, 255).astype(np.float32)
-    features = plain(encoder)({ENCODER_INPUT: picture})
-    run = plain(decoder)
+    features = encoded(lambda graph, feeds: plain(graph)(feeds), graphs["encoder"], graphs["prepare"], picture)
+    features[PICTURE] = picture
+    run = plain(graphs["click"])
     labels = unknown_labels(SIZE)
     decodes = []
     for click in CLICKS:
         add_clicks(labels, [click])
-        inputs = {"labels": labels.copy(), **{name: features[name] for name in IMAGE_FEATURES}}
+        inputs = {"labels": labels.copy(), **{name: features[name] for name in CLICK_INPUTS[1:]}}
         decodes.append((inputs, run(inputs)))
-        fold_prediction(labels, decodes[-1][1]["logits"] > 0)
+        fold_prediction(labels, whole(decodes[-1][1]) > 0)
     for value in (1, 2, 4):  # nothing, everything, and the object alone
         labels = np.full_like(labels, min(value, 2))
         if value == 4:
             labels[:], labels[30:70, 40:80], labels[50, 50] = 1, 3, 4
-        inputs = {"labels": labels, **{name: features[name] for name in IMAGE_FEATURES}}
+        inputs = {"labels": labels, **{name: features[name] for name in CLICK_INPUTS[1:]}}
         decodes.append((inputs, run(inputs)))
     edges = [len(outputs["edge_tokens"]) for _, outputs in decodes]
     assert edges[4] == 0
     assert 0 < edges[-1] < edges[5] == (SIZE // 16) ** 2
-    return Session(encoder, decoder, picture, features, decodes)
+    return Session(graphs, picture, features, decodes)
 
 
-def assert_same(session: Session, encode: Runner, decode: Runner, assert_close: Any) -> None:
+def whole(outputs: Mapping[str, Array]) -> Array:
+    return paste_logits(outputs["box_logits"], outputs["box"], SIZE)
+
+
+def assert_same(session: Session, run: Callable[[onnx.ModelProto], Runner], assert_close: Any, **graphs: Any) -> None:
     """The tensors of the session, but for rounding; its masks pixel by pixel, its integers exactly."""
-    features = encode({ENCODER_INPUT: session.picture})
+    graphs = session.graphs | graphs
+    features = run(graphs["encoder"])({PICTURE: session.picture}) | {PICTURE: session.picture}
+    features |= run(graphs["prepare"])(features)
+    decode = run(graphs["click"])
     assert features.keys() == session.features.keys()
     for name, expected in session.features.items():
+        if name == PICTURE:
+            continue
         if name == "canny_maps":
             differs = np.abs(features[name] - expected) > 1e-5 * np.abs(expected).max(axis=(1, 2), keepdims=True)
             assert (differs.mean(axis=(1, 2)) <= (0, 0.02, 5e-4, 5e-4, 5e-4)).all()
@@ -106,9 +117,10 @@ def assert_same(session: Session, encode: Runner, decode: Runner, assert_close: 
                 np.testing.assert_array_equal(outputs[name], tensor, err_msg=name)
             else:
                 assert_close(outputs[name], tensor, "neck" if name == "tokens" else "upsampling")
-        unsure = np.abs(expected["logits"]) < 1e-5 * np.abs(expected["logits"]).max()
+        actual, logits = whole(outputs), whole(expected)
+        unsure = np.abs(logits) < 1e-5 * np.abs(logits).max()
         assert unsure.mean() < 1e-3
-        assert (((outputs["logits"] > 0) == (expected["logits"] > 0)) | unsure).all()
+        assert (((actual > 0) == (logits > 0)) | unsure).all()
 
 
 # ---- What graphs are made of.
@@ -165,7 +177,7 @@ def test_functions_come_after_those_that_they_call() -> None:
 
 
 def test_graphs_carry_the_bodies_that_they_need(session: Session) -> None:
-    for model in (session.encoder, session.decoder, reduce_precision(session.encoder, "int8")):
+    for model in (*session.graphs.values(), reduce_precision(session.graphs["encoder"], "int8")):
         assert_plain_tensors(model.graph.node, model.graph.name)
         called = {(x.domain, x.op_type) for x in model.graph.node if x.domain}
         for function in model.functions:
@@ -181,7 +193,7 @@ def test_bodies_for_other_sizes_are_refused(session: Session) -> None:
     inputs, _ = session.decodes[5]
     for sizes in ({"qkv": 1, "expert_bias": 8}, {"qkv": 64, "expert_bias": 7}):
         model = onnx.ModelProto()
-        model.CopyFrom(session.decoder)
+        model.CopyFrom(session.graphs["click"])
         del model.functions[:]
         used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
         bodies_of = function_protos(20, used, sizes)
@@ -196,7 +208,7 @@ def test_bodies_for_other_sizes_are_refused(session: Session) -> None:
 
 def test_sizes_must_be_known(session: Session) -> None:
     model = onnx.ModelProto()
-    model.CopyFrom(session.decoder)
+    model.CopyFrom(session.graphs["click"])
     del model.graph.value_info[:]
     with pytest.raises(ValueError, match="has no known shape"):
         add_bodies(model)
@@ -270,13 +282,13 @@ TOOLS = {
 )
 @pytest.mark.filterwarnings("ignore")  # what tools say about themselves
 def test_tools_change_no_mask(session: Session, tools: tuple[str, ...], tmp_path: Path, assert_close: Any) -> None:
-    graphs = [session.encoder, session.decoder]
+    graphs = session.graphs
     for tool in tools:
-        copies = [onnx.ModelProto(), onnx.ModelProto()]
-        for copy, graph in zip(copies, graphs, strict=True):
-            copy.CopyFrom(graph)
-        graphs = [TOOLS[tool](copy, tmp_path) for copy in copies]
-    assert_same(session, plain(graphs[0]), plain(graphs[1]), assert_close)
+        copies = {name: onnx.ModelProto() for name in graphs}
+        for name, copy in copies.items():
+            copy.CopyFrom(graphs[name])
+        graphs = {name: TOOLS[tool](copy, tmp_path) for name, copy in copies.items()}
+    assert_same(session, plain, assert_close, **graphs)
 
 
 # ---- Other runtimes.
@@ -287,14 +299,15 @@ def reference(model: onnx.ModelProto) -> Runner:
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
         with np.errstate(divide="ignore"):  # the logarithm of no key
-            return dict(zip(evaluator.output_names, evaluator.run(None, dict(feeds)), strict=True))
+            results = evaluator.run(None, {name: feeds[name] for name in evaluator.input_names})
+        return dict(zip(evaluator.output_names, results, strict=True))
 
     return run
 
 
 def test_reference_evaluator(session: Session, assert_close: Any) -> None:
     some = session._replace(decodes=[session.decodes[i] for i in (0, 4, 6)])
-    assert_same(some, reference(session.encoder), reference(session.decoder), assert_close)
+    assert_same(some, reference, assert_close)
 
 
 def test_openvino(session: Session, assert_close: Any) -> None:
@@ -312,9 +325,9 @@ def test_openvino(session: Session, assert_close: Any) -> None:
         request = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
         def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-            results = request(dict(feeds))
+            results = request({name.get_any_name(): feeds[name.get_any_name()] for name in request.inputs})
             return {output.get_any_name(): results[output].copy() for output in request.outputs}
 
         return run
 
-    assert_same(session, compiled(session.encoder), compiled(session.decoder), assert_close)
+    assert_same(session, compiled, assert_close)

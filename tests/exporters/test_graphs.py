@@ -8,25 +8,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from graphs import encoded, exposed, some_prepared
 
-from inter2former_deploy.core.contract import (
-    BLANK_INPUTS,
-    DECODER_INPUTS,
-    DECODER_OUTPUTS,
-    DOMAIN,
-    ENCODER_INPUT,
-    ENCODER_OUTPUTS,
-)
-from inter2former_deploy.exporters.graphs import (
-    DecoderGraph,
-    EncoderGraph,
-    decoder_shapes,
-    export_decoder,
-    export_encoder,
-    export_graph,
-)
+from inter2former_deploy.core.contract import DOMAIN
+from inter2former_deploy.exporters.graphs import export_graph, export_model, expose
 from inter2former_deploy.families.checkpoint import synthetic_state_dict
 from inter2former_deploy.families.inter2former.config import PROBE, ModelConfig
+from inter2former_deploy.families.inter2former.graphs import INNER, ClickGraph, EncoderGraph, PrepareGraph
+from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, CLICK_INPUTS, CLICK_OUTPUTS, PREPARED
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 GRID, SIZE = 5, 80
@@ -36,13 +25,6 @@ def model_of(config: ModelConfig) -> Inter2Former:
     model = Inter2Former(config)
     model.load_state_dict(synthetic_state_dict(config))
     return model.eval()
-
-
-def decoder_inputs(config: ModelConfig, size: int, labels: np.ndarray) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(size)
-    shapes = decoder_shapes(config, size)
-    inputs = {name: rng.standard_normal(shapes[name]).astype(np.float32) for name in DECODER_INPUTS[1:]}
-    return {"labels": labels, **inputs}
 
 
 def some_labels(size: int) -> dict[str, np.ndarray]:
@@ -59,11 +41,11 @@ def assert_like_pytorch(
     model: Inter2Former, graph: onnx.ModelProto, size: int, run_graph: Any, assert_close: Any
 ) -> None:
     for labels in some_labels(size).values():
-        inputs = decoder_inputs(model.config, size, labels)
+        inputs = {"labels": labels} | some_prepared(model.config, size)
         with torch.inference_mode():
-            expected = DecoderGraph(model)(*(torch.from_numpy(inputs[name]) for name in DECODER_INPUTS))
+            expected = ClickGraph(model)(*(torch.from_numpy(inputs[name]) for name in CLICK_INPUTS))
         outputs = run_graph(graph, inputs)
-        for name, tensor in zip(DECODER_OUTPUTS, expected, strict=True):
+        for name, tensor in zip((*CLICK_OUTPUTS, *INNER["click"]), expected, strict=True):
             if tensor.dtype == torch.int64:
                 np.testing.assert_array_equal(outputs[name], tensor, err_msg=name)
             else:
@@ -87,13 +69,13 @@ def assert_like_pytorch(
 )
 def test_every_configuration(changes: dict[str, Any], run_graph: Any, assert_close: Any) -> None:
     model = model_of(PROBE.with_decoder(**changes))
-    assert_like_pytorch(model, export_decoder(model, size=SIZE), SIZE, run_graph, assert_close)
+    assert_like_pytorch(model, exposed(model, "click", size=SIZE), SIZE, run_graph, assert_close)
 
 
 @pytest.mark.parametrize("opset", [18, 19, 21, 23, 24])
 def test_every_opset(opset: int, run_plain: Any, assert_close: Any) -> None:
     model = model_of(PROBE)
-    decoder = export_decoder(model, size=48, opset=opset)
+    decoder = exposed(model, "click", size=48, opset=opset)
     versions = {entry.domain: entry.version for entry in decoder.opset_import}
     assert versions[""] == opset
     assert all(entry.version == opset for f in decoder.functions for entry in f.opset_import if entry.domain == "")
@@ -104,11 +86,45 @@ def test_every_opset(opset: int, run_plain: Any, assert_close: Any) -> None:
 def test_encoder_opsets(opset: int, run_plain: Any, assert_close: Any) -> None:
     model = model_of(PROBE)
     picture = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
-    outputs = run_plain(export_encoder(model, size=48, opset=opset), {ENCODER_INPUT: picture})
+    graphs = export_model(model, "encoder", size=48, opset=opset), exposed(model, "prepare", size=48, opset=opset)
+    outputs = encoded(run_plain, *graphs, picture)
     with torch.inference_mode():
-        expected = dict(zip(ENCODER_OUTPUTS, EncoderGraph(model)(torch.from_numpy(picture)), strict=True))
-    assert_close(outputs["image_embedding"], expected["image_embedding"], "encoder")
-    assert {name: x.shape for name, x in outputs.items()} == {name: tuple(x.shape) for name, x in expected.items()}
+        embedding = EncoderGraph(model)(torch.from_numpy(picture))
+        prepared = PrepareGraph(model)(torch.from_numpy(picture), embedding)
+    assert_close(outputs["image_embedding"], embedding, "encoder")
+    expected = dict(zip((*PREPARED, "canny_maps"), prepared, strict=True))
+    assert {name: x.shape for name, x in outputs.items()} == {
+        "image_embedding": tuple(embedding.shape),
+        **{name: tuple(x.shape) for name, x in expected.items()},
+    }
+
+
+def test_inner_values_are_outputs_only_where_they_are_asked_for(run_plain: Any) -> None:
+    """What a click returns does not change with them."""
+    model = model_of(PROBE)
+    graph = export_model(model, "click", size=48)
+    assert tuple(value.name for value in graph.graph.output) == CLICK_OUTPUTS
+    inputs = {"labels": some_labels(48)["object"]} | some_prepared(PROBE, 48)
+    shipped = run_plain(graph, inputs)
+    checked = run_plain(expose(graph, INNER["click"]), inputs)
+    assert tuple(checked) == (*CLICK_OUTPUTS, *INNER["click"])
+    for name in CLICK_OUTPUTS:
+        np.testing.assert_array_equal(shipped[name], checked[name])
+    with pytest.raises(ValueError, match="has no inner value attention"):
+        expose(graph, ["attention"])
+
+
+def test_each_graph_holds_the_weights_of_its_part_alone() -> None:
+    model, parts = model_of(PROBE), {}
+    names = {name: tensor for name, tensor in model.state_dict().items() if tensor.ndim > 1}
+    for graph in ("encoder", "prepare", "click"):
+        stored = {x.name for x in export_model(model, graph, size=48).graph.initializer}  # type: ignore[arg-type]
+        parts[graph] = {name.split(".")[0] for name in stored & names.keys()}
+    assert parts == {
+        "encoder": {"backbone"},
+        "prepare": {"edge_detector", "neck", "decode_head"},
+        "click": {"neck", "decode_head"},
+    }
 
 
 def test_group_norm_of_a_large_map(run_plain: Any, assert_close: Any) -> None:
@@ -122,7 +138,7 @@ def test_group_norm_of_a_large_map(run_plain: Any, assert_close: Any) -> None:
 
 def test_operators_of_the_decoder() -> None:
     """Each operator as one node of our domain, with its body in the same file."""
-    decoder = export_decoder(model_of(PROBE), size=SIZE)
+    decoder = export_model(model_of(PROBE), "click", size=SIZE)
     ours = [node.op_type for node in decoder.graph.node if node.domain == DOMAIN]
     expected = {"EdgeTokens": 1, "PromptEmbedding": 1, "HybridAttentionKnown": 1, "HybridAttention": 1}
     expected |= {"HybridExperts": 2, "TokenBox": 1, "NormLinear": 2, "LinearAdd": 2}
@@ -144,8 +160,8 @@ def test_operators_of_the_decoder() -> None:
 
 
 def test_operators_of_the_encoder() -> None:
-    """Five to a block: attention, and linear layers with what surrounds them; and the edge network."""
-    encoder = export_encoder(model_of(PROBE), size=SIZE)
+    """Five to a block: attention, and linear layers with what surrounds them; and what is prepared of an image."""
+    encoder = export_model(model_of(PROBE), "encoder", size=SIZE)
     ours = [node.op_type for node in encoder.graph.node if node.domain == DOMAIN]
     assert ours.count("WindowAttention") == PROBE.encoder.depth
     assert set(ours) <= {function.name for function in encoder.functions if function.domain == DOMAIN}
@@ -155,15 +171,16 @@ def test_operators_of_the_encoder() -> None:
             assert node.input[1] in weights
         if node.op_type in ("NormLinear", "NormLinearGelu", "LinearAdd"):
             assert set(node.input[2:]) <= weights
-    blank = {"PromptEmbedding": 1, "NormLinear": 1, "FullAttention": 1}  # of the decoder's first layer
     assert ours.count("NormLinearGelu") == PROBE.encoder.depth
-    assert ours.count("NormLinear") == PROBE.encoder.depth + blank.pop("NormLinear")
+    assert ours.count("NormLinear") == PROBE.encoder.depth
     assert ours.count("LinearAdd") == 2 * PROBE.encoder.depth
-    assert {kind: ours.count(kind) for kind in blank} == blank
+    prepare = export_model(model_of(PROBE), "prepare", size=SIZE)
+    ours = [node.op_type for node in prepare.graph.node if node.domain == DOMAIN]
+    blank = {"PromptEmbedding": 1, "NormLinear": 1, "FullAttention": 1}  # of the decoder's first layer
     stages = 4
     edges = {"CannyMaps": 1, "EdgeStem": 1, "EdgeBlock": stages * PROBE.edges.blocks}
     edges |= {"EdgeDownsample": stages - 1, "EdgeProjection": stages}
-    assert {kind: ours.count(kind) for kind in edges} == edges
+    assert {kind: ours.count(kind) for kind in set(ours)} == blank | edges
 
 
 def test_an_encoder_is_no_larger_than_its_weights() -> None:

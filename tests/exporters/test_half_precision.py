@@ -25,7 +25,7 @@ def test_it_passes_the_gate_and_the_manifest_says_what_was_rounded(
     told: list[str] = []
     report = export_bundle(path, tmp_path / "bundle", size=SIZE, num_threads=1, progress=told.append)
     assert report.parity.passed
-    notes = Manifest.read(tmp_path / "bundle").weights["notes"]
+    notes = Manifest.read(tmp_path / "bundle").decoder().weights["notes"]
     assert notes[0] == "the weights lie under ['model']"
     assert notes[1].startswith("constants that the file has rounded are set exactly: edge_detector.canny.g_h.weight, ")
     assert [f"half.pth: {note}" for note in notes] == [line for line in told if line.startswith("half.pth: ")]

@@ -13,12 +13,13 @@ import onnxruntime
 import pytest
 from operators import twins
 
-from inter2former_deploy.core.contract import DECODER_FILE, DOMAIN, ENCODER_FILE
+from inter2former_deploy.core.contract import DOMAIN
 from inter2former_deploy.core.library import LIBRARY_VARIABLE, library_path
 from inter2former_deploy.core.manifest import Manifest, sha256
 from inter2former_deploy.core.threads import CpuLimits
 from inter2former_deploy.operators.registry import OPERATORS
 from inter2former_deploy.runtime import doctor
+from inter2former_deploy.runtime.bundle import open_bundle
 from inter2former_deploy.runtime.onnx_bytes import one_node_model
 
 TWINS = {
@@ -169,10 +170,10 @@ def problems() -> dict[str, doctor.Finding]:
 
 def test_a_graph_that_only_the_library_runs_is_found(tiny: Path) -> None:
     """As onnxruntime 1.20 to 1.24 met it: a function body that this onnxruntime does not accept."""
-    model = onnx.load(tiny / DECODER_FILE)
+    model = onnx.load(tiny / "tiny" / "click.onnx")
     (body,) = (function for function in model.functions if function.name == "TokenBox")
     body.node[0].op_type = "NoSuchOperator"
-    onnx.save(model, tiny / DECODER_FILE)
+    onnx.save(model, tiny / "tiny" / "click.onnx")
     sign(tiny)
     found = problems()
     assert list(found) == [WITHOUT]
@@ -205,31 +206,31 @@ def test_the_tiny_model_is_what_the_exporter_makes_now() -> None:
     """If this fails, run scripts/doctor_bundle.py and commit what it writes."""
     import torch
 
-    from inter2former_deploy.core.contract import preprocessing
-    from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
+    from inter2former_deploy.exporters.graphs import export_model
     from inter2former_deploy.families.checkpoint import synthetic_state_dict
+    from inter2former_deploy.families.inter2former.config import ModelConfig
     from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
-    manifest = Manifest.read(doctor.TINY_BUNDLE)
-    assert manifest.preprocessing == preprocessing()
-    model = Inter2Former(manifest.model_config)
-    model.load_state_dict(dict(synthetic_state_dict(manifest.model_config)))
+    bundle = open_bundle(doctor.TINY_BUNDLE)  # compares what the manifest says of a caller with what the runtime does
+    manifest, decoder = bundle.manifest, bundle.manifest.decoder()
+    model = Inter2Former(config := ModelConfig.from_dict(decoder.config))
+    model.load_state_dict(dict(synthetic_state_dict(config)))
+    stated = bundle.family.graph_tensors(config, manifest.size)
     operators = set()
-    with torch.inference_mode():
-        graphs = {
-            ENCODER_FILE: export_encoder(model.eval(), size=manifest.size),
-            DECODER_FILE: export_decoder(model, size=manifest.size),
-        }
-    for name, made in graphs.items():
-        kept = onnx.load(doctor.TINY_BUNDLE / name)
+    for name, entry in {"encoder": manifest.encoder.graph, "prepare": decoder.prepare, "click": decoder.click}.items():
+        assert {"inputs": entry.inputs, "outputs": entry.outputs} == stated[name]  # type: ignore[index]
+        with torch.inference_mode():
+            made = export_model(model.eval(), name, size=manifest.size)  # type: ignore[arg-type]
+        kept = onnx.load(doctor.TINY_BUNDLE / entry.file)
         assert {f.name: f for f in kept.functions} == {f.name: f for f in made.functions}
         assert Counter(node.op_type for node in kept.graph.node) == Counter(node.op_type for node in made.graph.node)
         operators |= {node.op_type for node in kept.graph.node if node.domain == DOMAIN}
-    assert operators >= TWINS.keys() - {"Int8Linear", "Bf16Linear"}
+    assert operators >= TWINS.keys() - {"Int8Linear", "Bf16Linear", "CycleScan"}
 
 
 def sign(folder: Path) -> None:
-    """Write the manifest for the graphs as they are now."""
+    """Write the manifest for the click graph as it is now."""
     manifest = Manifest.read(folder)
-    files = {name: sha256(folder / name) for name in manifest.files}
-    replace(manifest, files=files).write(folder)
+    decoder = manifest.decoder()
+    click = replace(decoder.click, sha256=sha256(folder / decoder.click.file))
+    replace(manifest, decoders={"tiny": replace(decoder, click=click)}).write(folder)

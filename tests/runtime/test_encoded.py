@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from toy_bundle import SIZE, write_toy_bundle
+from toy_bundle import SIZE, add_toy_decoder, write_toy_bundle
 
-from inter2former_deploy.core.contract import IMAGE_FEATURES
 from inter2former_deploy.runtime import EncodedImage, EncodedImageError, EncodedImages, Segmenter
 from inter2former_deploy.runtime.encoded import RecentImages, picture_key
-from inter2former_deploy.runtime.preprocess import Frame
 
 
 def picture(seed: int, height: int = 200, width: int = 150) -> np.ndarray:
@@ -37,16 +35,22 @@ def saved(segmenter: Segmenter, tmp_path: Path) -> Path:
 
 def encoded_of(key: str, values: int) -> EncodedImage:
     """An encoding of `4 * values` bytes."""
-    return EncodedImage(Frame(1, 1, 16), {"image_embedding": np.zeros(values, np.float32)}, key, "")
+    return EncodedImage(1, 1, 16, {"image_embedding": np.zeros(values, np.float32)}, key, "")
 
 
 def test_a_loaded_encoding_is_the_saved_one_to_the_bit(segmenter: Segmenter, saved: Path) -> None:
     encoded, loaded = segmenter.encode(picture(1)), EncodedImage.load(saved)
-    assert (loaded.frame, loaded.picture, loaded.bundle) == (encoded.frame, encoded.picture, encoded.bundle)
+    assert (loaded.height, loaded.width, loaded.size, loaded.picture, loaded.encoder) == (
+        encoded.height,
+        encoded.width,
+        encoded.size,
+        encoded.picture,
+        encoded.encoder,
+    )
     assert loaded.nbytes == encoded.nbytes == sum(array.nbytes for array in load_file(saved).values())
-    for name in IMAGE_FEATURES:
-        np.testing.assert_array_equal(loaded.features[name], encoded.features[name], strict=True)
-        np.testing.assert_array_equal(load_file(saved)[name], encoded.features[name], strict=True)
+    for name in ("image", "image_embedding"):
+        np.testing.assert_array_equal(loaded.tensors[name], encoded.tensors[name], strict=True)
+        np.testing.assert_array_equal(load_file(saved)[name], encoded.tensors[name], strict=True)
     sessions = [segmenter.open(image) for image in (picture(1), encoded, loaded)]
     for click in ((100, 160), (20, 30, False)):
         masks = [session.click(*click) for session in sessions]
@@ -58,11 +62,11 @@ def test_a_loaded_encoding_is_the_saved_one_to_the_bit(segmenter: Segmenter, sav
 
 def test_an_encoding_outlives_its_segmenter(segmenter: Segmenter, toy_bundle: Path) -> None:
     encoded = segmenter.encode(picture(1))
-    before = {name: array.copy() for name, array in encoded.features.items()}
+    before = {name: array.copy() for name, array in encoded.tensors.items()}
     segmenter.open(picture(2)).click(3, 4)
     segmenter.open(encoded).click(3, 4)
     del segmenter
-    for name, array in encoded.features.items():
+    for name, array in encoded.tensors.items():
         np.testing.assert_array_equal(array, before[name])
 
 
@@ -75,25 +79,37 @@ def test_keys_tell_pictures_apart() -> None:
     assert len({picture_key(other) for other in [image, *others]}) == 6
 
 
-def test_an_encoding_of_another_bundle_is_refused(saved: Path, tmp_path: Path) -> None:
-    other = Segmenter(write_toy_bundle(tmp_path / "other", gain=1 / 16), custom_ops=False)
-    with pytest.raises(EncodedImageError, match=r"another bundle than .*/other .*: encode the picture again"):
+def test_an_encoding_of_another_encoder_is_refused(saved: Path, tmp_path: Path) -> None:
+    other = Segmenter(write_toy_bundle(tmp_path / "other", encoder=2), custom_ops=False)
+    with pytest.raises(EncodedImageError, match=r"another encoder than that of .*/other .*: encode the picture again"):
         other.open(EncodedImage.load(saved))
-    other.open(replace(EncodedImage.load(saved), bundle=other.bundle.fingerprint))  # nothing else is wrong with it
+    other.open(replace(EncodedImage.load(saved), encoder=other.bundle.manifest.encoder_id))  # nothing else is wrong
 
 
-def test_another_preprocessing_is_another_bundle(segmenter: Segmenter) -> None:
-    bundle = segmenter.bundle
-    changed = replace(bundle, manifest=replace(bundle.manifest, preprocessing={"pad_multiple": 128}))
-    assert changed.fingerprint != bundle.fingerprint
-    assert replace(bundle, folder=Path("elsewhere")).fingerprint == bundle.fingerprint
+def test_an_encoding_stays_valid_when_a_decoder_is_exported_anew(
+    segmenter: Segmenter, saved: Path, toy_bundle: Path
+) -> None:
+    before = segmenter.open(EncodedImage.load(saved)).click(100, 160)
+    add_toy_decoder(toy_bundle, "toy", gain=1 / 2)
+    anew = Segmenter(toy_bundle, custom_ops=False)
+    mask = anew.open(EncodedImage.load(saved)).click(100, 160)
+    np.testing.assert_array_equal(mask, anew.open(picture(1)).click(100, 160))
+    assert (mask != before).any()
+
+
+def test_another_preprocessing_is_another_encoder(segmenter: Segmenter) -> None:
+    manifest = segmenter.bundle.manifest
+    assert replace(manifest, preprocessing={"pad_multiple": 128}).encoder_id != manifest.encoder_id
+    assert replace(manifest, postprocessing={}).encoder_id == manifest.encoder_id
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda encoded: replace(encoded, frame=Frame(200, 150, 2 * SIZE)),
-        lambda encoded: replace(encoded, features={**encoded.features, "edge_3": np.zeros((1, 1, 1), np.float32)}),
+        lambda encoded: replace(encoded, size=2 * SIZE),
+        lambda encoded: replace(encoded, tensors={"image": encoded.tensors["image"]}),
+        lambda encoded: replace(encoded, tensors={name: x.astype(np.float64) for name, x in encoded.tensors.items()}),
+        lambda encoded: replace(encoded, tensors={**encoded.tensors, "image": np.zeros((1, 1, 3), np.float32)}),
     ],
 )
 def test_an_encoding_that_does_not_fit_is_refused(
@@ -134,15 +150,15 @@ def with_header(change: Callable[[dict[str, Any]], Any]) -> Callable[[bytes], by
         lambda data: b"\x89PNG" + data[4:],
         lambda data: data.replace(b'"200"', b'"201"', 1),
         lambda data: data.replace(b"F32", b"F16", 1),
-        with_header(lambda h: h.pop("edge_0")),
-        with_header(lambda h: h.update(extra=h["edge_0"])),
-        with_header(lambda h: h["edge_0"].update(shape=[-1, -1, 1])),
-        with_header(lambda h: h["edge_0"].update(shape=[1 << 40, 1 << 40])),
-        with_header(lambda h: h["edge_0"].update(shape=7)),
-        with_header(lambda h: h["edge_3"].update(shape=[SIZE * SIZE, 1, 1])),
+        with_header(lambda h: h.pop("image_embedding")),
+        with_header(lambda h: h.update(extra=h["image_embedding"])),
+        with_header(lambda h: h["image_embedding"].update(shape=[-1, -1, 1])),
+        with_header(lambda h: h["image_embedding"].update(shape=[1 << 40, 1 << 40])),
+        with_header(lambda h: h["image_embedding"].update(shape=7)),
+        with_header(lambda h: h["image"].update(shape=[SIZE * SIZE, 1, 3])),
         with_header(lambda h: h["__metadata__"].pop("sha256")),
         with_header(lambda h: h["__metadata__"].update(height="2.5")),
-        with_header(lambda h: h["__metadata__"].update(bundle="another")),
+        with_header(lambda h: h["__metadata__"].update(encoder="another")),
         with_header(lambda h: h.update(__metadata__="none")),
     ],
 )
@@ -159,7 +175,7 @@ def test_damaged_files_are_refused(saved: Path, damage: Callable[[bytes], bytes]
 
 def test_a_file_of_a_later_format_says_so(saved: Path) -> None:
     saved.write_bytes(with_header(lambda h: h["__metadata__"].update(format="next"))(saved.read_bytes()))
-    with pytest.raises(EncodedImageError, match="its format is 'next', not 'inter2former encoded image 2'"):
+    with pytest.raises(EncodedImageError, match="its format is 'next', not 'inter2former encoded image 3'"):
         EncodedImage.load(saved)
 
 
@@ -190,11 +206,11 @@ def test_a_folder_finds_what_this_bundle_encoded(segmenter: Segmenter, tmp_path:
     assert not found
     again, found = folder.find_or_encode(segmenter, image.copy())
     assert found
-    np.testing.assert_array_equal(again.features["edge_3"], encoded.features["edge_3"])
+    np.testing.assert_array_equal(again.tensors["image_embedding"], encoded.tensors["image_embedding"])
     assert not folder.find_or_encode(segmenter, picture(2))[1]
 
-    other = Segmenter(write_toy_bundle(tmp_path / "other", gain=1 / 16), custom_ops=False)
-    assert folder.find(encoded.picture, other.bundle.fingerprint) is None
+    other = Segmenter(write_toy_bundle(tmp_path / "other", encoder=2), custom_ops=False)
+    assert folder.find(encoded.picture, other.bundle.manifest.encoder_id) is None
     folder.path(encoded.picture).write_bytes(b"damaged")
     assert not folder.find_or_encode(segmenter, image)[1]
     assert folder.find_or_encode(segmenter, image)[1]
@@ -204,7 +220,7 @@ def test_a_file_under_another_picture_s_key_is_not_taken(segmenter: Segmenter, t
     folder = EncodedImages(tmp_path)
     one = segmenter.encode(picture(1))
     one.save(folder.path(picture_key(picture(2))))
-    assert folder.find(picture_key(picture(2)), one.bundle) is None
+    assert folder.find(picture_key(picture(2)), one.encoder) is None
 
 
 def test_processes_may_write_the_same_folder(toy_bundle: Path, segmenter: Segmenter, tmp_path: Path) -> None:
@@ -218,7 +234,7 @@ for round in range(20):
         image = np.random.default_rng(seed).integers(0, 256, (200, 150, 3), np.uint8)
         encoded = segmenter.encode(image)
         folder.add(encoded)
-        assert folder.find(encoded.picture, encoded.bundle) is not None  # whoever wrote it last, it is whole
+        assert folder.find(encoded.picture, encoded.encoder) is not None  # whoever wrote it last, it is whole
 """
     processes = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
@@ -229,16 +245,16 @@ for round in range(20):
 
 def test_recent_images_keep_within_their_bytes() -> None:
     recent = RecentImages(100)
-    recent.add(encoded_of("a", 10))
-    recent.add(encoded_of("b", 10))
+    recent.add("a", encoded_of("a", 10))
+    recent.add("b", encoded_of("b", 10))
     assert recent.get("a") is not None  # now b was not used for longest
-    recent.add(encoded_of("c", 10))
+    recent.add("c", encoded_of("c", 10))
     assert [recent.get(key) is not None for key in "abc"] == [True, False, True]
-    recent.add(encoded_of("d", 26))  # larger than all of it
+    recent.add("d", encoded_of("d", 26))  # larger than all of it
     assert [recent.get(key) is not None for key in "acd"] == [True, True, False]
-    recent.add(encoded_of("a", 15))  # replaces the other a: exactly full
+    recent.add("a", encoded_of("a", 15))  # replaces the other a: exactly full
     assert [recent.get(key) is not None for key in "ac"] == [True, True]
-    recent.add(encoded_of("e", 25))
+    recent.add("e", encoded_of("e", 25))
     assert [recent.get(key) is not None for key in "ace"] == [False, False, True]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,11 +14,12 @@ import onnxruntime
 import pytest
 from tolerances import TOLERANCES
 
-from inter2former_deploy.core.contract import BLANK_INPUTS, DECODER_FILE, EDGE_INPUTS, ENCODER_FILE
-from inter2former_deploy.core.manifest import Manifest
+from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, EDGE_INPUTS, graph_tensors
+from inter2former_deploy.families.inter2former.pictures import Frame
 from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
 from inter2former_deploy.runtime import Segmenter, Session
-from inter2former_deploy.runtime.preprocess import Frame
+from inter2former_deploy.runtime.encoded import PreparedImage
+from inter2former_deploy.runtime.segmenter import _Decode
 
 if TYPE_CHECKING:
     from inter2former_deploy.families.inter2former.modules.model import Inter2Former
@@ -40,16 +40,18 @@ def model(probe_model: Inter2Former) -> Inter2Former:
 
 @pytest.fixture(scope="module")
 def bundle(model: Inter2Former, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from inter2former_deploy.exporters.graphs import export_decoder, export_encoder
+    from inter2former_deploy.exporters.bundle import write_bundle
 
     folder = tmp_path_factory.mktemp("golden")
-    files = {}
-    for name, export in ((ENCODER_FILE, export_encoder), (DECODER_FILE, export_decoder)):
-        data = export(model, size=SIZE).SerializeToString()
-        (folder / name).write_bytes(data)
-        files[name] = hashlib.sha256(data).hexdigest()
-    Manifest(size=SIZE, config=model.config.to_dict(), files=files).write(folder)
+    write_bundle(folder, model, size=SIZE)
     return folder
+
+
+def with_prepared(segmenter: Segmenter, prepared: PreparedImage) -> Session:
+    """A session on what a prepare graph gave."""
+    session = segmenter.open(prepared.encoded)
+    session._decode = _Decode(segmenter, prepared.encoded, prepared)
+    return session
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "custom-ops"])
@@ -58,9 +60,8 @@ def segmenter(bundle: Path, request: pytest.FixtureRequest) -> Segmenter:
 
 
 def blank_shapes(model: Inter2Former) -> dict[str, tuple[int, ...]]:
-    from inter2former_deploy.exporters.graphs import decoder_shapes
-
-    return {name: shape for name, shape in decoder_shapes(model.config, SIZE).items() if name in BLANK_INPUTS}
+    stated = graph_tensors(model.config, SIZE)["prepare"]["outputs"]
+    return {name: tuple(stated[name]["sizes"]) for name in BLANK_INPUTS}
 
 
 def steps(arrays: dict[str, Any], session: Session) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -145,11 +146,12 @@ def test_session_from_the_image(segmenter: Segmenter, golden: Callable[[str], di
 def test_plain_onnxruntime_and_the_library_give_the_same_masks(
     bundle: Path, golden: Callable[[str], dict[str, Any]]
 ) -> None:
-    """Pixel for pixel with the same features; from the image on, as near as each comes to the release's."""
+    """Pixel for pixel with the same prepared tensors; from the image on, as near as each comes to the release's."""
     arrays = golden("session")
     plain, fast = (Segmenter(bundle, num_threads=2, custom_ops=c) for c in (False, True))
     encoded = plain.encode(arrays["image_bgr"])
-    sessions = (steps(arrays, plain.open(encoded)), steps(arrays, fast.open(encoded)))
+    prepared = plain._prepared(encoded)
+    sessions = [steps(arrays, with_prepared(segmenter, prepared)) for segmenter in (plain, fast)]
     for (_, a, _), (_, b, _) in zip(*sessions, strict=True):
         np.testing.assert_array_equal(a, b)
     sessions = (steps(arrays, plain.open(encoded)), steps(arrays, fast.open(arrays["image_bgr"])))
@@ -161,24 +163,24 @@ def test_plain_onnxruntime_and_the_library_give_the_same_masks(
 def test_the_first_click_starts_from_the_attention_before_any_click(
     bundle: Path, golden: Callable[[str], dict[str, Any]], assert_close: Callable[..., None], threads: int
 ) -> None:
-    """That of the encoder saves the operators time and changes nothing; it is used: a wrong one is seen."""
+    """That of the prepare graph saves the operators time and changes nothing; it is used: a wrong one is seen."""
     arrays = golden("session")
     y, x, positive = (int(v) for v in arrays["clicks_yxp"][0])
     plain, fast = (Segmenter(bundle, num_threads=threads, custom_ops=c) for c in (False, True))
     encoded = fast.encode(arrays["image_bgr"][..., ::-1])
-    nothing = {name: np.zeros_like(encoded.features[name]) for name in BLANK_INPUTS}
-    wrong = {"blank_attention": encoded.features["blank_attention"] + 1}
+    prepared = fast._prepared(encoded)
+    nothing = {name: np.zeros_like(prepared.tensors[name]) for name in BLANK_INPUTS}
+    wrong = {"blank_attention": prepared.tensors["blank_attention"] + 1}
 
     def first_logits(segmenter: Segmenter, changes: dict[str, np.ndarray]) -> np.ndarray:
-        image = replace(encoded, features={**encoded.features, **changes})
-        session = segmenter.open(image)
+        session = with_prepared(segmenter, replace(prepared, tensors={**prepared.tensors, **changes}))
         session.click(x, y, bool(positive))
         return session.logits
 
     assert_close(first_logits(fast, {}), first_logits(fast, nothing), "session logits of a bundle")
     assert np.abs(first_logits(fast, wrong) - first_logits(fast, nothing)).max() > 0.01
-    for features in (nothing, wrong):  # the graph without our library does not look at it
-        np.testing.assert_array_equal(first_logits(plain, features), first_logits(plain, {}))
+    for changes in (nothing, wrong):  # the graph without our library does not look at it
+        np.testing.assert_array_equal(first_logits(plain, changes), first_logits(plain, {}))
 
 
 def test_sessions_in_several_threads_at_once(segmenter: Segmenter, golden: Callable[[str], dict[str, Any]]) -> None:

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inter2former_deploy.runtime.postprocess import Box, foreground_mask, paste_logits
-from inter2former_deploy.runtime.preprocess import Floats, Frame, bilinear_taps
+from inter2former_deploy.core.prompts import Floats
+from inter2former_deploy.families.inter2former.masks import Box, foreground_mask, paste_logits
+from inter2former_deploy.families.inter2former.pictures import Frame, bilinear_taps
 
 
 def whole_map(box_logits: Floats, box: Box, frame: Frame) -> np.ndarray:

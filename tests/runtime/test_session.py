@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from inter2former_deploy.core.prompts import Click, StartMask
 from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
+from inter2former_deploy.families.inter2former.masks import Box, BoxLogits, paste_logits
+from inter2former_deploy.families.inter2former.pictures import Frame
 from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
-from inter2former_deploy.runtime.postprocess import Box, BoxLogits, paste_logits
-from inter2former_deploy.runtime.preprocess import Frame
 from inter2former_deploy.runtime.session import KEPT_PREDICTIONS, Session
 
 FRAME = Frame(90, 70, 64)  # scale 1/4

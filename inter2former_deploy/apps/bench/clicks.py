@@ -17,10 +17,17 @@ import numpy.typing as npt
 
 from inter2former_deploy.apps.bench.scene import disc_labels, disc_token_box
 from inter2former_deploy.apps.bench.workers import TUNED_MALLOC, Workload, threads_here
-from inter2former_deploy.core.contract import BLANK_INPUTS, DECODER_INPUTS, OUTSIDE_LOGIT
-from inter2former_deploy.families.inter2former.config import PATCH, PROBE, EdgeRule, ModelConfig
-from inter2former_deploy.runtime.postprocess import Box, Mask
-from inter2former_deploy.runtime.preprocess import Frame
+from inter2former_deploy.core.prompts import Mask
+from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT, PATCH, PROBE, EdgeRule, ModelConfig
+from inter2former_deploy.families.inter2former.interface import (
+    BLANK_INPUTS,
+    CLICK_OUTPUTS,
+    EMBEDDING,
+    LABELS,
+    graph_tensors,
+)
+from inter2former_deploy.families.inter2former.masks import Box
+from inter2former_deploy.families.inter2former.pictures import Frame
 
 Array = npt.NDArray[Any]
 MODEL = PROBE  # its decoder is that of vit_b; the encoder takes no part
@@ -32,20 +39,20 @@ def frame_of(size: int) -> Frame:
 
 
 def export_pinned(folder: Path, size: int, share: float, rule: EdgeRule) -> Path:
-    """A decoder graph of the release's size whose upsampling box is that of the disc; written once a folder.
+    """A click graph of the release's size whose upsampling box is that of the disc; written once a folder.
 
     Beside it lies `export_blank`'s graph.
     """
     import onnx
     import onnx.numpy_helper
 
-    from inter2former_deploy.exporters.graphs import export_decoder
+    from inter2former_deploy.exporters.graphs import export_model
 
-    path = folder / f"decoder-{size}-{rule}.onnx"
+    path = folder / f"click-{size}-{rule}.onnx"
     if not path.exists():
-        onnx.save(export_decoder(model_of(MODEL.with_decoder(edge_rule=rule)), size=size), path)
+        onnx.save(export_model(model_of(MODEL.with_decoder(edge_rule=rule)), "click", size=size), path)
     export_blank(folder, size)
-    pinned = folder / f"decoder-{size}-{rule}-{share}.onnx"
+    pinned = folder / f"click-{size}-{rule}-{share}.onnx"
     if not pinned.exists():
         model = onnx.load(path)
         (node,) = (n for n in model.graph.node if n.op_type == "TokenBox")
@@ -66,11 +73,11 @@ def export_pinned(folder: Path, size: int, share: float, rule: EdgeRule) -> Path
 
 
 def export_blank(folder: Path, size: int) -> Path:
-    """Image embedding -> `contract.BLANK_INPUTS`, as encoder.onnx computes them; written once a folder."""
+    """Image embedding -> `interface.BLANK_INPUTS`, as prepare.onnx computes them; written once a folder."""
     import onnx
     import torch
 
-    from inter2former_deploy.exporters.graphs import decoder_shapes, export_graph
+    from inter2former_deploy.exporters.graphs import export_graph
 
     class Blank(torch.nn.Module):
         def __init__(self) -> None:
@@ -82,8 +89,8 @@ def export_blank(folder: Path, size: int) -> Path:
 
     path = folder / f"blank-{size}.onnx"
     if not path.exists():
-        embedding = torch.zeros(decoder_shapes(MODEL, size)["image_embedding"])
-        onnx.save(export_graph(Blank(), (embedding,), inputs=("image_embedding",), outputs=BLANK_INPUTS), path)
+        embedding = torch.zeros(graph_tensors(MODEL, size)["prepare"]["inputs"][EMBEDDING]["sizes"])
+        onnx.save(export_graph(Blank(), (embedding,), inputs=(EMBEDDING,), outputs=BLANK_INPUTS), path)
     return path
 
 
@@ -100,8 +107,8 @@ def workloads(folder: Path, size: int, share: float, rule: EdgeRule) -> dict[str
 
 def graph(size: int, share: float, decoder: str, custom_ops: bool) -> Callable[[], Mask]:
     """Workload: a click of a runtime session."""
+    from inter2former_deploy.families.inter2former.masks import BoxLogits
     from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
-    from inter2former_deploy.runtime.postprocess import BoxLogits
     from inter2former_deploy.runtime.session import Session
 
     scene, graph = _Scene(size, share), _Graph(Path(decoder), custom_ops, threads_here())
@@ -196,9 +203,8 @@ class _Graph:
         import onnxruntime as ort
 
         from inter2former_deploy.core import library
-        from inter2former_deploy.runtime.onnx_bytes import keep_outputs
 
-        def load(model: Path | bytes, profile: Path | None = None) -> Any:
+        def load(model: Path, profile: Path | None = None) -> Any:
             options = ort.SessionOptions()
             options.intra_op_num_threads = threads
             options.log_severity_level = 3
@@ -209,20 +215,21 @@ class _Graph:
                 library.register(options)
             return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-        self._outputs = ["box_logits", "box"]
-        self.session = load(keep_outputs(decoder.read_bytes(), self._outputs), profile)
+        self.session = load(decoder, profile)
         self._value = ort.OrtValue.ortvalue_from_numpy
         rng = np.random.default_rng(5)
         shapes = {value.name: value.shape for value in self.session.get_inputs()}
         self._features = {
-            name: self._value(rng.standard_normal(shapes[name], np.float32)) for name in DECODER_INPUTS[1:]
+            name: self._value(rng.standard_normal(shape, np.float32))
+            for name, shape in shapes.items()
+            if name != LABELS
         }
-        blank = load(export_blank(decoder.parent, shapes["labels"][0]))
-        known = blank.run_with_ort_values(BLANK_INPUTS, {"image_embedding": self._features["image_embedding"]})
+        blank = load(export_blank(decoder.parent, shapes[LABELS][0]))
+        known = blank.run_with_ort_values(BLANK_INPUTS, {EMBEDDING: self._features[EMBEDDING]})
         self._features |= zip(BLANK_INPUTS, known, strict=True)
 
     def __call__(self, labels: Array) -> None:
-        self.session.run_with_ort_values(self._outputs, {"labels": self._value(labels), **self._features})
+        self.session.run_with_ort_values(CLICK_OUTPUTS, {LABELS: self._value(labels), **self._features})
 
 
 class _Scene:

@@ -11,29 +11,32 @@ import numpy.typing as npt
 
 from inter2former_deploy.apps.bench.clicks import frame_of, model_of
 from inter2former_deploy.apps.bench.workers import TUNED_MALLOC, Workload, threads_here
-from inter2former_deploy.core.contract import ENCODER_INPUT, IMAGE_FEATURES
 from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.families.inter2former.config import PATCH, VIT_B, ModelConfig
-from inter2former_deploy.runtime.preprocess import model_input
+from inter2former_deploy.families.inter2former.interface import EMBEDDING, PICTURE, PREPARED
+from inter2former_deploy.families.inter2former.pictures import model_input
 
 
 def workloads(folder: Path, size: int) -> dict[str, Workload]:
     """Encoding one photograph under each variant."""
     import onnx
 
-    from inter2former_deploy.exporters.graphs import export_encoder
+    from inter2former_deploy.exporters.graphs import export_model
     from inter2former_deploy.exporters.precision import reduce_precision
 
     paths = {precision: folder / f"encoder-{size}-{precision}.onnx" for precision in get_args(Precision)}
-    if not all(path.exists() for path in paths.values()):
-        exported = export_encoder(model_of(VIT_B), size=size)
+    prepare = folder / f"prepare-{size}.onnx"
+    if not all(path.exists() for path in (*paths.values(), prepare)):
+        model = model_of(VIT_B)
+        onnx.save(export_model(model, "prepare", size=size), prepare)
+        exported = export_model(model, "encoder", size=size)
         for precision, path in paths.items():
             onnx.save(exported if precision == "fp32" else reduce_precision(exported, precision), path)
 
     def runs(precision: Precision, *, custom_ops: bool) -> Workload:
-        encoder = str(paths[precision])
+        graphs = [str(paths[precision]), str(prepare)]
         return Workload(
-            builder=f"{__name__}:graph", arguments={"size": size, "encoder": encoder, "custom_ops": custom_ops}
+            builder=f"{__name__}:graphs", arguments={"size": size, "graphs": graphs, "custom_ops": custom_ops}
         )
 
     return {
@@ -45,7 +48,7 @@ def workloads(folder: Path, size: int) -> dict[str, Workload]:
     }
 
 
-def graph(size: int, encoder: str, custom_ops: bool) -> Callable[[], object]:
+def graphs(size: int, graphs: list[str], custom_ops: bool) -> Callable[[], object]:
     """Workload: what `Segmenter.open` does."""
     import onnxruntime as ort
 
@@ -57,9 +60,15 @@ def graph(size: int, encoder: str, custom_ops: bool) -> Callable[[], object]:
     options.enable_mem_reuse = False
     if custom_ops:
         library.register(options)
-    session = ort.InferenceSession(encoder, options, providers=["CPUExecutionProvider"])
+    encoder, prepare = (ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in graphs)
     photograph, frame = _photograph(size), frame_of(size)
-    return lambda: session.run(list(IMAGE_FEATURES), {ENCODER_INPUT: model_input(photograph, frame)})
+
+    def call() -> object:
+        picture = model_input(photograph, frame)
+        (embedding,) = encoder.run([EMBEDDING], {PICTURE: picture})
+        return embedding, prepare.run(PREPARED, {PICTURE: picture, EMBEDDING: embedding})
+
+    return call
 
 
 def torch(size: int) -> Callable[[], object]:

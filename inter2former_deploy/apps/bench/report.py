@@ -118,11 +118,13 @@ def measure_encoding(
     return result
 
 
-def measure_session(bundle: Path, checkpoint: Path | None, threads: int, seconds: float, say: Say) -> dict[str, Any]:
+def measure_session(
+    bundle: Path, decoder: str | None, checkpoint: Path | None, threads: int, seconds: float, say: Say
+) -> dict[str, Any]:
     """20 clicks on a photograph with a bundle, and in PyTorch."""
     result = _header(threads, say)
     del result["_ceilings"]
-    timings = alternate(sessions.workloads(bundle, checkpoint), threads=threads, seconds=seconds, least=2)
+    timings = alternate(sessions.workloads(bundle, decoder, checkpoint), threads=threads, seconds=seconds, least=2)
     result["rows"].append({"what": {"case": "session"}, "variants": {n: t.to_dict() for n, t in timings.items()}})
     result["seconds_per_click"] = sessions.seconds_per_click(timings)
     for variant, values in result["seconds_per_click"].items():

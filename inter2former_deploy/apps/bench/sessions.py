@@ -13,19 +13,25 @@ from inter2former_deploy.apps.bench.workers import TUNED_MALLOC, Timing, Workloa
 CLICKS = 20
 
 
-def workloads(bundle: Path, checkpoint: Path | None) -> dict[str, Workload]:
+def workloads(bundle: Path, decoder: str | None, checkpoint: Path | None) -> dict[str, Workload]:
     """Opening the photograph, and 20 clicks on it, under each variant; PyTorch needs the bundle's checkpoint."""
     loads = {}
     for part in ("open", "clicks"):
         for variant, custom_ops in (("library", True), ("plain", False)):
-            arguments = {"bundle": str(bundle.resolve()), "custom_ops": custom_ops, "part": part}
+            arguments = {
+                "bundle": str(bundle.resolve()),
+                "decoder": decoder,
+                "custom_ops": custom_ops,
+                "part": part,
+            }
             loads[f"{variant} {part}"] = Workload(builder=f"{__name__}:runtime", arguments=arguments)
-        arguments = {
+        of_modules: dict[str, Any] = {
             "bundle": str(bundle.resolve()),
+            "decoder": decoder,
             "checkpoint": checkpoint and str(checkpoint.resolve()),
             "part": part,
         }
-        loads[f"torch {part}"] = Workload(builder=f"{__name__}:torch", arguments=arguments, environment=TUNED_MALLOC)
+        loads[f"torch {part}"] = Workload(builder=f"{__name__}:torch", arguments=of_modules, environment=TUNED_MALLOC)
     return loads
 
 
@@ -38,14 +44,14 @@ def seconds_per_click(timings: dict[str, Timing]) -> dict[str, dict[str, float]]
     return result
 
 
-def runtime(bundle: str, custom_ops: bool, part: str) -> Callable[[], object]:
+def runtime(bundle: str, decoder: str | None, custom_ops: bool, part: str) -> Callable[[], object]:
     """Workload: a session of the runtime."""
     from inter2former_deploy.runtime import Segmenter
 
-    return _session(Segmenter(bundle, num_threads=threads_here(), custom_ops=custom_ops), part)
+    return _session(Segmenter(bundle, decoder=decoder, num_threads=threads_here(), custom_ops=custom_ops), part)
 
 
-def torch(bundle: str, checkpoint: str | None, part: str) -> Callable[[], object]:
+def torch(bundle: str, decoder: str | None, checkpoint: str | None, part: str) -> Callable[[], object]:
     """Workload: a session of the reference modules."""
     import torch
 
@@ -55,7 +61,7 @@ def torch(bundle: str, checkpoint: str | None, part: str) -> Callable[[], object
 
     torch.set_num_threads(threads_here())
     manifest = Manifest.read(Path(bundle))
-    return _session(ReferenceSegmenter(load_exported(manifest, checkpoint), manifest.size), part)
+    return _session(ReferenceSegmenter(load_exported(manifest.decoder(decoder), checkpoint), manifest.size), part)
 
 
 def _session(segmenter: Any, part: str) -> Callable[[], object]:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from inter2former_deploy.apps.cli.packages import EXPORT_MODULES, PLOT_MODULES, require
+from inter2former_deploy.apps.cli.segment import Decoder
 from inter2former_deploy.core.files import check_new_folder, replacing
 
 app = typer.Typer(
@@ -77,6 +78,7 @@ def session(
             help="What it was exported from; not needed for bundled or synthetic weights.", show_default=False
         ),
     ] = None,
+    decoder: Decoder = None,
     threads: Threads = 2,
     seconds: Seconds = 10.0,
     output: Output = None,
@@ -86,7 +88,7 @@ def session(
     _check_output(output)
     from inter2former_deploy.apps.bench import report
 
-    _write(report.measure_session(bundle, checkpoint, threads, seconds, typer.echo), output)
+    _write(report.measure_session(bundle, decoder, checkpoint, threads, seconds, typer.echo), output)
 
 
 @app.command("figure")

@@ -49,8 +49,8 @@ def encode(
     """Encode pictures ahead of time: i2f segment --cache CACHE then begins at once.
 
     Encodings that are there already are kept, so that a run that was stopped goes on where it was. Those of another
-    bundle and damaged ones are made again. Pictures that cannot be read are named, and the exit code is 1 then.
-    Of an animation the first frame is taken.
+    encoder and damaged ones are made again. They serve all decoders of a bundle, those that are added later, too.
+    Pictures that cannot be read are named, and the exit code is 1 then. Of an animation the first frame is taken.
 
     \b
     Example:

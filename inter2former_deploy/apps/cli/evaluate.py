@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inter2former_deploy.apps.cli.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
+from inter2former_deploy.apps.cli.segment import Decoder
 from inter2former_deploy.core.clicks import MAX_CLICKS
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def evaluate(
     bundle: Annotated[
         Path | None, typer.Option(help="Score this exported bundle; needs no torch.", show_default=False)
     ] = None,
+    decoder: Decoder = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -165,7 +167,7 @@ def evaluate(
         from inter2former_deploy.families.checkpoint import bundled_weights
 
         checkpoint = bundled_weights()
-    models = [open_bundle_model(bundle, threads, custom_ops)] if bundle else []
+    models = [open_bundle_model(bundle, decoder, threads, custom_ops)] if bundle else []
     references = open_reference_models(
         checkpoint,
         config,

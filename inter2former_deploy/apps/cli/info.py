@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from inter2former_deploy.core.manifest import DecoderEntry
 
 
 def info(
@@ -14,6 +18,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.")] = False,
 ) -> None:
     """Show what a bundle holds. Its files are checked first."""
+    from inter2former_deploy.families.config import read_config
     from inter2former_deploy.runtime.bundle import open_bundle
 
     opened = open_bundle(bundle, failed=True)
@@ -21,37 +26,48 @@ def info(
     if as_json:
         typer.echo(json.dumps(manifest.to_dict(), indent=2))
         return
-    config = manifest.model_config
-    decoder = config.decoder
-    lines = {
-        "bundle": f"{bundle} {manifest.bundle_id}".strip(),
-        "model": f"{config.name}, images scaled into {manifest.size} x {manifest.size}",
-        "weights": ", ".join(f"{key} {value}" for key, value in manifest.weights.items() if key != "notes")
-        or "not stated",
-        "precision": _precision(manifest.precision, manifest.agreement),
-        "edge rule": manifest.edge_rule,
-        "attention": f"{decoder.attention}, prompt {decoder.prompt}, upsampling {decoder.upsampling}",
-        "operators": f"domain {manifest.operator_domain['name']} {manifest.operator_domain['version']}, "
-        f"standard opset {manifest.opset or 'not stated'}",
-        "exported with": ", ".join(f"{name} {number}" for name, number in manifest.tools.items()) or "not stated",
-        "parity": _parity(manifest.parity),
-        **{path.name: f"{path.stat().st_size / 1e6:.1f} MB" for path in (opened.encoder, opened.decoder)},
-    }
-    width = max(map(len, lines))
-    for name, value in lines.items():
+    config = read_config(manifest.decoder().config)
+    encoder = manifest.encoder
+    lines = [
+        ("bundle", f"{bundle}, {manifest.family}, images scaled into {manifest.size} x {manifest.size}"),
+        ("encoder", f"{config.name}, {encoder.precision}, {manifest.encoder_id}"),
+        (encoder.graph.file, _size(bundle / encoder.graph.file)),
+        (
+            "operators",
+            f"domain {manifest.operator_domain['name']} {manifest.operator_domain['version']}, "
+            f"standard opset {encoder.graph.opset or 'not stated'}",
+        ),
+    ]
+    for name, decoder in manifest.decoders.items():
+        lines += [("decoder", name), *_decoder(bundle, read_config(decoder.config), decoder)]
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
         typer.echo(f"{name:<{width}}  {value}")
-    for note in manifest.weights.get("notes", ()):
-        typer.echo(f"{'weights':<{width}}  {note}")
-    for difference in manifest.differences:
-        typer.echo(f"{'differs':<{width}}  {difference}")
 
 
-def _precision(precision: str, agreement: dict[str, Any] | None) -> str:
-    if agreement is None:
-        return precision
+def _decoder(bundle: Path, config: Any, decoder: DecoderEntry) -> Iterator[tuple[str, str]]:
+    for graph in (decoder.prepare, decoder.click):
+        yield graph.file, _size(bundle / graph.file)
+    told = {name: value for name, value in asdict(config.decoder).items() if isinstance(value, str)}
+    yield "model", ", ".join([config.name, *(f"{name.replace('_', ' ')} {value}" for name, value in told.items())])
+    stated = (f"{key} {value}" for key, value in decoder.weights.items() if key != "notes")
+    yield "weights", ", ".join(stated) or "not stated"
+    yield from (("weights", note) for note in decoder.weights.get("notes", ()))
+    yield "exported with", ", ".join(f"{name} {number}" for name, number in decoder.tools.items()) or "not stated"
+    yield "parity", _parity(decoder.parity)
+    if decoder.agreement is not None:
+        yield "precision", _agreement(decoder.agreement)
+    yield from (("differs", difference) for difference in decoder.differences)
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"
+
+
+def _agreement(agreement: dict[str, Any]) -> str:
     return (
-        f"{precision}, masks agree with fp32 to a mean IoU of {agreement['mean_iou']:.4f} over {agreement['clicks']} "
-        f"clicks ({agreement['min_iou']:g} was asked for)"
+        f"{agreement['precision']}, masks agree with fp32 to a mean IoU of {agreement['mean_iou']:.4f} over "
+        f"{agreement['clicks']} clicks ({agreement['min_iou']:g} was asked for)"
     )
 
 

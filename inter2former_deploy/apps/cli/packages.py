@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from inter2former_deploy.core.errors import MissingPackageError
 
 # Modules of the extra "export".
-TORCH_MODULES = ("torch", "safetensors")  # for the reference modules and their weights
+TORCH_MODULES = ("torch",)  # for the reference modules
 EXPORT_MODULES = (*TORCH_MODULES, "onnx", "onnx_ir", "onnxscript", "ml_dtypes")
 # Modules of the extra "train", which brings "export", too.
 PLOT_MODULES = ("matplotlib",)

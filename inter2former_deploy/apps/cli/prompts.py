@@ -91,7 +91,7 @@ def region_of(text: str) -> tuple[int, int, int, int]:
 
 
 def _prompt(prompt: TypedPrompt) -> Prompt:
-    from inter2former_deploy.runtime.preprocess import check_box, check_click, check_stroke
+    from inter2former_deploy.runtime.checks import check_box, check_click, check_stroke
 
     points = _numbers(prompt)
     try:

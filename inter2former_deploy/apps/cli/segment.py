@@ -38,6 +38,12 @@ ConvertColours = Annotated[
         "evaluation of the release does."
     ),
 ]
+Decoder = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Which of the bundle's decoders (i2f info); the first if not given.", show_default=False
+    ),
+]
 MaxPixels = Annotated[
     int | None,
     typer.Option(
@@ -109,6 +115,7 @@ def segment(
             show_default=False,
         ),
     ] = None,
+    decoder: Decoder = None,
     convert_colours: ConvertColours = True,
     max_pixels: MaxPixels = None,
     threads: Threads = None,
@@ -150,7 +157,7 @@ def segment(
     from inter2former_deploy.runtime.region import Region
     from inter2former_deploy.runtime.state import SessionState
 
-    read_bundle(bundle)
+    read_bundle(bundle, decoder)
     encoded = EncodedImage.load(image) if image.suffix == SUFFIX else None
     if encoded is None:
         pixels = read_image(image, convert_colours=convert_colours, max_pixels=max_pixels or MAX_PIXELS, tell=note)
@@ -158,7 +165,7 @@ def segment(
     elif overlay is None:
         window = encoded.window
     else:
-        raise ValueError(f"--overlay needs the picture; {image} holds only what the encoder made of it")
+        raise ValueError(f"--overlay needs the picture; {image} holds only what the model makes of it")
     height, width = window.picture_height, window.picture_width
     for option, path in pictures.items():
         longest = LONGEST_SIDE.get(path.suffix.lower())
@@ -183,7 +190,7 @@ def segment(
     prompts = read_prompts(typed, image, window)
 
     begun = time.perf_counter()
-    segmenter = Segmenter(bundle, num_threads=threads, custom_ops=custom_ops)
+    segmenter = Segmenter(bundle, decoder=decoder, num_threads=threads, custom_ops=custom_ops)
     if state is not None:
         segmenter.check_state(pixels if encoded is None else encoded, stated)
     loaded = time.perf_counter()
@@ -249,7 +256,7 @@ def _find_or_encode(
 
     images = EncodedImages(cache)
     try:
-        found = images.find(picture_key(pixels, region), segmenter.bundle.fingerprint)
+        found = images.find(picture_key(pixels, region), segmenter.bundle.manifest.encoder_id)
     except OSError as error:
         note(f"the cache {cache} is not readable: {error}")
         found = None

@@ -10,6 +10,7 @@ import typer
 
 from inter2former_deploy.apps.cli.packages import EXPORT_MODULES, require
 from inter2former_deploy.apps.cli.progress import Steps
+from inter2former_deploy.apps.cli.segment import Decoder
 
 
 def verify(
@@ -22,6 +23,7 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    decoder: Decoder = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -42,6 +44,8 @@ def verify(
     steps("load PyTorch")
     from inter2former_deploy.exporters.bundle import verify_bundle
 
-    report = verify_bundle(bundle, checkpoint, custom_ops=custom_ops, num_threads=threads, progress=steps)
+    report = verify_bundle(
+        bundle, checkpoint, decoder=decoder, custom_ops=custom_ops, num_threads=threads, progress=steps
+    )
     typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else report.table())
     raise typer.Exit(int(not report.passed))

@@ -12,9 +12,9 @@ from inter2former_deploy.runtime import Segmenter
 from .reference import ReferenceSegmenter
 
 
-def open_bundle_model(bundle: Path, threads: int | None, custom_ops: bool) -> Segmenter:
+def open_bundle_model(bundle: Path, decoder: str | None, threads: int | None, custom_ops: bool) -> Segmenter:
     """An exported bundle."""
-    return Segmenter(bundle, num_threads=threads, custom_ops=custom_ops)
+    return Segmenter(bundle, decoder=decoder, num_threads=threads, custom_ops=custom_ops)
 
 
 def open_reference_models(

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
+from inter2former_deploy.families.inter2former.masks import Box, BoxLogits
+from inter2former_deploy.families.inter2former.pictures import Frame, model_input
 from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
-from inter2former_deploy.runtime.postprocess import Box, BoxLogits
-from inter2former_deploy.runtime.preprocess import Frame, check_image, model_input
+from inter2former_deploy.runtime.checks import check_image
 from inter2former_deploy.runtime.session import Session
 
 if TYPE_CHECKING:

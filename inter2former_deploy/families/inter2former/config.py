@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
+from inter2former_deploy.core.contract import MEAN_BGR
 from inter2former_deploy.families.config import PATCH as PATCH
 from inter2former_deploy.families.config import Config
 from inter2former_deploy.families.config import EncoderConfig as EncoderConfig
@@ -45,6 +46,12 @@ class DecoderConfig:
     def dim(self) -> int:
         """Width of a token."""
         return self.pyramid[0]
+
+
+STAGES = 4  # of stride 2 in prompt embedding and in upsampling: PATCH is 2 to the power of it
+PAD_MULTIPLE = 256  # images are padded to multiples of this before they are made square, pixels
+PAD_RGB = MEAN_BGR[::-1]  # with this, which normalises to 0; the release pads with 0 after it has normalised
+OUTSIDE_LOGIT = -100.0  # of pixels outside the upsampled box
 
 
 @dataclass(frozen=True, kw_only=True)

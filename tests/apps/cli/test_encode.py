@@ -45,8 +45,8 @@ def test_folders_and_files_are_encoded(i2f: Callable[..., Any], toy_bundle: Path
     for path, file in report["files"].items():
         expected = segmenter.encode(read_image(Path(path)))
         loaded = EncodedImage.load(file)
-        assert loaded.frame == expected.frame
-        np.testing.assert_array_equal(loaded.features["edge_3"], expected.features["edge_3"])
+        assert (loaded.height, loaded.width, loaded.size) == (expected.height, expected.width, expected.size)
+        np.testing.assert_array_equal(loaded.tensors["image_embedding"], expected.tensors["image_embedding"])
     assert [line.split()[0] for line in done.err.splitlines()] == ["1/3", "2/3", "3/3"]
 
 
@@ -75,7 +75,7 @@ def test_a_second_run_does_what_is_left(
     write_picture(photos / "a.png", 9)
     assert "1 encoded, 1 there already" in i2f(*arguments).out
     assert "0 encoded, 2 there already" in i2f(*arguments).out
-    other = write_toy_bundle(tmp_path / "other", gain=1 / 16)
+    other = write_toy_bundle(tmp_path / "other", encoder=2)
     assert "2 encoded, 0 there already" in i2f(*arguments[:5], other, "--no-custom-ops").out
 
 
@@ -203,15 +203,15 @@ def test_segment_says_what_an_encoding_lacks(
     done = i2f("segment", toy_bundle, file, *clicks, "--overlay", tmp_path / "o.png")
     assert (done.code, done.err) == (
         2,
-        f"i2f: --overlay needs the picture; {file} holds only what the encoder made of it\n",
+        f"i2f: --overlay needs the picture; {file} holds only what the model makes of it\n",
     )
     assert (
         "--fg 90,0: click (90.0, 0.0) lies outside" in i2f("segment", toy_bundle, file, "--fg", "90,0", *clicks[2:]).err
     )
-    other = write_toy_bundle(tmp_path / "other", gain=1 / 16)
+    other = write_toy_bundle(tmp_path / "other", encoder=2)
     done = i2f("segment", other, file, *clicks)
     assert done.code == 2
-    assert f"another bundle than {other}" in done.err
+    assert f"another encoder than that of {other}" in done.err
     file.write_bytes(b"damaged")
     done = i2f("segment", toy_bundle, file, *clicks)
     assert done.code == 2

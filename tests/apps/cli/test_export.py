@@ -36,9 +36,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_info_and_segment(i2f: Callable[..., Any], exported: Path, tmp_path: Path) -> None:
     info = i2f("info", exported)
-    assert "edge rule      exact" in info.out
-    assert "precision      fp32" in info.out
-    assert "parity         passed" in info.out
+    lines = [line.split(maxsplit=1) for line in info.out.splitlines()]
+    told = dict(lines)
+    assert "edge rule exact" in told["model"]
+    assert told["encoder"].startswith("probe, fp32, ")
+    assert told["decoder"] == "probe"
+    assert told["parity"].startswith("passed")
     photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
     cv2.imwrite(str(photo), load_photograph()[..., ::-1])
     done = i2f("segment", exported, photo, "--fg", "285,190", "--bg", "60,60", "-o", mask)
@@ -74,7 +77,7 @@ def test_what_was_done_to_a_checkpoint_is_said(
     def stop(*arguments: Any, **options: Any) -> None:
         raise ValueError("far enough")
 
-    monkeypatch.setattr(exporter, "export_encoder", stop)
+    monkeypatch.setattr(exporter, "export_model", stop)
     done = i2f("export", path, "-o", tmp_path / "bundle", "--size", SIZE)
     assert "] wrapped.pth: the weights lie under ['model']\n" in done.err
     assert "] wrapped.pth: taken off the names of its entries: module.\n" in done.err
@@ -86,7 +89,7 @@ def test_weights_that_are_no_numbers_stop_an_export_before_it_starts(
     state = synthetic_state_dict(PROBE)
     state["neck.ref_embeds.weight"][0, 0] = math.nan
     torch.save(state, tmp_path / "broken.pth")
-    monkeypatch.setattr(exporter, "export_encoder", lambda *_, **__: pytest.fail("exported"))
+    monkeypatch.setattr(exporter, "export_model", lambda *_, **__: pytest.fail("exported"))
     done = i2f("export", tmp_path / "broken.pth", "-o", tmp_path / "bundle", "--size", SIZE)
     assert done.code == 2
     assert "neck.ref_embeds.weight (1 of 25 NaN)" in done.err
@@ -117,19 +120,20 @@ def test_options_reach_the_exporter(i2f: Callable[..., Any], monkeypatch: pytest
 
     def record(checkpoint: Path | None, folder: Path, **options: Any) -> SimpleNamespace:
         given.update(options, checkpoint=checkpoint, folder=folder)
-        return SimpleNamespace(
-            parity=SimpleNamespace(checks=[]), agreement=None, manifest=SimpleNamespace(to_dict=dict)
-        )
+        return SimpleNamespace(folder=folder, decoder="x", parity=SimpleNamespace(checks=[]), agreement=None)
 
     monkeypatch.setattr(exporter, "export_bundle", record)
+    monkeypatch.setattr(exporter, "add_decoder", record)
     monkeypatch.chdir(tmp_path)
     Path("weights.pth").touch()
-    words = "export weights.pth -o out --size 512 --edge-rule exact --config probe --opset 21 --force --keep-failed"
+    words = "export weights.pth -o out --name mine --size 512 --edge-rule exact --config probe --opset 21 --force "
+    words += "--keep-failed"
     assert i2f(*words.split(), "--threads", 3, "--no-custom-ops", "--precision", "int8", "--min-iou", 0.9).code == 0
     given.pop("progress")
     assert given == {
         "checkpoint": Path("weights.pth"),
         "folder": Path("out"),
+        "name": "mine",
         "config": PROBE,
         "size": 512,
         "edge_rule": "exact",
@@ -142,6 +146,13 @@ def test_options_reach_the_exporter(i2f: Callable[..., Any], monkeypatch: pytest
         "num_threads": 3,
         "custom_ops": False,
     }
+    size, precision, force = given.pop("size"), given.pop("precision"), given.pop("force")
+    assert (size, precision, force) == (512, "int8", True)
+    before = dict(given)
+    words = words.replace("-o out", "--into out").replace("--size 512 ", "").replace("--force ", "")
+    assert i2f(*words.split(), "--threads", 3, "--no-custom-ops", "--min-iou", 0.9).code == 0
+    given.pop("progress")
+    assert given == before
 
 
 @pytest.mark.parametrize(
@@ -168,6 +179,9 @@ def test_bad_input(i2f: Callable[..., Any], tmp_path: Path, arguments: list[str]
         (["-o", "there"], "there exists: replace it with --force or name another folder"),
         (["-o", "other", "--force"], "other exists and is no bundle: name another folder"),
         (["-o", "no/bundle"], "there is no folder no"),
+        ([], "name a folder to make with -o DIR, or a bundle to add the decoder to with --into BUNDLE"),
+        (["-o", "new", "--into", "there"], "name a folder to make with -o DIR, or a bundle"),
+        (["--into", "there", "--size", "512"], "--size, --precision and --force are not for --into"),
         (["-o", "new", "no.pth"], "there is no checkpoint no.pth"),
         (["-o", "new", "--config", "no.json"], "no.json is neither a preset"),
     ],
@@ -191,7 +205,7 @@ def test_the_disk_is_looked_at_before_the_export(
     def fail(*arguments: Any, **options: Any) -> None:
         raise AssertionError("the export began")
 
-    monkeypatch.setattr(exporter, "export_encoder", fail)
+    monkeypatch.setattr(exporter, "export_model", fail)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=30_000_000))
     done = i2f("export", "-o", tmp_path / "bundle", "--config", "probe", "--size", SIZE)
@@ -231,9 +245,9 @@ def test_a_bundle_that_is_there_stays(i2f: Callable[..., Any], exported: Path) -
 
 
 def test_info_of_reduced_precision() -> None:
-    measured = {"mean_iou": 0.99417, "clicks": 198, "min_iou": 0.99}
+    measured = {"precision": "int8", "mean_iou": 0.99417, "clicks": 198, "min_iou": 0.99}
     text = "int8, masks agree with fp32 to a mean IoU of 0.9942 over 198 clicks (0.99 was asked for)"
-    assert info._precision("int8", measured) == text
+    assert info._agreement(measured) == text
 
 
 def test_masks_that_differ_exit_with_one_and_say_what_to_do(

@@ -88,7 +88,7 @@ def test_a_defect_has_its_own_exit_code(
 def test_info(i2f: Callable[..., Any], toy_bundle: Path) -> None:
     done = i2f("info", toy_bundle)
     assert done.code == 0
-    for word in ("probe, images scaled into 64 x 64", "released", "opset 18", "decoder.onnx"):
+    for word in ("inter2former, images scaled into 64 x 64", "edge rule released", "encoder.onnx", "toy/click.onnx"):
         assert word in done.out
     manifest = json.loads(i2f("info", toy_bundle, "--json").out)
     assert manifest == json.loads((toy_bundle / "manifest.json").read_text())
@@ -97,7 +97,11 @@ def test_info(i2f: Callable[..., Any], toy_bundle: Path) -> None:
 def test_info_says_what_was_done_to_the_weights(i2f: Callable[..., Any], toy_bundle: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(toy_bundle, tmp_path / "bundle")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["weights"] = {"source": "checkpoint", "file": "a.pth", "notes": ["first note", "second note"]}
+    manifest["decoders"]["toy"]["weights"] = {
+        "source": "checkpoint",
+        "file": "a.pth",
+        "notes": ["first note", "second note"],
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     lines = i2f("info", folder).out.splitlines()
     told = [line.split(maxsplit=1)[1] for line in lines if line.startswith("weights ")]

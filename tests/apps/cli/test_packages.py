@@ -35,8 +35,8 @@ from inter2former_deploy.apps.cli import main
 main(arguments)
 """
 EXTRAS = (*EXPORT_MODULES, "matplotlib", "skimage", "sklearn", "scipy", "pycocotools", "pillow_heif")
-EXPORT_NAMES = "torch, safetensors, onnx, onnx_ir, onnxscript and ml_dtypes, which are not installed"
-TRAIN_NAMES = "torch, safetensors, matplotlib, skimage and sklearn, which are not installed"
+EXPORT_NAMES = "torch, onnx, onnx_ir, onnxscript and ml_dtypes, which are not installed"
+TRAIN_NAMES = "torch, matplotlib, skimage and sklearn, which are not installed"
 
 
 def without(hidden: tuple[str, ...], folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -54,7 +54,7 @@ def without(hidden: tuple[str, ...], folder: Path, *arguments: object) -> subpro
         ("export -o out", f"i2f export needs {EXPORT_NAMES}", "export"),
         ("verify bundle", f"i2f verify needs {EXPORT_NAMES}", "export"),
         ("train -o out", f"i2f train needs {TRAIN_NAMES}", "train"),
-        ("train photos -o out", "i2f train needs torch, safetensors and matplotlib, which are not installed", "train"),
+        ("train photos -o out", "i2f train needs torch and matplotlib, which are not installed", "train"),
         ("ablate -o out", f"i2f ablate needs {TRAIN_NAMES}", "train"),
         ("bench ops -o out", f"i2f bench ops needs {EXPORT_NAMES}", "export"),
         ("bench ops --alone", f"i2f bench ops needs {EXPORT_NAMES}", "export"),
@@ -63,7 +63,7 @@ def without(hidden: tuple[str, ...], folder: Path, *arguments: object) -> subpro
         ("bench session bundle", f"i2f bench session needs {EXPORT_NAMES}", "export"),
         (
             "bench figure -o out.png",
-            "i2f bench figure needs torch, safetensors, onnx, onnx_ir, onnxscript, ml_dtypes and matplotlib",
+            "i2f bench figure needs torch, onnx, onnx_ir, onnxscript, ml_dtypes and matplotlib",
             "train",
         ),
     ],

@@ -22,7 +22,7 @@ from inter2former_deploy.exporters import bundle
 def work(*arguments, **options):
     print("works", flush=True)
     time.sleep(60)
-bundle.export_encoder = work
+bundle.export_model = work
 cli.main(sys.argv[1:])
 """
 

@@ -11,8 +11,9 @@ import torch
 from tolerances import TOLERANCES
 from torch.nn import functional as F
 
-from inter2former_deploy.core.contract import MEAN_BGR, PAD_MULTIPLE, STD_BGR
+from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
 from inter2former_deploy.core.prompts import Click
+from inter2former_deploy.families.inter2former.config import PAD_MULTIPLE
 from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.families.inter2former.modules.model import ImageFeatures, Inter2Former
 

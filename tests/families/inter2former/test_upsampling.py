@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from inter2former_deploy.core.contract import DOMAIN, EDGE_INPUTS, OUTSIDE_LOGIT
-from inter2former_deploy.families.inter2former.config import PROBE
+from inter2former_deploy.core.contract import DOMAIN
+from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT, PROBE
+from inter2former_deploy.families.inter2former.interface import EDGE_INPUTS
 from inter2former_deploy.families.inter2former.modules.neck import DecoderNeck
 from inter2former_deploy.families.inter2former.modules.upsampling import LocalUpsampling
 

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inter2former_deploy.core.contract import OUTSIDE_LOGIT, STAGES
-from inter2former_deploy.families.inter2former.config import PATCH, Upsampling
+from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT, PATCH, STAGES, Upsampling
 from inter2former_deploy.operators import edge_formulas, formulas
 
 BOX_THRESHOLD = -2.0  # a token above this low-resolution logit belongs to the box
@@ -178,7 +177,7 @@ class LocalUpsampling(nn.Module):
             edges: Edge features of one image, coarse to fine: [1, C_i, 2**(i+1) * h, 2**(i+1) * w], square.
 
         Returns:
-            The twelve tensors `contract.EDGE_INPUTS`.
+            The twelve tensors `interface.EDGE_INPUTS`.
         """
         tokens = edges[0].shape[-1] // 2
         return _by_kind(stage.project_edge(edge, tokens) for stage, edge in zip(self.stages, edges, strict=True))
@@ -191,7 +190,7 @@ class LocalUpsampling(nn.Module):
                 1x1 convolution of it to edge features.
 
         Returns:
-            The twelve tensors `contract.EDGE_INPUTS`.
+            The twelve tensors `interface.EDGE_INPUTS`.
         """
         tokens = stages[0][0].shape[1] // 2
         both = zip(self.stages, stages, strict=True)

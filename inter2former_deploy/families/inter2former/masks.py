@@ -1,4 +1,4 @@
-"""From the decoder's output to masks: paste the box, resize, crop, threshold; work only where the box is."""
+"""From what the click graph gives to masks: paste the box, resize, crop, threshold; work only where the box is."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from inter2former_deploy.core.contract import OUTSIDE_LOGIT
-from inter2former_deploy.runtime.preprocess import Floats, Frame, Indices, bilinear_taps
+from inter2former_deploy.core.prompts import Floats, Mask
+from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT
+from inter2former_deploy.families.inter2former.pictures import Frame, Indices, bilinear_taps
 
-Mask = npt.NDArray[np.bool_]
 Found = npt.NDArray[np.bool_]
 
 _PIXELS = 1 << 20  # of the result at a time: what they need stays in memory that is not given back in between

@@ -1,0 +1,98 @@
+"""The three graphs of Inter2Former as PyTorch modules; `interface.graph_tensors` says what they take and give."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR, GraphName
+from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS
+from inter2former_deploy.families.inter2former.modules.attention import KnownAttention
+from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+
+ENCODER = "backbone."
+DIFFERENCES = (
+    "Canny direction bins come from comparisons, as ONNX has no Atan2; on a zero vertical gradient the release's bin "
+    "depends on the sign of that zero, here it does not",
+    "edge tokens are found in integers; the release compares float32 rounding errors, which gives the same tokens",
+    "edge features enter each upsampling stage already convolved, once an image; equal but for rounding",
+)
+
+
+class EncoderGraph(nn.Module):
+    """encoder.onnx.
+
+    Args:
+        model: The whole model.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Inter2Former) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        for name, numbers in (("mean", MEAN_BGR), ("std", STD_BGR)):
+            self.register_buffer(name, torch.tensor(numbers), persistent=False)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """RGB [S, S, 3] in 0-255 -> what the modules take, normalised BGR [1, 3, S, S]."""
+        return ((image.flip(2) - self.mean) / self.std).permute(2, 0, 1)[None]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """RGB [S, S, 3] in 0-255 -> image embedding [h, w, C]."""
+        embedding: Tensor = self.backbone(self.normalize(image))[0].permute(1, 2, 0)
+        return embedding
+
+
+class PrepareGraph(nn.Module):
+    """prepare.onnx.
+
+    Args:
+        model: The whole model.
+    """
+
+    def __init__(self, model: Inter2Former) -> None:
+        super().__init__()
+        self.edge_detector, self.neck, self.decode_head = model.edge_detector, model.neck, model.decode_head
+
+    def edge_inputs(self, canny_maps: Tensor) -> tuple[Tensor, ...]:
+        """Canny maps [5, S, S] -> the twelve tensors `interface.EDGE_INPUTS`."""
+        return self.decode_head.project_stages(self.edge_detector.encode(canny_maps))
+
+    def blank_inputs(self, image_embedding: Tensor) -> tuple[Tensor, ...]:
+        """Image embedding [h, w, C] -> the tensors `interface.BLANK_INPUTS`."""
+        return self.neck.attend_blank(image_embedding)
+
+    def forward(self, image: Tensor, image_embedding: Tensor) -> tuple[Tensor, ...]:
+        """RGB [S, S, 3] in 0-255 and image embedding [h, w, C] -> the tensors `interface.PREPARED`, canny_maps."""
+        canny_maps: Tensor = self.edge_detector.canny.encode(image)
+        return *self.blank_inputs(image_embedding), *self.edge_inputs(canny_maps), canny_maps
+
+
+class ClickGraph(nn.Module):
+    """click.onnx.
+
+    Args:
+        model: The whole model.
+    """
+
+    def __init__(self, model: Inter2Former) -> None:
+        super().__init__()
+        self.neck, self.decode_head = model.neck, model.decode_head
+
+    def forward(self, labels: Tensor, image_embedding: Tensor, *prepared: Tensor) -> tuple[Tensor, ...]:
+        """The tensors `interface.CLICK_INPUTS` -> the tensors `interface.CLICK_OUTPUTS`, tokens, edge_tokens."""
+        blank, edge_inputs = prepared[: len(BLANK_INPUTS)], prepared[len(BLANK_INPUTS) :]
+        tokens, edge_tokens = self.neck.decode(labels, image_embedding, KnownAttention(*blank))
+        upsampled = self.decode_head.decode(tokens, edge_inputs)
+        return upsampled.box_logits, upsampled.box, tokens, edge_tokens
+
+
+MODULES: dict[GraphName, type[nn.Module]] = {"encoder": EncoderGraph, "prepare": PrepareGraph, "click": ClickGraph}
+# The last results of a module: inner values of its graph, which the gate compares, with names of sizes that differ.
+INNER: dict[GraphName, dict[str, tuple[str, ...]]] = {
+    "encoder": {},
+    "prepare": {"canny_maps": ()},
+    "click": {"tokens": (), "edge_tokens": ("edge_tokens",)},
+}

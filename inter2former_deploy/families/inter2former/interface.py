@@ -1,0 +1,190 @@
+"""What Inter2Former's graphs take and give, and what callers do around them. No torch here.
+
+manifest.json carries all of it (`graph_tensors`, `preprocessing`, `prompts`, `postprocessing`), as numbers for programs
+and as sentences for people; docs/other-languages.md explains it. Feature maps are channels-last, without a batch axis;
+one graph serves one image. S is the model resolution, C the width of a token, `pyramid` the channels, coarse to fine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR, GraphName
+from inter2former_deploy.families.inter2former.config import (
+    OUTSIDE_LOGIT,
+    PAD_MULTIPLE,
+    PAD_RGB,
+    PATCH,
+    STAGES,
+    ModelConfig,
+)
+from inter2former_deploy.families.inter2former.labels import CLICK_RADIUS, Label, check_labels, fold_table
+from inter2former_deploy.families.inter2former.masks import Box, BoxLogits
+from inter2former_deploy.families.inter2former.pictures import Frame, model_input
+from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
+
+PICTURE = "image"  # the encoder's input
+EMBEDDING = "image_embedding"  # the encoder's output
+KEPT = (PICTURE, EMBEDDING)  # what a saved encoding holds: all that `prepare` of any decoder may take
+EDGE_INPUTS = tuple(f"edge{kind}_{i}" for kind in ("", "_border", "_corner") for i in range(STAGES))
+BLANK_INPUTS = ("blank_qkv", "blank_attention", "blank_logsum")
+PREPARED = (*BLANK_INPUTS, *EDGE_INPUTS)  # what `prepare` gives
+LABELS = "labels"  # the prompt state
+CLICK_INPUTS = (LABELS, EMBEDDING, *PREPARED)
+CLICK_OUTPUTS = ("box_logits", "box")
+
+Json = dict[str, Any]
+
+make_frame = Frame
+make_input = model_input
+make_prompts = LabelMapPrompts
+PROMPTS = (LABELS,)
+
+
+def check_inputs(prompts: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Refuse a label map that means nothing, which plain onnxruntime does not; ValueError says why."""
+    check_labels(prompts[LABELS])
+
+
+def read_prediction(outputs: Mapping[str, npt.NDArray[Any]]) -> BoxLogits:
+    """What the click graph gave."""
+    return BoxLogits(Box(*outputs["box"].tolist()), outputs["box_logits"])
+
+
+def graph_tensors(config: ModelConfig, size: int) -> dict[GraphName, Json]:
+    """Every input and output of the three graphs, as manifest.json has them.
+
+    Args:
+        config: Of the model.
+        size: S, pixels.
+
+    Returns:
+        By graph, then "inputs" and "outputs", then by name: "type", "shape" (numbers, and formulas in S), "sizes" (the
+        shape in this bundle; the names of sizes that differ from run to run stay) and "meaning".
+
+    Raises:
+        ValueError: `size` is no positive multiple of 16.
+    """
+    if not isinstance(size, int) or size <= 0 or size % PATCH:
+        raise ValueError(f"size must be a positive multiple of {PATCH}, got {size!r}")
+    decoder = config.decoder
+    grid, tokens = "S/16", "(S/16)^2"
+    numbers = {"S": size, grid: size // PATCH, tokens: (size // PATCH) ** 2}
+
+    def tensor(kind: str, shape: list[str | int], meaning: str) -> Json:
+        sizes = [numbers.get(n, n) if isinstance(n, str) else n for n in shape]
+        return {"type": kind, "shape": shape, "sizes": sizes, "meaning": meaning}
+
+    def floats(shape: list[str | int], meaning: str) -> Json:
+        return tensor("float32", shape, meaning)
+
+    picture = {PICTURE: floats(["S", "S", 3], "the picture, see preprocessing")}
+    embedding = {EMBEDDING: floats([grid, grid, decoder.dim], "tokens of the image")}
+    blank = "full attention of the decoder's first layer before any click, which saves time; hand it on unchanged"
+    prepared = {
+        "blank_qkv": floats([tokens, 3 * decoder.attention_dim], f"queries, keys and values of {blank}"),
+        "blank_attention": floats([tokens, decoder.attention_dim], f"result of {blank}"),
+        "blank_logsum": floats([tokens, decoder.heads], f"logarithms of the sums of {blank}"),
+    }
+    for i, channels in enumerate((*decoder.pyramid[1:], 1)):
+        side = "S" if i == STAGES - 1 else f"S/{2 ** (STAGES - 1 - i)}"
+        numbers[side] = size >> (STAGES - 1 - i)
+        what = f"edge features for upsampling stage {i}"
+        prepared[f"edge_{i}"] = floats([side, side, channels], what)
+        prepared[f"edge_border_{i}"] = floats([STAGES, grid, side, channels], f"{what}, at the borders of crops")
+        prepared[f"edge_corner_{i}"] = floats([STAGES, grid, grid, channels], f"{what}, at the corners of crops")
+    prepared = {name: prepared[name] for name in PREPARED}
+    labels = tensor("uint8", ["S", "S"], "the label map, see prompts; values above 4 are not allowed")
+    decoded = {
+        "box_logits": floats(["box_height", "box_width"], "logits inside the upsampled box, see postprocessing"),
+        "box": tensor("int64", [4], "left, top, right, bottom of the box in pixels of S x S, right, bottom exclusive"),
+    }
+    return {
+        "encoder": {"inputs": picture, "outputs": embedding},
+        "prepare": {"inputs": picture | embedding, "outputs": prepared},
+        "click": {"inputs": {LABELS: labels, **embedding, **prepared}, "outputs": decoded},
+    }
+
+
+def preprocessing() -> Json:
+    """What a caller in any language does to an image before the graphs take it, and what they then do themselves."""
+    return {
+        "caller": "RGB 0-255, pad right and bottom with pad_rgb to multiples of pad_multiple and then to a square, "
+        "whose side is `side`, resize bilinearly (align_corners=False, no antialias) to size x size, float32, "
+        "channels last",
+        "channels": "RGB",
+        "range": [0, 255],
+        "pad_rgb": list(PAD_RGB),
+        "pad_multiple": PAD_MULTIPLE,
+        "side": "the longer of height and width of the image, rounded up to a multiple of pad_multiple",
+        "resize": _resize(),
+        "graph": "reverses the channels to BGR, subtracts mean_bgr, divides by std_bgr",
+        "mean_bgr": list(MEAN_BGR),
+        "std_bgr": list(STD_BGR),
+    }
+
+
+def prompts() -> Json:
+    """What a caller in any language does at every click: coordinates, label map."""
+    return {
+        "session": "Run `encoder` and then `prepare` once an image and keep the outputs: `click` takes them as inputs "
+        "of the same names. The label map starts with `labels.start` everywhere. At every click: if there is a "
+        "prediction, fold it into the map (`labels.prediction`); add the click (`labels.click`); run `click` with the "
+        "map and the kept tensors; make the mask (postprocessing). Undo: drop the last click, its map and its logits; "
+        "go on from the map and the logits of the click before it, or from the start.",
+        "coordinates": {
+            "text": "A click at x, y in pixels of the image (x to the right, y down, pixel i spans [i, i + 1)) is "
+            "painted at column min(int(scale * x), size - 1) and row min(int(scale * y), size - 1), where scale = "
+            "size / side in float64 and int rounds down. Clicks outside the image are refused.",
+            "scale": "size / side",
+            "rounding": "down",
+        },
+        "labels": {
+            "text": "One byte a pixel of the size x size square. What it says of the pixel: definite background 0, "
+            "possible background 1, unknown 2, possible foreground 3, definite foreground 4. Values above 4 are "
+            "refused by the operator library; plain onnxruntime does not check them, and its result means nothing.",
+            "values": {label.name.lower(): int(label) for label in Label},
+            "start": int(Label.UNKNOWN),
+            "largest": int(max(Label)),
+            "click": {
+                "text": "All pixels of the map at a Euclidean distance of at most `radius` from the click's pixel get "
+                "`positive` or `negative`, whatever they were. Where discs of clicks that are added together overlap, "
+                "the sign whose first click comes later among them wins.",
+                "radius": CLICK_RADIUS,
+                "distance": "euclidean, inclusive",
+                "positive": int(Label.DEFINITE_FOREGROUND),
+                "negative": int(Label.DEFINITE_BACKGROUND),
+            },
+            "prediction": {
+                "text": "Every pixel, padding included, moves one step towards the prediction; definite labels stay. "
+                "A pixel whose logit is > 0 gets `foreground[label]`, any other `background[label]`.",
+                "foreground": fold_table(foreground=True),
+                "background": fold_table(foreground=False),
+            },
+        },
+    }
+
+
+def postprocessing() -> Json:
+    """What a caller in any language makes of what `click` gives: logits, the mask."""
+    return {
+        "logits": "The map of logits, size x size: `outside_logit` everywhere but in the box, whose rows top to bottom "
+        "and columns left to right are `box_logits`. Foreground is where a logit is > threshold.",
+        "outside_logit": OUTSIDE_LOGIT,
+        "mask": "Resize the map of logits bilinearly (align_corners=False) from size x size to side x side, crop to "
+        "the first height rows and width columns of the image; the object is where the result is > threshold.",
+        "resize": _resize(),
+        "threshold": 0,
+    }
+
+
+def _resize() -> Json:
+    return {
+        "method": "bilinear",
+        "align_corners": False,
+        "antialias": False,
+        "positions": "max((i + 0.5) * source / target - 0.5, 0), indices clamped to the last pixel",
+    }
