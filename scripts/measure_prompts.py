@@ -3,11 +3,11 @@
 
     python scripts/measure_prompts.py BUNDLE                  # held-out synthetic scenes
     python scripts/measure_prompts.py BUNDLE --photographs    # objects in photographs of scikit-image, outlined by hand
-    python scripts/measure_prompts.py BUNDLE --large 6        # small objects in pictures of 4096 pixels
+    python scripts/measure_prompts.py BUNDLE --large 1        # small objects in pictures of 4096 pixels, 16 scenes each
 
 Figures are mean IoUs. A box is the object's bounding box, "loose" with each side moved by up to a tenth of the box. A
 start mask is the object's, made worse in four ways; the click after it is that of a user who corrects the largest
-error. A region is a square around the object, three times as large as its bounding box, at least 512 pixels.
+error. A region is a square around the object, twice as large as its bounding box, at least 512 pixels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ Image = npt.NDArray[np.uint8]
 Samples = Iterator[tuple[str, Image, Mask]]
 
 LOOSE = 0.1  # of a box's width and height
-LARGE, LARGEST_SHARE, WINDOW = 4096, 0.01, 512
+LARGE, TILE, LARGEST_SHARE, WINDOW = 4096, 1024, 0.01, 512
+TILES = LARGE // TILE
 
 # x and y of corners, or centre, half axes and degrees of ellipses; pixels of the photographs, outlined by hand.
 # fmt: off
@@ -67,20 +68,21 @@ def scenes(first: int, count: int, size: int) -> Samples:
         yield sample.name, sample.image, sample.mask == 1
 
 
-def large_scenes(count: int) -> Samples:
-    """Held-out scenes whose object is small, in order."""
-    index = 0
-    while count:
-        scene = make_scene(HELD_OUT_SEED, index)
-        index += 1
-        small = render(scene, 256)[1][scene.target]
-        if small.mean() >= 0.8 * LARGEST_SHARE:
-            continue
-        image, masks = render(scene, LARGE)
-        target = masks[scene.target]
-        if target.mean() < LARGEST_SHARE:
-            count -= 1
-            yield scene.name, image, target
+def sheets(count: int) -> Iterator[tuple[str, Image, list[Mask]]]:
+    """Pictures of 4096 pixels, each of 16 held-out scenes of 1024, and the objects in it that are small."""
+    for sheet in range(count):
+        image = np.zeros((LARGE, LARGE, 3), np.uint8)
+        targets = []
+        for tile in range(TILES**2):
+            scene = make_scene(HELD_OUT_SEED, TILES**2 * sheet + tile)
+            y, x = (TILE * n for n in divmod(tile, TILES))
+            place = np.s_[y : y + TILE, x : x + TILE]
+            image[place], masks = render(scene, TILE)
+            target = np.zeros((LARGE, LARGE), bool)
+            target[place] = masks[scene.target]
+            if target.mean() < LARGEST_SHARE:
+                targets.append(target)
+        yield f"sheet {sheet}", image, targets
 
 
 def photographs() -> Samples:
@@ -197,7 +199,7 @@ def measure(segmenter: Segmenter, samples: Samples) -> dict[str, list[float]]:
 
 def window_around(target: Mask) -> tuple[int, int, int, int]:
     box = box_of(target)
-    side = min(max(WINDOW, 3 * int(max(box.right - box.left, box.bottom - box.top))), *target.shape)
+    side = min(max(WINDOW, 2 * int(max(box.right - box.left, box.bottom - box.top))), *target.shape)
     left, top = (
         int(np.clip((low + high - side) // 2, 0, limit - side))
         for low, high, limit in ((box.left, box.right, target.shape[1]), (box.top, box.bottom, target.shape[0]))
@@ -205,21 +207,22 @@ def window_around(target: Mask) -> tuple[int, int, int, int]:
     return left, top, left + side, top + side
 
 
-def measure_regions(segmenter: Segmenter, samples: Samples) -> dict[str, list[float]]:
-    """IoUs of the whole picture and of a region of it, at the same clicks of users who see what they get."""
+def measure_regions(segmenter: Segmenter, count: int) -> dict[str, list[float]]:
+    """IoUs of the whole picture and of a region of it, each at the clicks of users who see what they get."""
     found: dict[str, list[float]] = defaultdict(list)
-    for name, image, target in samples:
-        for what, region in (("whole", None), ("region", window_around(target))):
-            session = segmenter.open(image, region)
-            mask, clicks = np.zeros_like(target), list[Click]()
-            for number in (1, 2, 3):
-                click = next_click(mask, target.astype(np.uint8), clicks)
-                inside = region is None or click is None or in_region(click, region)
-                if click is not None and inside:
-                    mask = session.click(*click)
-                    clicks.append(click)
-                found[f"{what}, {number} clicks"].append(iou(mask, target))
-        print(f"{name}: {target.mean():.2%}", {k: round(v[-1], 3) for k, v in found.items()}, flush=True)
+    for name, image, targets in sheets(count):
+        whole = segmenter.encode(image)
+        for number, target in enumerate(targets):
+            region = window_around(target)
+            for what, session in (("whole", segmenter.open(whole)), ("region", segmenter.open(image, region))):
+                mask, clicks = np.zeros_like(target), list[Click]()
+                for made in (1, 2, 3):
+                    click = next_click(mask, target.astype(np.uint8), clicks)
+                    if click is not None and (what == "whole" or in_region(click, region)):
+                        mask = session.click(*click)
+                        clicks.append(click)
+                    found[f"{what}, {made} clicks"].append(iou(mask, target))
+            print(name, number, f"{target.mean():.2%}", {k: round(v[-1], 3) for k, v in found.items()}, flush=True)
     return found
 
 
@@ -235,12 +238,12 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=60, help="of these; with those before it prompts were designed")
     parser.add_argument("--size", type=int, default=512, help="of these, pixels")
     parser.add_argument("--photographs", action="store_true")
-    parser.add_argument("--large", type=int, help="scenes of 4096 pixels")
+    parser.add_argument("--large", type=int, help="sheets of 4096 pixels")
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
     segmenter = Segmenter(options.bundle, num_threads=options.threads)
     if options.large:
-        found = measure_regions(segmenter, large_scenes(options.large))
+        found = measure_regions(segmenter, options.large)
     else:
         samples = photographs() if options.photographs else scenes(options.first, options.scenes, options.size)
         found = measure(segmenter, samples)

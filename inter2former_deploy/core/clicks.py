@@ -71,6 +71,24 @@ def next_click(
     return Click(x, y, positive)
 
 
+def deep_inside(region: Mask, factor: float) -> Mask:
+    """The part of a region that is farthest from its border.
+
+    Args:
+        region: bool [H, W].
+        factor: 1 or more: pixels count whose distance to the nearest pixel outside the region, or outside the image, is
+            larger than the largest one divided by this.
+
+    Returns:
+        bool [H, W].
+    """
+    depth = _Depth(region, factor)
+    found = np.zeros(region.shape, bool)
+    if depth.largest:
+        found.ravel()[depth.candidates()] = True
+    return found
+
+
 def number_of_clicks(ious: ArrayLike, threshold: float) -> float:
     """NoC@threshold: the mean number of clicks until the IoU reaches the threshold.
 

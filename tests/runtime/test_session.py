@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from threading import Thread
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -95,19 +96,25 @@ def test_a_start_mask_is_refined() -> None:
     with pytest.raises(RuntimeError, match="no logits before the first decode, nor right after a start mask"):
         _ = session.logits
     mask = session.click(4, 8)
-    labels = np.full((64, 64), 1, np.uint8)
-    labels[:22, :17][DISC[2::4, 2::4]] = 3  # the pixel under each centre; the image covers 22.5 x 17.5
+    square = np.zeros((64, 64), bool)
+    square[:22, :17] = DISC[2::4, 2::4]  # the pixel under each centre; the image covers 22.5 x 17.5
+    labels = np.where(square, 3, 1).astype(np.uint8)
+    depth = cv2.distanceTransform(square.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    labels[depth > depth.max() / 1.4] = 4
+    assert 5 < (labels == 4).sum() < 0.2 * square.sum()
     add_clicks(labels, [Click(1, 2, True)])
     np.testing.assert_array_equal(session.inputs["labels"], labels)
     np.testing.assert_array_equal(mask, decode({"labels": labels}).mask(FRAME))
     np.testing.assert_array_equal(session.undo(), DISC)
 
-    session.start(~DISC)  # in place of the first; the clicks made before it stay
-    session.undo()
     session.click(30, 50, False)
-    session.start(DISC)
-    assert session.inputs["labels"][12, 7] == 0
-    assert (session.inputs["labels"][DISC[2::4, 2::4].nonzero()] != 1).all()
+    session.start(~DISC)
+    session.start(DISC)  # in place of the one before; the clicks made before them stay
+    labels = session.inputs["labels"]
+    clicked = np.hypot(*(np.mgrid[:64, :64] - np.array([12, 7])[:, None, None])) <= 5
+    assert (labels[clicked] == 0).all()
+    assert (labels[square & ~clicked] == 3).all()
+    assert (labels[~square & ~clicked] == 1).all()
 
 
 @pytest.mark.parametrize(

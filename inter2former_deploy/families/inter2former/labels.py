@@ -12,6 +12,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from inter2former_deploy.core.clicks import deep_inside
 from inter2former_deploy.core.prompts import Box, Click
 
 Labels = npt.NDArray[np.uint8]
@@ -30,6 +31,7 @@ class Label(IntEnum):
 DEFINITE_BACKGROUND, POSSIBLE_BACKGROUND, UNKNOWN, POSSIBLE_FOREGROUND, DEFINITE_FOREGROUND = map(int, Label)
 CLICK_RADIUS = 5  # pixels of the map, Euclidean, inclusive
 BOX_CORE = 0.3  # of a box's width and height: the axes of the ellipse in its middle that counts as the object
+MASK_CORE = 1.4  # of a start mask, what lies deeper than its deepest point divided by this is definite
 
 
 def unknown_labels(height: int, width: int | None = None) -> Labels:
@@ -82,22 +84,26 @@ def paint_box(labels: Labels, box: Box) -> None:
     # Twice the distance of a pixel's centre from the middle, as a share of the ellipse's width or height.
     x, y = ((2 * np.arange(n) + 1 - n) / (BOX_CORE * n) for n in (right - left, bottom - top))
     inside[x**2 + y[:, None] ** 2 <= 1] = POSSIBLE_FOREGROUND
-    _paint(labels, values)
-
-
-def paint_mask(labels: Labels, mask: npt.NDArray[np.bool_]) -> None:
-    """Paint a mask into the map, in place: possible foreground and possible background; definite labels stay.
-
-    Args:
-        labels: the map, `[H, W]`.
-        mask: `[H, W]`, true on the object.
-    """
-    _paint(labels, np.where(mask, np.uint8(POSSIBLE_FOREGROUND), np.uint8(POSSIBLE_BACKGROUND)))
-
-
-def _paint(labels: Labels, values: Labels) -> None:
     definite = (labels == DEFINITE_BACKGROUND) | (labels == DEFINITE_FOREGROUND)
     np.copyto(labels, values, where=~definite)
+
+
+def mask_labels(mask: npt.NDArray[np.bool_]) -> Labels:
+    """The label map that goes on from a mask.
+
+    The object is possible foreground, all else possible background, and the part of the object that is farthest from
+    its border definite foreground, as if it had been clicked. The release has no start masks: of the ways that were
+    tried this one gave the best masks (docs/prompts.md).
+
+    Args:
+        mask: `[H, W]`, true on the object.
+
+    Returns:
+        `[H, W]`.
+    """
+    labels = np.where(mask, np.uint8(POSSIBLE_FOREGROUND), np.uint8(POSSIBLE_BACKGROUND))
+    labels[deep_inside(mask, MASK_CORE)] = DEFINITE_FOREGROUND
+    return labels
 
 
 def fold_prediction(labels: Labels, foreground: npt.NDArray[np.bool_]) -> None:

@@ -16,8 +16,8 @@ from inter2former_deploy.families.inter2former.labels import (
     Labels,
     add_clicks,
     fold_prediction,
+    mask_labels,
     paint_box,
-    paint_mask,
     unknown_labels,
 )
 
@@ -45,28 +45,30 @@ class LabelMapPrompts:
 
     def __init__(self, size: int) -> None:
         self._labels = unknown_labels(size)
-        self._steps: list[_Crop] = []
+        self._steps: list[_Step] = []
         self._around = (0, 0, size, size)  # top, left, bottom, right: outside, all is possible background
 
     def add(self, prompt: Prompt) -> None:
         """A new prompt: whole pixels of the model's square; a mask `[S, S]`."""
-        if isinstance(prompt, Click):
-            add_clicks(self._labels, [prompt])
-        elif isinstance(prompt, Box):
+        clicks: list[Click] = []
+        if isinstance(prompt, Box):
             paint_box(self._labels, prompt)
         elif isinstance(prompt, StartMask):
-            paint_mask(self._labels, prompt.mask)
+            self._labels[:] = mask_labels(prompt.mask)
+            for step in self._steps:  # what was clicked stays
+                add_clicks(self._labels, step.clicks)
         else:
-            add_clicks(self._labels, prompt.clicks(CLICK_RADIUS))
-        self._steps.append(_Crop.of(self._labels))
-        self._around = self._steps[-1].around
+            clicks = [prompt] if isinstance(prompt, Click) else prompt.clicks(CLICK_RADIUS)
+            add_clicks(self._labels, clicks)
+        self._steps.append(_Step(clicks, _Crop.of(self._labels)))
+        self._around = self._steps[-1].labels.around
 
     def undo(self, left: int) -> None:
         """Go back to the first `left` prompts, before anything was folded in after them."""
         del self._steps[left:]
         if self._steps:
-            self._steps[-1].paste(self._labels)
-            self._around = self._steps[-1].around
+            self._steps[-1].labels.paste(self._labels)
+            self._around = self._steps[-1].labels.around
         else:
             self._labels.fill(UNKNOWN)
             self._around = (0, 0, *self._labels.shape)
@@ -114,6 +116,12 @@ class _Crop:
         labels.fill(POSSIBLE_BACKGROUND)
         height, width = self.values.shape
         labels[self.top : self.top + height, self.left : self.left + width] = self.values
+
+
+@dataclass(frozen=True)
+class _Step:
+    clicks: list[Click]  # of a click or a stroke, pixels of the model's square
+    labels: _Crop
 
 
 def _span(found: npt.NDArray[np.bool_]) -> tuple[int, int]:
