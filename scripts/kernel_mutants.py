@@ -82,8 +82,8 @@ MUTANTS = [
     Mutant("hybrid_attention.cc", "top = other > top ? other : top;", "top = other;", "full_attention"),
     Mutant(
         "hybrid_attention.cc",
-        "if (edge[middle] - middle > first)",
-        "if (edge[middle] - middle >= first)",
+        "if (edge_tokens[middle] - middle > first)",
+        "if (edge_tokens[middle] - middle >= first)",
         "hybrid_attention",
     ),
     Mutant("hybrid_attention.cc", "bits / kLog2E", "bits", "full_attention"),

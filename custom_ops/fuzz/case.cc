@@ -441,7 +441,7 @@ class Decoder {
   void int8_linear() {
     case_.op = one_in(2) ? "Int8LinearGelu" : "Int8Linear";
     const auto [inputs, outputs] = linear();
-    narrow("weight", kInt8, {outputs, inputs});
+    any_bits("weight", kInt8, {outputs, inputs});
     weights("scale", {outputs});
     weights("bias", {outputs});
   }
@@ -449,7 +449,7 @@ class Decoder {
   void bf16_linear() {
     case_.op = one_in(2) ? "Bf16LinearGelu" : "Bf16Linear";
     const auto [inputs, outputs] = linear();
-    narrow("weight", kBfloat16, {outputs, inputs});
+    any_bits("weight", kBfloat16, {outputs, inputs});
     weights("bias", {outputs});
   }
 
@@ -461,7 +461,8 @@ class Decoder {
   }
 
   // A weight of any bits.
-  void narrow(const std::string& name, ONNXTensorElementDataType type, std::vector<int64_t> dims) {
+  void any_bits(const std::string& name, ONNXTensorElementDataType type,
+                std::vector<int64_t> dims) {
     Random source = random();
     for (char& byte : add(name, type, std::move(dims), true).data) {
       byte = static_cast<char>(source.next());

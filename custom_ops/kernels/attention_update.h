@@ -1,8 +1,8 @@
 // Rows of full attention that are known for another qkv, which differs in few tokens.
 //
 // The softmax of a row whose own query is unchanged loses the weights of the changed tokens' old
-// keys and gains those of their new ones. Relative to the known sum of all weights,
-// w_j = exp(logit_j - logsum), and with old keys counted negatively:
+// keys and gains those of their new ones. Relative to the known sum of all weights, w_j =
+// exp(logit_j - logsum), and with old keys counted negatively:
 //
 //   out = (known_out + sum of +-w_j v_j) / (1 + sum of +-w_j)
 //

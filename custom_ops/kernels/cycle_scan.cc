@@ -1,7 +1,7 @@
 // The selective scan, the lanes of a vector being channels: these share nothing but b and c, so
 // that a task takes a few of them through a whole sequence. It does so block by block of tokens,
-// whose steps and inputs it computes once, and within a block a few states at a time, which stay
-// in registers: of an update of one state, most of the work is its exponential.
+// whose steps and inputs it computes once, and within a block a few states at a time, which stay in
+// registers: of an update of one state, most of the work is its exponential.
 //
 // All passes have the same decays and inputs, and the recurrence is linear. A pass from zero leaves
 // states F, and of what was there before it keeps the share P = exp(rate * sum of steps): pass r

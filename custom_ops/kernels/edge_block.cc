@@ -48,15 +48,15 @@ constexpr float kSum = kA * kA + kB * kB, kProduct = kA * kA * kB * kB;
 // Where the packed parameters lie, in floats.
 struct Layout {
   explicit Layout(int64_t channels)
-      : narrow(channels < kLanes && (channels & (channels - 1)) == 0),
+      : few_channels(channels < kLanes && (channels & (channels - 1)) == 0),
         vectors(channels <= kLanes ? 1 : 2),
-        width(narrow ? kLanes : round_up(channels, vectors * kLanes)),
+        width(few_channels ? kLanes : round_up(channels, vectors * kLanes)),
         panels(width / (vectors * kLanes)),
         panel((channels + 1) * vectors * kLanes),
-        weights(narrow ? 9 * channels * kLanes : panels * kPoints * panel),
+        weights(few_channels ? 9 * channels * kLanes : panels * kPoints * panel),
         half(3 * width + weights) {}
 
-  bool narrow;
+  bool few_channels;
   int64_t vectors;  // of a panel
   int64_t width;    // of norm and bias: channels in whole panels
   int64_t panels;   // of output channels, for each kPoints panels of weights
@@ -309,13 +309,13 @@ struct OfPixel {
 };
 
 template <int kChannels>
-struct Narrow {
+struct FewChannels {
   static constexpr int kRows = 4;  // of the result, made together
   static constexpr int kHeld = kRows + 2;
   static constexpr int64_t kBand = 32;  // rows of a block
 
-  Narrow(const Map& x, const Norm& norm, const Layout& layout, const float* packed,
-         const float* residual, float* y)
+  FewChannels(const Map& x, const Norm& norm, const Layout& layout, const float* packed,
+              const float* residual, float* y)
       : x(x),
         norm(norm),
         bias(packed + 2 * layout.width),
@@ -467,14 +467,14 @@ void run_block(const Map& x, const Layout& layout, const float* packed, float ep
 void pack_half(const EdgeBlockHalf& half, int64_t channels, const Layout& layout, float* packed) {
   float *scale = packed, *shift = packed + layout.width, *bias = packed + 2 * layout.width;
   for (int64_t i = 0; i < layout.width; ++i) {
-    const int64_t c = layout.narrow ? i % channels : i;
+    const int64_t c = layout.few_channels ? i % channels : i;
     const bool inside = c < channels;
     scale[i] = inside ? half.norm_weight[c] : 0;
     shift[i] = inside ? half.norm_bias[c] : 0;
     bias[i] = inside ? half.conv_bias[c] : 0;
   }
   float* to = packed + 3 * layout.width;
-  if (layout.narrow) {
+  if (layout.few_channels) {
     for (int64_t tap = 0; tap < 9; ++tap) {
       for (int64_t from = 0; from < channels; ++from) {
         for (int i = 0; i < kLanes; ++i) {
@@ -529,18 +529,18 @@ void edge_block(const float* x, int64_t rows, int64_t columns, int64_t channels,
     using Convolution = typename decltype(convolution)::Type;
     run_block<Convolution>(map, layout, packed, epsilon, y, memory, parallel);
   };
-  if (!layout.narrow) {
+  if (!layout.few_channels) {
     return layout.vectors == 1 ? run(Choice<Winograd<1>>()) : run(Choice<Winograd<2>>());
   }
-  if (channels == 1) return run(Choice<Narrow<1>>());
+  if (channels == 1) return run(Choice<FewChannels<1>>());
   if constexpr (kLanes > 2) {
-    if (channels == 2) return run(Choice<Narrow<2>>());
+    if (channels == 2) return run(Choice<FewChannels<2>>());
   }
   if constexpr (kLanes > 4) {
-    if (channels == 4) return run(Choice<Narrow<4>>());
+    if (channels == 4) return run(Choice<FewChannels<4>>());
   }
   if constexpr (kLanes > 8) {
-    if (channels == 8) return run(Choice<Narrow<8>>());
+    if (channels == 8) return run(Choice<FewChannels<8>>());
   }
 }
 

@@ -20,9 +20,6 @@ constexpr int64_t kCountKeys = 512;     // keys of a task that sums values by co
 constexpr int64_t kGatherCodes = 16;    // codes of a task that adds those sums up
 constexpr int64_t kEnoughTasks = 64;    // query tiles below which their keys are split
 
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
 // How the work is cut, which the shape alone decides, and the arrays that it goes through.
 struct Plan {
   Plan(const Shape& s, int64_t full, const Memory& memory)
@@ -30,11 +27,11 @@ struct Plan {
         edge_tiles(ceil_div(full, kTileQueries)),
         other_tiles(ceil_div(others, kTileQueries)),
         // A code's sums are as long as its chunk's values: no chunk shorter than the table.
-        chunk_keys(most(kCountKeys, s.codes)),
+        chunk_keys(max(kCountKeys, s.codes)),
         chunks(others > 0 ? ceil_div(s.tokens, chunk_keys) : 0),
         value_width(s.head_width + 1),
         partial_floats((s.head_width + 2) * kTileQueries) {
-    const int64_t tiles = most(1, edge_tiles * s.heads);
+    const int64_t tiles = max(1, edge_tiles * s.heads);
     const int64_t evenly = ceil_div(s.tokens, ceil_div(kEnoughTasks, tiles));
     split_keys = ceil_div(evenly, kBlockKeys) * kBlockKeys;
     splits = ceil_div(s.tokens, split_keys);
@@ -75,7 +72,7 @@ struct HybridAttention {
   const Plan& plan;
   RotaryTable rotary;
   const float* qkv;
-  const int64_t* edge;
+  const int64_t* edge_tokens;
   TokenList full;  // tokens that attend in full: the edge tokens, or those that are left of them
   const float* code_weight;
   const float* codewords;
@@ -99,7 +96,7 @@ struct HybridAttention {
   }
 
   void rotate_keys(int64_t task) const {
-    const int64_t end = least(shape.tokens, (task + 1) * kRotateTokens);
+    const int64_t end = min(shape.tokens, (task + 1) * kRotateTokens);
     for (int64_t head = 0; head < shape.heads; ++head) {
       const int64_t at = head * shape.head_width;
       for (int64_t token = task * kRotateTokens; token < end; ++token) {
@@ -120,7 +117,7 @@ struct HybridAttention {
     for (int64_t i = 0; i < shape.scores && !shape.argmax; ++i) {
       places[i] = int32_t{1} << (shape.scores - 1 - i);
     }
-    const int64_t end = least(shape.tokens, (chunk + 1) * plan.chunk_keys);
+    const int64_t end = min(shape.tokens, (chunk + 1) * plan.chunk_keys);
     int64_t token = chunk * plan.chunk_keys;
     for (; token + kTileKeys <= end; token += kTileKeys) {
       add_keys<kTileKeys>(token, places, sums, counts);
@@ -237,7 +234,7 @@ struct HybridAttention {
   // Codewords and values of the codes that occur, without gaps. A code's value in a head is the sum
   // of its keys' values and then their number: numerator and denominator of the attention at once.
   void gather_codes(int64_t task, int64_t found) const {
-    const int64_t end = least(found, (task + 1) * kGatherCodes);
+    const int64_t end = min(found, (task + 1) * kGatherCodes);
     for (int64_t i = task * kGatherCodes; i < end; ++i) {
       const int64_t code = plan.occurring[i];
       copy_floats(codewords + code * width, width, plan.words + i * width);
@@ -279,22 +276,22 @@ struct HybridAttention {
     }
   }
 
-  void edge_tokens(int64_t index, TileMemory& memory) const {
+  void gather_tile(int64_t index, TileMemory& memory) const {
     const int64_t first = index * kTileQueries;
-    memory.count = static_cast<int>(least(kTileQueries, full.count - first));
+    memory.count = static_cast<int>(min(kTileQueries, full.count - first));
     for (int i = 0; i < kTileQueries; ++i) {
-      memory.tokens[i] = full[first + least(i, memory.count - 1)];
+      memory.tokens[i] = full[first + min(i, memory.count - 1)];
     }
   }
 
-  // The tokens between the edge tokens: edge[j] - j of them lie before edge token j.
+  // The tokens between the edge tokens: edge_tokens[j] - j of them lie before edge token j.
   void other_tokens(int64_t index, TileMemory& memory) const {
     const int64_t first = index * kTileQueries;
-    memory.count = static_cast<int>(least(kTileQueries, plan.others - first));
-    int64_t low = 0, high = shape.edges;  // the first j with edge[j] - j > first
+    memory.count = static_cast<int>(min(kTileQueries, plan.others - first));
+    int64_t low = 0, high = shape.edges;  // the first j with edge_tokens[j] - j > first
     while (low < high) {
       const int64_t middle = (low + high) / 2;
-      if (edge[middle] - middle > first) {
+      if (edge_tokens[middle] - middle > first) {
         high = middle;
       } else {
         low = middle + 1;
@@ -305,7 +302,7 @@ struct HybridAttention {
       memory.tokens[i] = token;
       if (i + 1 >= memory.count) continue;
       ++token;
-      for (; low < shape.edges && edge[low] == token; ++low) ++token;
+      for (; low < shape.edges && edge_tokens[low] == token; ++low) ++token;
     }
   }
 
@@ -313,9 +310,9 @@ struct HybridAttention {
     const int64_t split = task % plan.splits, tile_index = task / plan.splits;
     const int64_t head = tile_index / plan.edge_tiles, at = head * shape.head_width;
     const int64_t first = split * plan.split_keys;
-    const int64_t n = least(plan.split_keys, shape.tokens - first);
+    const int64_t n = min(plan.split_keys, shape.tokens - first);
     TileMemory memory;
-    edge_tokens(tile_index % plan.edge_tiles, memory);
+    gather_tile(tile_index % plan.edge_tiles, memory);
     with_vectors(memory.count, [&](auto vectors) {
       constexpr int V = decltype(vectors)::kCount;
       QueryTile<V> tile = make_tile<V>(memory, shape.head_width, shape.head_width);
@@ -343,7 +340,7 @@ struct HybridAttention {
   void join_task(int64_t task) const {
     const int64_t head = task / plan.edge_tiles;
     TileMemory memory;
-    edge_tokens(task % plan.edge_tiles, memory);
+    gather_tile(task % plan.edge_tiles, memory);
     with_vectors(memory.count, [&](auto vectors) {
       constexpr int V = decltype(vectors)::kCount;
       QueryTile<V> tile = make_tile<V>(memory, shape.head_width, shape.head_width);
@@ -424,8 +421,8 @@ struct HybridAttention {
   }
 };
 
-RotaryTable make_turns(const Shape& shape, const Memory& memory) {
-  const int64_t positions = most(shape.tokens / shape.grid_width, shape.grid_width);
+RotaryTable make_rotary_table(const Shape& shape, const Memory& memory) {
+  const int64_t positions = max(shape.tokens / shape.grid_width, shape.grid_width);
   const RotaryTable rotary{take<float>(memory, positions * shape.head_width), shape.head_width};
   rotary.make(positions);
   return rotary;
@@ -433,15 +430,16 @@ RotaryTable make_turns(const Shape& shape, const Memory& memory) {
 
 }  // namespace
 
-void hybrid_attention(const Shape& shape, const float* qkv, const int64_t* edge,
+void hybrid_attention(const Shape& shape, const float* qkv, const int64_t* edge_tokens,
                       const float* code_weight, const float* codewords, const KnownAttention& known,
                       float* out, const Memory& memory, const Parallel& parallel) {
   if (shape.tokens == 0) return;
-  const RotaryTable rotary = shape.edges > 0 ? make_turns(shape, memory) : RotaryTable{};
-  const TokenList left =
-      update_attention(shape, known, rotary, qkv, {edge, shape.edges}, out, memory, parallel);
+  const RotaryTable rotary = shape.edges > 0 ? make_rotary_table(shape, memory) : RotaryTable{};
+  const TokenList left = update_attention(shape, known, rotary, qkv, {edge_tokens, shape.edges},
+                                          out, memory, parallel);
   const Plan plan(shape, left.count, memory);
-  HybridAttention{shape, plan, rotary, qkv, edge, left, code_weight, codewords, out}.run(parallel);
+  HybridAttention{shape, plan, rotary, qkv, edge_tokens, left, code_weight, codewords, out}.run(
+      parallel);
 }
 
 void full_attention(const Shape& given, const float* qkv, float* out, float* logsum,
@@ -450,7 +448,7 @@ void full_attention(const Shape& given, const float* qkv, float* out, float* log
   Shape shape = given;
   shape.edges = shape.tokens;
   const Plan plan(shape, shape.tokens, memory);
-  const RotaryTable rotary = make_turns(shape, memory);
+  const RotaryTable rotary = make_rotary_table(shape, memory);
   const TokenList all{nullptr, shape.tokens};
   HybridAttention{shape, plan, rotary, qkv, nullptr, all, nullptr, nullptr, out, logsum}.run(
       parallel);

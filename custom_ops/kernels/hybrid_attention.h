@@ -37,10 +37,10 @@ struct KnownAttention {
   const float* logsum;  // [L, heads]
 };
 
-// Full attention for edge tokens, codebook attention for the others: writes every element of
-// out [L, D]. qkv [L, 3 * D]; edge [E] strictly ascending in [0, L); codewords [K, D];
-// code_weight [D + 1, score_columns]: the code weight transposed, its last row the bias, padded
-// with 0 and a bias of -Inf. Any float may be NaN or Inf.
+// Full attention for edge tokens, codebook attention for the others: writes every element of out
+// [L, D]. qkv [L, 3 * D]; edge [E] strictly ascending in [0, L); codewords [K, D]; code_weight [D +
+// 1, score_columns]: the code weight transposed, its last row the bias, padded with 0 and a bias of
+// -Inf. Any float may be NaN or Inf.
 //
 // Error: that of the plain float32 formula, or less; sums are of blocks, not running. A row whose
 // logits hold a NaN or +Inf, or nothing but -Inf, is NaN. Same bits for any number of threads.

@@ -32,8 +32,9 @@ void pack_upsample(const UpsampleWeights& weights, float* packed) {
 }
 
 void local_upsample(const float* x, int64_t rows, int64_t columns, int64_t in_channels,
-                    int64_t out_channels, const CropEdge& edge, const float* packed, float epsilon,
-                    bool activate, float* y, const Memory& memory, const Parallel& parallel) {
+                    int64_t out_channels, const EdgeFeatures& edge_features, const float* packed,
+                    float epsilon, bool activate, float* y, const Memory& memory,
+                    const Parallel& parallel) {
   const Moments moments = moments_of_all(x, rows * columns * in_channels, memory, parallel);
   const float inverse = moments.inverse_deviation(epsilon);
   const int64_t period = norm_period(in_channels);
@@ -50,7 +51,7 @@ void local_upsample(const float* x, int64_t rows, int64_t columns, int64_t in_ch
                             packed + period,
                             period};
   const auto run = few_channels(out_channels) ? upsample_few_channels : upsample_many_channels;
-  run(stage, edge, packed + 2 * period, activate, y, memory, parallel);
+  run(stage, edge_features, packed + 2 * period, activate, y, memory, parallel);
 }
 
 }  // namespace i2f::I2F_TIER

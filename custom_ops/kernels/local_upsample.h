@@ -16,8 +16,8 @@ struct UpsampleWeights {
 };
 
 // What of the convolved edge features concerns a crop of 2*rows x 2*columns pixels.
-struct CropEdge {
-  const float* edge;  // [2*rows, 2*columns, Co] within rows of `stride` floats
+struct EdgeFeatures {
+  const float* inside;  // [2*rows, 2*columns, Co] within rows of `stride` floats
   int64_t stride;
   const float *above, *below;  // [2*columns, Co]: to be subtracted from the first and last row
   const float *left, *right;   // [2*rows, Co]: from the first and last column
@@ -34,8 +34,8 @@ using PackUpsampleKernel = void(const UpsampleWeights& weights, float* packed);
 // all sizes at least 1. `packed` is what pack_upsample of the same tier wrote. Its working memory
 // is a few MiB and grows with `columns` alone.
 using LocalUpsampleKernel = void(const float* x, int64_t rows, int64_t columns, int64_t in_channels,
-                                 int64_t out_channels, const CropEdge& edge, const float* packed,
-                                 float epsilon, bool activate, float* y, const Memory& memory,
-                                 const Parallel& parallel);
+                                 int64_t out_channels, const EdgeFeatures& edge_features,
+                                 const float* packed, float epsilon, bool activate, float* y,
+                                 const Memory& memory, const Parallel& parallel);
 
 }  // namespace i2f

@@ -70,8 +70,8 @@ inline Vec exp2_nonpositive(Vec x) { return exp2_in_range(clamp_min_bits(x, -126
 // log(1 + e^x) within a relative error of 4e-7 where the result is a normal number, 0 below -88;
 // NaN for NaN.
 //
-// It is max(x, 0) + log(1 + w), w = e^-|x|, and log(1 + w) = 2 artanh(s) with s = w / (2 + w) of
-// at most 1/3: an odd polynomial in s, minimax in the relative error (4.6e-9).
+// It is max(x, 0) + log(1 + w), w = e^-|x|, and log(1 + w) = 2 artanh(s) with s = w / (2 + w) of at
+// most 1/3: an odd polynomial in s, minimax in the relative error (4.6e-9).
 inline Vec softplus(Vec x) {
   const Vec w = exp((Vec)((VecUint)x | 0x80000000u));  // of -|x|
   const Vec s = w / (broadcast(2.0f) + w);

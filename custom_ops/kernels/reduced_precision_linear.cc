@@ -1,7 +1,7 @@
-// Linear layers in low precision. A task converts a block of rows once, as narrow as the machine
-// multiplies, and multiplies it by one panel of weights after the other: the panel stays in the
-// first cache and the block in the second, the weights are read once a block. The epilogue (scales,
-// bias, GELU) runs on the sums of a tile before they leave the first cache.
+// Linear layers in low precision. A task converts a block of rows once, to the smallest type that
+// the machine multiplies, and multiplies it by one panel of weights after the other: the panel
+// stays in the first cache and the block in the second, the weights are read once a block. The
+// epilogue (scales, bias, GELU) runs on the sums of a tile before they leave the first cache.
 
 #include "kernels/reduced_precision_linear.h"
 
@@ -80,8 +80,8 @@ struct Int8 {
     return finite ? peak / 127.0f : __builtin_nanf("");
   }
   static void put(VecInt x, Dot::Factor* to) {
-    const auto narrow = __builtin_convertvector(x + Dot::kOffset, Factors<Dot::Factor>);
-    __builtin_memcpy(to, &narrow, sizeof narrow);  // of no alignment
+    const auto converted = __builtin_convertvector(x + Dot::kOffset, Factors<Dot::Factor>);
+    __builtin_memcpy(to, &converted, sizeof converted);  // of no alignment
   }
 
   static Vec finish(VecInt sums, const uint32_t* head, float scale) {
@@ -120,8 +120,8 @@ struct Bf16 {
     VecWord near = bits + 0x7fff + (bits >> 16 & 1);
     near = (VecInt)(bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : near;
     near = (near & 0xffff0000) >> kShift;
-    const auto narrow = __builtin_convertvector(near, Factors<Dot::Factor>);
-    __builtin_memcpy(to, &narrow, sizeof narrow);  // of no alignment
+    const auto converted = __builtin_convertvector(near, Factors<Dot::Factor>);
+    __builtin_memcpy(to, &converted, sizeof converted);  // of no alignment
   }
 
   static Vec finish(Vec sums, const uint32_t*, float) { return sums; }

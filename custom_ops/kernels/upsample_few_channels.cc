@@ -67,13 +67,13 @@ struct RowOfTaps {
 template <int kChannels>
 class FewChannels {
  public:
-  FewChannels(const UpsampleStage& stage, const CropEdge& edge, const float* packed, bool activate,
-              float* y)
+  FewChannels(const UpsampleStage& stage, const EdgeFeatures& edge_features, const float* packed,
+              bool activate, float* y)
       : stage_(stage),
-        edge_(edge),
+        edge_features_(edge_features),
         taps_(packed),
         bias_(packed + kTaps * kChannels * stage.in),
-        finish_{activate, 2 * edge.stride, 4 * stage.columns * kChannels},
+        finish_{activate, 2 * edge_features.stride, 4 * stage.columns * kChannels},
         y_(y),
         strips_(ceil_div(stage.columns, kMaxColumns)),
         strip_(round_up(ceil_div(stage.columns, strips_), kUnit)),
@@ -346,7 +346,7 @@ class FewChannels {
   void resize_along(const float* maps, int64_t number, const Scratch& scratch) const {
     const Finish finish = finish_;  // which stores leave alone
     const int64_t floats = (scratch.end - scratch.begin) * kChannels, count = 2 * floats;
-    const ResultRow row(stage_, edge_, number, scratch.begin, count, scratch.edge_row);
+    const ResultRow row(stage_, edge_features_, number, scratch.begin, count, scratch.edge_row);
     float* to = y_ + 2 * (number * stage_.columns + scratch.begin) * kChannels;
     const int64_t outer = scratch.outer_columns();
     const auto pixels_of_vector = [=](const float* at, const float* e, float* result) {
@@ -375,7 +375,7 @@ class FewChannels {
   }
 
   const UpsampleStage stage_;
-  const CropEdge edge_;
+  const EdgeFeatures edge_features_;
   const float *taps_, *bias_;  // [row, in, column, kChannels], [kChannels]
   const Finish finish_;
   float* const y_;
@@ -384,9 +384,9 @@ class FewChannels {
 };
 
 template <int kChannels>
-void upsample(const UpsampleStage& stage, const CropEdge& edge, const float* packed, bool activate,
-              float* y, const Memory& memory, const Parallel& parallel) {
-  const FewChannels<kChannels> all(stage, edge, packed, activate, y);
+void upsample(const UpsampleStage& stage, const EdgeFeatures& edge_features, const float* packed,
+              bool activate, float* y, const Memory& memory, const Parallel& parallel) {
+  const FewChannels<kChannels> all(stage, edge_features, packed, activate, y);
   for_blocks(all.tasks(), all.scratch_floats(), memory, parallel,
              [&](int64_t task, float* scratch) { all.run(task, scratch); });
 }
@@ -409,10 +409,12 @@ void pack_few_channels(const UpsampleWeights& weights, float* packed) {
   copy_floats(weights.conv_bias, out, packed);
 }
 
-void upsample_few_channels(const UpsampleStage& stage, const CropEdge& edge, const float* packed,
-                           bool activate, float* y, const Memory& memory,
+void upsample_few_channels(const UpsampleStage& stage, const EdgeFeatures& edge_features,
+                           const float* packed, bool activate, float* y, const Memory& memory,
                            const Parallel& parallel) {
-  const auto run = [&](auto kernel) { kernel(stage, edge, packed, activate, y, memory, parallel); };
+  const auto run = [&](auto kernel) {
+    kernel(stage, edge_features, packed, activate, y, memory, parallel);
+  };
   if (stage.out == 1) return run(upsample<1>);
   if (stage.out == 2) return run(upsample<2>);
   if constexpr (kLanes > 4) {

@@ -241,7 +241,7 @@ void border_pixel(Columns columns, Finish finish, const ResultRow& row, const fl
 
 struct Resize {
   const Stage& stage;
-  const CropEdge& edge;
+  const EdgeFeatures& edge_features;
   Finish finish;
   float* y;
 
@@ -284,7 +284,7 @@ struct Resize {
 
   void row_of(int64_t number, int phase, int64_t begin, int64_t end, const Scratch& scratch) const {
     const int64_t channels = stage.out, pixels = end - begin, floats = 2 * pixels * channels;
-    const ResultRow row(stage, edge, number, begin, floats, scratch.edge_row);
+    const ResultRow row(stage, edge_features, number, begin, floats, scratch.edge_row);
     float* to = y + 2 * (number * stage.columns + begin) * channels;
     Columns columns{{scratch.column(phase, 0), scratch.column(phase, 1), scratch.column(phase, 2)},
                     channels};
@@ -324,8 +324,8 @@ void pack_many_channels(const UpsampleWeights& weights, float* packed) {
   }
 }
 
-void upsample_many_channels(const UpsampleStage& given, const CropEdge& edge, const float* packed,
-                            bool activate, float* y, const Memory& memory,
+void upsample_many_channels(const UpsampleStage& given, const EdgeFeatures& edge_features,
+                            const float* packed, bool activate, float* y, const Memory& memory,
                             const Parallel& parallel) {
   const int64_t rows = given.rows, columns = given.columns, channels = given.out;
   const int64_t tap = round_up(columns * channels, kLanes) + kLanes;
@@ -334,7 +334,8 @@ void upsample_many_channels(const UpsampleStage& given, const CropEdge& edge, co
   const Stage stage{given,  Panels(given.in, channels),
                     packed, take<float>(memory, slots * kTaps * tap),
                     slots,  tap};
-  const Resize resizing{stage, edge, {activate, 2 * edge.stride, 4 * columns * channels}, y};
+  const Resize resizing{
+      stage, edge_features, {activate, 2 * edge_features.stride, 4 * columns * channels}, y};
 
   const int64_t pixel_cost = given.in * kTaps * channels;
   const int64_t tile = kPixels * given.in;

@@ -57,14 +57,14 @@ struct Finish {
 // A row of the result from low-resolution column `begin` on, `count` floats: its edge features
 // without what the crop's upper or lower border takes away from them.
 struct ResultRow {
-  ResultRow(const UpsampleStage& stage, const CropEdge& crop, int64_t row, int64_t begin,
+  ResultRow(const UpsampleStage& stage, const EdgeFeatures& crop, int64_t row, int64_t begin,
             int64_t count, float* memory)
-      : edge(&crop),
+      : edge_features(&crop),
         number(row),
         channels(stage.out),
         top(row == 0),
         bottom(row == 2 * stage.rows - 1) {
-    e = crop.edge + row * crop.stride + 2 * begin * stage.out;
+    e = crop.inside + row * crop.stride + 2 * begin * stage.out;
     if (!top && !bottom) return;
     const float* border = (top ? crop.above : crop.below) + 2 * begin * stage.out;
     for (int64_t i = 0; i < count; ++i) memory[i] = e[i] - border[i];
@@ -74,14 +74,15 @@ struct ResultRow {
   // Channels [c, c + count) of the edge features of the crop's first or last pixel of the row, of
   // which `own` are what the row has of them.
   Vec at_end(bool first, const float* own, int64_t c, int count) const {
-    const float* border = (first ? edge->left : edge->right) + number * channels + c;
+    const float* border =
+        (first ? edge_features->left : edge_features->right) + number * channels + c;
     const Vec inside = load_partial(own, count) - load_partial(border, count);
     if (!top && !bottom) return inside;
-    const float* corner = edge->corner[(top ? 0 : 2) + (first ? 0 : 1)] + c;
+    const float* corner = edge_features->corner[(top ? 0 : 2) + (first ? 0 : 1)] + c;
     return inside + load_partial(corner, count);
   }
 
-  const CropEdge* edge;
+  const EdgeFeatures* edge_features;
   int64_t number, channels;
   bool top, bottom;
   const float* e;
@@ -95,10 +96,11 @@ size_t packed_few_channels_size(int64_t in, int64_t out);
 size_t packed_many_channels_size(int64_t in, int64_t out);
 void pack_few_channels(const UpsampleWeights& weights, float* packed);
 void pack_many_channels(const UpsampleWeights& weights, float* packed);
-void upsample_few_channels(const UpsampleStage& stage, const CropEdge& edge, const float* packed,
-                           bool activate, float* y, const Memory& memory, const Parallel& parallel);
-void upsample_many_channels(const UpsampleStage& stage, const CropEdge& edge, const float* packed,
-                            bool activate, float* y, const Memory& memory,
+void upsample_few_channels(const UpsampleStage& stage, const EdgeFeatures& edge_features,
+                           const float* packed, bool activate, float* y, const Memory& memory,
+                           const Parallel& parallel);
+void upsample_many_channels(const UpsampleStage& stage, const EdgeFeatures& edge_features,
+                            const float* packed, bool activate, float* y, const Memory& memory,
                             const Parallel& parallel);
 
 }  // namespace i2f::I2F_TIER

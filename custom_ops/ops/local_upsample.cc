@@ -93,14 +93,14 @@ class LocalUpsample final : public Kernel {
     const auto corner_at = [&](int64_t which, int64_t row, int64_t column) {
       return corner.data + ((which * grid + row) * grid + column) * stage.out;
     };
-    const CropEdge crop{edge.data + (first_row * side + first_column) * stage.out,
-                        side * stage.out,
-                        border_at(0, top, first_column),
-                        border_at(1, bottom - 1, first_column),
-                        border_at(2, left, first_row),
-                        border_at(3, right - 1, first_row),
-                        {corner_at(0, top, left), corner_at(1, top, right - 1),
-                         corner_at(2, bottom - 1, left), corner_at(3, bottom - 1, right - 1)}};
+    const EdgeFeatures crop{edge.data + (first_row * side + first_column) * stage.out,
+                            side * stage.out,
+                            border_at(0, top, first_column),
+                            border_at(1, bottom - 1, first_column),
+                            border_at(2, left, first_row),
+                            border_at(3, right - 1, first_row),
+                            {corner_at(0, top, left), corner_at(1, top, right - 1),
+                             corner_at(2, bottom - 1, left), corner_at(3, bottom - 1, right - 1)}};
     kernels::local_upsample(x.data, rows, columns, stage.in, stage.out, crop, stage.data.data(),
                             epsilon_, kSilu,
                             context.output<float>(0, {2 * rows, 2 * columns, stage.out}),
