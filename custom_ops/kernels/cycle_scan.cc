@@ -19,14 +19,16 @@
 namespace i2f::I2F_TIER {
 namespace {
 
-constexpr int64_t kWidth = 32;                     // channels of a task: two cache lines of a row
-constexpr int64_t kTokens = 32;                    // of a block: its maps stay in the first cache
+constexpr int64_t kWidth = 64;   // channels of a task: four cache lines of a row
+constexpr int64_t kTokens = 32;  // of a block: maps of a vector of channels stay in the first cache
 constexpr int kStates = kRegisters >= 32 ? 8 : 4;  // at a time
-constexpr float kFaded = -29.0f;                   // exponent of 2 at which a state is forgotten
+constexpr float kFaded = -25.0f;                   // exponent of 2 at which a state is forgotten
+constexpr float kNegligible =
+    -64.0f;  // from here on, its size does not matter: no denormal numbers
 constexpr float kMostNegative = -__FLT_MAX__;
 static_assert(kWidth % kLanes == 0, "a task is whole vectors");
 
-// Memory of a task: maps of kWidth channels a row, b and c side by side.
+// Memory of a task. A map holds vectors of channels one after the other, of each all its rows.
 struct Scratch {
   static int64_t padded(int64_t states) { return round_up(states, kStates); }
   static int64_t floats(int64_t states) {
@@ -45,77 +47,79 @@ struct Scratch {
         elapsed(total + kWidth),
         b_c(elapsed + kWidth) {}
 
-  float* rate;     // [padded, kWidth], in units of ln 2
-  float* state;    // [padded, kWidth]
-  float* step;     // [kTokens, kWidth]
-  float* added;    // [kTokens, kWidth], inputs times steps
-  float* y;        // [kTokens, kWidth]
+  float* rate;     // padded rows, in units of ln 2
+  float* state;    // padded rows
+  float* step;     // kTokens rows
+  float* added;    // kTokens rows, inputs times steps
+  float* y;        // kTokens rows
   float* bias;     // [kWidth]
   float* skip;     // [kWidth]
   float* total;    // [kWidth], sum of gamma
   float* elapsed;  // [kWidth], sum of steps so far
-  float* b_c;      // [kTokens, 2 * padded], with zeros behind b and behind c
+  float* b_c;      // [kTokens, 2 * padded], b and c side by side, with zeros behind each
 };
 
-// kStates states of a vector of channels through `count` tokens, from those at `state` on; adds
-// what they give to y.
-inline void advance(int64_t count, const Scratch& scratch, int64_t padded, int64_t n,
-                    int64_t lane) {
-  const float* rates = scratch.rate + n * kWidth + lane;
-  float* states = scratch.state + n * kWidth + lane;
+// kStates states of a vector of channels through `count` tokens: rows of rates and states, and of
+// steps, inputs and outputs, to which what they give is added; b and c of a token are `stride`
+// apart from those of the next.
+inline void advance(int64_t count, const float* rates, float* states, const float* steps,
+                    const float* inputs, const float* b, const float* c, int64_t stride, float* y) {
   Vec rate[kStates], state[kStates];
 #pragma GCC unroll 8
   for (int i = 0; i < kStates; ++i) {
-    rate[i] = load(rates + i * kWidth);
-    state[i] = load(states + i * kWidth);
+    rate[i] = load(rates + i * kLanes);
+    state[i] = load(states + i * kLanes);
   }
   for (int64_t t = 0; t < count; ++t) {
-    const Vec step = load(scratch.step + t * kWidth + lane);
-    const Vec added = load(scratch.added + t * kWidth + lane);
-    const float* b = scratch.b_c + t * 2 * padded + n;
-    const float* c = b + padded;
-    Vec y = load(scratch.y + t * kWidth + lane);
+    const Vec step = load(steps + t * kLanes), input = load(inputs + t * kLanes);
+    Vec sum = load(y + t * kLanes), kept[kStates];
+#pragma GCC unroll 8
+    for (int i = 0; i < kStates; ++i) kept[i] = clamp_min_bits(step * rate[i], -126.0f);
+    exp2_in_range(kept, Count<kStates>());
 #pragma GCC unroll 8
     for (int i = 0; i < kStates; ++i) {
-      state[i] = exp2_nonpositive(step * rate[i]) * state[i] + added * broadcast(b[i]);
-      y += state[i] * broadcast(c[i]);
+      state[i] = kept[i] * state[i] + input * broadcast(b[i]);
     }
-    store(scratch.y + t * kWidth + lane, y);
+#pragma GCC unroll 8
+    for (int i = 0; i < kStates; ++i) sum += state[i] * broadcast(c[i]);
+    store(y + t * kLanes, sum);
+    b += stride;
+    c += stride;
   }
 #pragma GCC unroll 8
-  for (int i = 0; i < kStates; ++i) store(states + i * kWidth, state[i]);
+  for (int i = 0; i < kStates; ++i) store(states + i * kLanes, state[i]);
 }
 
-// What is left of kStates states of a vector of channels at `count` tokens, `scratch.step` being
-// the time that has passed: adds what they give to y.
-inline void fade(int64_t count, const Scratch& scratch, int64_t padded, int64_t n, int64_t lane) {
+// What is left of kStates states of a vector of channels at `count` tokens, `elapsed` being the
+// time since: adds what they give to y.
+inline void fade(int64_t count, const float* rates, const float* states, const float* elapsed,
+                 const float* c, int64_t stride, float* y) {
   Vec rate[kStates], state[kStates];
 #pragma GCC unroll 8
   for (int i = 0; i < kStates; ++i) {
-    rate[i] = load(scratch.rate + (n + i) * kWidth + lane);
-    state[i] = load(scratch.state + (n + i) * kWidth + lane);
+    rate[i] = load(rates + i * kLanes);
+    state[i] = load(states + i * kLanes);
   }
   for (int64_t t = 0; t < count; ++t) {
-    const Vec elapsed = load(scratch.step + t * kWidth + lane);
-    const float* c = scratch.b_c + t * 2 * padded + padded + n;
-    Vec y = load(scratch.y + t * kWidth + lane);
+    const Vec time = load(elapsed + t * kLanes);
+    Vec sum = load(y + t * kLanes), left[kStates];
 #pragma GCC unroll 8
-    for (int i = 0; i < kStates; ++i) {
-      y += exp2_nonpositive(elapsed * rate[i]) * state[i] * broadcast(c[i]);
-    }
-    store(scratch.y + t * kWidth + lane, y);
+    for (int i = 0; i < kStates; ++i) left[i] = clamp_min_bits(time * rate[i], kNegligible);
+    exp2_in_range(left, Count<kStates>());
+#pragma GCC unroll 8
+    for (int i = 0; i < kStates; ++i) sum += left[i] * state[i] * broadcast(c[i]);
+    store(y + t * kLanes, sum);
+    c += stride;
   }
 }
 
-// Whether anything is left of kStates states after the time `scratch.elapsed`. What is not finite
-// is.
-inline bool is_left(const Scratch& scratch, int64_t n, int64_t lane) {
-  const Vec elapsed = load(scratch.elapsed + lane);
+// Whether anything is left of kStates states after a time. What is not finite is.
+inline bool is_left(const float* rates, const float* states, Vec time) {
   VecInt left{};
   for (int i = 0; i < kStates; ++i) {
-    const Vec state = load(scratch.state + (n + i) * kWidth + lane);
-    const Vec exponent = elapsed * load(scratch.rate + (n + i) * kWidth + lane);
-    left |= (state != 0.0f) & ~((exponent <= kFaded) & (state - state == 0.0f));
+    const Vec state = load(states + i * kLanes);
+    const VecInt faded = time * load(rates + i * kLanes) <= kFaded;
+    left |= (state != 0.0f) & ~(faded & (state - state == 0.0f));
   }
   return any(left);
 }
@@ -142,9 +146,10 @@ class Sequence {
       for (int64_t n = 0; n < shape.states; ++n) {
         const double rate = weights.rate[from * shape.states + n] * kLog2E;
         // A NaN of its own, which exp2_nonpositive keeps.
-        scratch_.rate[n * kWidth + j] = rate != rate           ? __builtin_nanf("")
-                                        : rate < kMostNegative ? kMostNegative
-                                                               : static_cast<float>(rate);
+        scratch_.rate[(j / kLanes * padded_ + n) * kLanes + j % kLanes] =
+            rate != rate           ? __builtin_nanf("")
+            : rate < kMostNegative ? kMostNegative
+                                   : static_cast<float>(rate);
       }
     }
   }
@@ -155,10 +160,26 @@ class Sequence {
     out += channel_;
     for (int64_t t = 0; t < length; t += kTokens) {
       const int64_t count = min(kTokens, length - t);
-      discretise(count, length - t, u + t * channels, projected + t * stride);
+      discretise(count, u + t * channels, projected + t * stride);
       take_b_c(count, projected + t * stride + channels);
+      const int64_t next = t + kTokens, rows_left = min(kTokens, length - next);
+      const int64_t calls = ceil_div(width_, kLanes) * (padded_ / kStates);
+      int64_t call = 0;
       for (int64_t lane = 0; lane < width_; lane += kLanes) {
-        for (int64_t n = 0; n < padded_; n += kStates) advance(count, scratch_, padded_, n, lane);
+        const int64_t rows = lane * kTokens;
+        for (int64_t n = 0; n < padded_; n += kStates) {
+          const int64_t at = lane * padded_ + n * kLanes;
+          // Rows of the next block lie too far apart for the hardware to fetch them.
+          for (int64_t i = call * kTokens / calls; i < (call + 1) * kTokens / calls; ++i) {
+            if (i >= rows_left) break;
+            fetch(u + (next + i) * channels, projected + channel_ + (next + i) * stride,
+                  out + (next + i) * channels);
+          }
+          ++call;
+          advance(count, scratch_.rate + at, scratch_.state + at, scratch_.step + rows,
+                  scratch_.added + rows, scratch_.b_c + n, scratch_.b_c + padded_ + n, 2 * padded_,
+                  scratch_.y + rows);
+        }
       }
       put(count, out + t * channels);
     }
@@ -171,33 +192,35 @@ class Sequence {
   }
 
  private:
-  // Steps and inputs of a block, what its outputs start from, and the time at its end. Fetches rows
-  // of the next block: there are `left` tokens. Rows lie too far apart for the hardware to do so.
-  void discretise(int64_t count, int64_t left, const float* u, const float* projected) const {
+  // Steps and inputs of a block, what its outputs start from, and the time at its end.
+  void discretise(int64_t count, const float* u, const float* projected) const {
     const int64_t channels = shape_.channels, stride = channels + 2 * shape_.states;
     const float* delta = projected + channel_;
     Vec elapsed[kWidth / kLanes] = {};
     for (int64_t t = 0; t < count; ++t) {
       const float *from = u + t * channels, *steps = delta + t * stride;
-      if (t + kTokens < left) {
-        for (int64_t j = 0; j < width_; j += 16) {
-          __builtin_prefetch(from + kTokens * channels + j);
-          __builtin_prefetch(steps + kTokens * stride + j);
-        }
-        __builtin_prefetch(projected + (t + kTokens) * stride + channels);
-      }
       for (int64_t lane = 0; lane < width_; lane += kLanes) {
+        const int64_t at = lane * kTokens + t * kLanes;
         const Vec input = load_some(from + lane, width_ - lane);
         Vec step = load_some(steps + lane, width_ - lane);
         step = softplus(step + load(scratch_.bias + lane));
-        store(scratch_.step + t * kWidth + lane, step);
-        store(scratch_.added + t * kWidth + lane, step * input);
-        store(scratch_.y + t * kWidth + lane, input * load(scratch_.skip + lane));
+        store(scratch_.step + at, step);
+        store(scratch_.added + at, step * input);
+        store(scratch_.y + at, input * load(scratch_.skip + lane));
         elapsed[lane / kLanes] += step;
       }
     }
     for (int64_t lane = 0; lane < width_; lane += kLanes) {
       store(scratch_.elapsed + lane, load(scratch_.elapsed + lane) + elapsed[lane / kLanes]);
+    }
+  }
+
+  // A row that is soon read, and one that is soon written.
+  void fetch(const float* u, const float* delta, const float* out) const {
+    for (int64_t j = 0; j < width_; j += 16) {
+      __builtin_prefetch(u + j);
+      __builtin_prefetch(delta + j);
+      __builtin_prefetch(out + j, 1);
     }
   }
 
@@ -212,10 +235,10 @@ class Sequence {
 
   // The outputs of a block of the pass from zero.
   void put(int64_t count, float* out) const {
-    for (int64_t t = 0; t < count; ++t) {
+    for (int64_t t = 0; t < count; ++t, out += shape_.channels) {
       for (int64_t lane = 0; lane < width_; lane += kLanes) {
-        const Vec y = load(scratch_.total + lane) * load(scratch_.y + t * kWidth + lane);
-        store_some(out + t * shape_.channels + lane, y, width_ - lane);
+        const Vec y = load(scratch_.total + lane) * load(scratch_.y + lane * kTokens + t * kLanes);
+        store_some(out + lane, y, width_ - lane);
       }
     }
   }
@@ -223,11 +246,12 @@ class Sequence {
   // From the states after the pass from zero to the sum of those that all passes begin with.
   void join_passes() const {
     const int64_t passes = shape_.passes;
-    for (int64_t n = 0; n < shape_.states; ++n) {
-      for (int64_t lane = 0; lane < width_; lane += kLanes) {
-        const int64_t at = n * kWidth + lane;
+    for (int64_t lane = 0; lane < width_; lane += kLanes) {
+      const Vec elapsed = load(scratch_.elapsed + lane);
+      for (int64_t n = 0; n < shape_.states; ++n) {
+        const int64_t at = lane * padded_ + n * kLanes;
         const Vec gained = load(scratch_.state + at);
-        const Vec kept = exp2_nonpositive(load(scratch_.elapsed + lane) * load(scratch_.rate + at));
+        const Vec kept = exp2_nonpositive(elapsed * load(scratch_.rate + at));
         Vec start{}, sum{};
         for (int64_t r = 1; r < passes; ++r) {
           start = kept * start + gained;
@@ -246,33 +270,38 @@ class Sequence {
   // Adds to a block of outputs what is left of the states that the passes begin with; false if
   // nothing is.
   bool add_rest(int64_t count, const float* projected, float* out) const {
-    bool some = false;
-    for (int64_t lane = 0; lane < width_ && !some; lane += kLanes) {
-      for (int64_t n = 0; n < padded_ && !some; n += kStates) some = is_left(scratch_, n, lane);
-    }
-    if (!some) return false;
     const int64_t channels = shape_.channels, stride = channels + 2 * shape_.states;
-    take_b_c(count, projected + channels);
+    bool some = false;
     for (int64_t lane = 0; lane < width_; lane += kLanes) {
+      const float *rate = scratch_.rate + lane * padded_, *state = scratch_.state + lane * padded_;
       const Vec before = load(scratch_.elapsed + lane);
+      bool left = false;
+      for (int64_t n = 0; n < padded_ && !left; n += kStates) {
+        left = is_left(rate + n * kLanes, state + n * kLanes, before);
+      }
+      if (!left) continue;  // so it stays: the time does not go back
+      if (!some) take_b_c(count, projected + channels);
+      some = true;
+
+      const float* delta = projected + channel_ + lane;
+      const Vec bias = load(scratch_.bias + lane);
       Vec elapsed{};
       for (int64_t t = 0; t < count; ++t) {
-        const Vec delta = load_some(projected + t * stride + channel_ + lane, width_ - lane);
-        elapsed += softplus(delta + load(scratch_.bias + lane));
-        store(scratch_.step + t * kWidth + lane, before + elapsed);
-        const Vec y = load_some(out + t * channels + lane, width_ - lane);
-        store(scratch_.y + t * kWidth + lane, y);
-      }
-      for (int64_t n = 0; n < padded_; n += kStates) {
-        if (is_left(scratch_, n, lane)) fade(count, scratch_, padded_, n, lane);
+        elapsed += softplus(load_some(delta + t * stride, width_ - lane) + bias);
+        store(scratch_.step + t * kLanes, before + elapsed);
+        store(scratch_.y + t * kLanes, load_some(out + t * channels + lane, width_ - lane));
       }
       store(scratch_.elapsed + lane, before + elapsed);
+      for (int64_t n = 0; n < padded_; n += kStates) {
+        if (!is_left(rate + n * kLanes, state + n * kLanes, before)) continue;
+        fade(count, rate + n * kLanes, state + n * kLanes, scratch_.step,
+             scratch_.b_c + padded_ + n, 2 * padded_, scratch_.y);
+      }
       for (int64_t t = 0; t < count; ++t) {
-        const Vec y = load(scratch_.y + t * kWidth + lane);
-        store_some(out + t * channels + lane, y, width_ - lane);
+        store_some(out + t * channels + lane, load(scratch_.y + t * kLanes), width_ - lane);
       }
     }
-    return true;
+    return some;
   }
 
   // The first `count` lanes, or all.

@@ -29,7 +29,7 @@ struct CycleScanWeights {
 // CycleScan of OPERATORS.md: u [T, C], projected [T, C + 2 N] -> out [T, C], no overlap.
 //
 // One pass over all tokens from states that are zero, and a second one over the first tokens alone,
-// which adds what all later passes start with, as far as it has not faded below e^-20.
+// which adds what all later passes start with, as far as it has not faded below 2^-25.
 //
 // Error: that of R passes in float32, or less. Same bits for any number of threads.
 using CycleScanKernel = void(const CycleScanShape& shape, const float* u, const float* projected,

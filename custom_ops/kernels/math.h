@@ -46,20 +46,39 @@ inline Vec clamp_max_bits(Vec x, float most) {
   return (Vec)(bits < bound ? bits : bound);
 }
 
+// How many vectors a function takes at once.
+template <int M>
+struct Count {};
+
 // 2^x within a relative error of 2e-7 for -126 <= x < 128, exactly 1 for 0 and Inf for 128; of
 // other x it is some number. The polynomial for the fraction has the constant 1 fixed and is
 // minimax in the relative error (9.2e-8).
-inline __attribute__((always_inline)) Vec exp2_in_range(Vec x) {
+//
+// Of several vectors the steps are taken by turns: each waits for the one before, and a processor
+// looks only so far ahead.
+template <int M>
+inline __attribute__((always_inline)) void exp2_in_range(Vec* x, Count<M>) {
   const Vec kShift = broadcast(0x1.8p23f);  // adding it rounds to an integer, kept in the low bits
-  const Vec shifted = x + kShift;
-  const Vec f = x - (shifted - kShift);
-  Vec p = broadcast(0x1.5bb994p-10f);
-  p = p * f + broadcast(0x1.3cea84p-7f);
-  p = p * f + broadcast(0x1.c6b754p-5f);
-  p = p * f + broadcast(0x1.ebf9bcp-3f);
-  p = p * f + broadcast(0x1.62e42ap-1f);
-  p = p * f + broadcast(1.0f);
-  return (Vec)((VecUint)p + ((VecUint)shifted << 23));
+  constexpr float kFactors[] = {0x1.3cea84p-7f, 0x1.c6b754p-5f, 0x1.ebf9bcp-3f, 0x1.62e42ap-1f,
+                                1.0f};
+  Vec shifted[M], p[M];
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) shifted[i] = x[i] + kShift;
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) x[i] = x[i] - (shifted[i] - kShift);
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) p[i] = broadcast(0x1.5bb994p-10f);
+#pragma GCC unroll 8
+  for (int k = 0; k < 5; ++k) {
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) p[i] = p[i] * x[i] + broadcast(kFactors[k]);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) x[i] = (Vec)((VecUint)p[i] + ((VecUint)shifted[i] << 23));
+}
+inline __attribute__((always_inline)) Vec exp2_in_range(Vec x) {
+  exp2_in_range(&x, Count<1>());
+  return x;
 }
 
 // 2^x within a relative error of 2e-7 for -126 <= x <= 0, about 2^-126 below, exactly 1 for 0. Of
