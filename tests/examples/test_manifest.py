@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,59 @@ def test_label_maps_by_the_manifest_are_those_of_the_runtime(demo_bundle: Path, 
         session.click(x, y, positive)
         np.testing.assert_array_equal(session.inputs["labels"], expected)
     assert set(np.unique(session.inputs["labels"])) == {0, 1, 3, 4}
+
+
+def test_boxes_strokes_and_masks_by_the_manifest_are_those_of_the_runtime(
+    demo_bundle: Path, manifest: Manifest
+) -> None:
+    """By nothing but what the manifest says, on a picture of 300 x 200 in a square of 512."""
+    rules, size = manifest["prompts"]["labels"], manifest["size"]
+    scale, (yy, xx) = size / 512, np.mgrid[:size, :size]
+    session = Segmenter(demo_bundle, custom_ops=False, num_threads=1).open(np.zeros((200, 300, 3), np.uint8))
+    x0, y0, x1, y1 = 40.5, 30, 201.25, 180
+    session.box(x0, y0, x1, y1)
+    left, top = (int(scale * v) for v in (x0, y0))
+    right, bottom = (math.ceil(scale * v) for v in (x1, y1))
+    inside = (yy >= top) & (yy < bottom) & (xx >= left) & (xx < right)
+    axes = (rules["box"]["core_share"] * n / 2 for n in (right - left, bottom - top))
+    u, v = (
+        (n + 0.5 - (a + b) / 2) / axis
+        for n, a, b, axis in zip((xx, yy), (left, top), (right, bottom), axes, strict=True)
+    )
+    names = np.where(inside, np.where(u**2 + v**2 <= 1, "core", "inside"), "outside")
+    np.testing.assert_array_equal(session.inputs["labels"], np.vectorize(rules["box"].get)(names))
+    session.reset()
+
+    corners = [(20, 30), (150.5, 90), (150.5, 20)]
+    session.stroke(corners, positive=False)
+    labels = np.full((size, size), rules["start"], np.uint8)
+    placed = [(int(scale * x), int(scale * y)) for x, y in corners]
+    points = placed[:1]
+    for a, b in pairwise(placed):
+        steps = math.ceil(math.dist(a, b) / rules["stroke"]["spacing"])
+        points += [tuple(int(p + (q - p) * i / steps) for p, q in zip(a, b, strict=True)) for i in range(1, steps + 1)]
+    for x, y in points:
+        labels[np.hypot(yy - y, xx - x) <= rules["click"]["radius"]] = rules["click"]["negative"]
+    np.testing.assert_array_equal(session.inputs["labels"], labels)
+    line = labels == rules["click"]["negative"]
+
+    mask = np.zeros((200, 300), bool)
+    mask[40:140, 60:260] = True
+    mask[100:, 200:] = False
+    session.start(mask)
+    at = [int((i + 0.5) * 512 / size) for i in range(size)]
+    sampled = np.array([[y < 200 and x < 300 and mask[y, x] for x in at] for y in at])
+    outside = np.argwhere(~np.pad(sampled, 1)) - 1
+    distance = np.array(
+        [[np.hypot(*(outside - (y, x)).T).min() if sampled[y, x] else 0 for x in range(size)] for y in range(size)]
+    )
+    names = np.where(
+        sampled, np.where(distance > distance.max() / rules["mask"]["core_divisor"], "core", "foreground"), "background"
+    )
+    expected = np.vectorize(rules["mask"].get)(names)
+    expected[line] = rules["click"]["negative"]
+    np.testing.assert_array_equal(session.inputs["labels"], expected)
+    assert set(np.unique(expected)) == {0, 1, 3, 4}
 
 
 def test_clicks_land_where_the_manifest_says(manifest: Manifest) -> None:

@@ -21,7 +21,14 @@ from inter2former_deploy.families.inter2former.config import (
     STAGES,
     ModelConfig,
 )
-from inter2former_deploy.families.inter2former.labels import CLICK_RADIUS, Label, check_labels, fold_table
+from inter2former_deploy.families.inter2former.labels import (
+    BOX_CORE,
+    CLICK_RADIUS,
+    MASK_CORE,
+    Label,
+    check_labels,
+    fold_table,
+)
 from inter2former_deploy.families.inter2former.masks import Box, BoxLogits
 from inter2former_deploy.families.inter2former.pictures import Frame, model_input
 from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
@@ -163,6 +170,35 @@ def prompts() -> Json:
                 "A pixel whose logit is > 0 gets `foreground[label]`, any other `background[label]`.",
                 "foreground": fold_table(foreground=True),
                 "background": fold_table(foreground=False),
+            },
+            "box": {
+                "text": "A box x0, y0, x1, y1 covers columns int(scale * x0) to ceil(scale * x1) and rows likewise, "
+                "the end exclusive. Outside it pixels get `outside`, inside `inside`, and those whose centre "
+                "lies in the ellipse around its middle, with axes of `core_share` of its width and height, "
+                "`core`; definite labels stay. Then run `click`, as after a click.",
+                "outside": int(Label.POSSIBLE_BACKGROUND),
+                "inside": int(Label.UNKNOWN),
+                "core": int(Label.POSSIBLE_FOREGROUND),
+                "core_share": BOX_CORE,
+            },
+            "stroke": {
+                "text": "The corners of a line are placed as clicks are; each piece of length L between two corners is"
+                " split into ceil(L / spacing) equal steps, and every end of a step, rounded down, is painted "
+                "as a click. One step for undo.",
+                "spacing": CLICK_RADIUS,
+            },
+            "mask": {
+                "text": "A mask to start from is sampled at the centres of the map's pixels: row i has the value of "
+                "the image's row int((i + 0.5) * side / size), columns likewise; where there is no image, it "
+                "is background. Pixels of the object get `foreground`, others `background`, and those of the "
+                "object whose distance to the nearest pixel that is not, or to the border of the map (pixel "
+                "centres, one pixel beyond it counts), is larger than the largest such distance / "
+                "`core_divisor` get `core`. Clicks and strokes that came before are painted again, in order. "
+                "Nothing is run and nothing is folded in: the mask is the prediction until the next prompt.",
+                "foreground": int(Label.POSSIBLE_FOREGROUND),
+                "background": int(Label.POSSIBLE_BACKGROUND),
+                "core": int(Label.DEFINITE_FOREGROUND),
+                "core_divisor": MASK_CORE,
             },
         },
     }
