@@ -34,10 +34,10 @@ from inter2former_deploy.core.manifest import (
     check_name,
     sha256,
 )
-from inter2former_deploy.exporters.agreement import AgreementReport, check_agreement
+from inter2former_deploy.exporters.agreement import AgreementReport
 from inter2former_deploy.exporters.bodies import check_opset, inline_bodies
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, export_model
-from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, ParityReport, check_parity
+from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, ParityReport
 from inter2former_deploy.exporters.precision import reduce_precision
 from inter2former_deploy.families.checkpoint import (
     bundled_weights,
@@ -45,8 +45,8 @@ from inter2former_deploy.families.checkpoint import (
     not_finite,
     synthetic_state_dict,
 )
-from inter2former_deploy.families.inter2former.config import EdgeRule, ModelConfig
-from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+from inter2former_deploy.families.config import Config, read_config
+from inter2former_deploy.families.inter2former.config import EdgeRule
 
 DEFAULT_SIZE = 1024
 DEFAULT_SEED = 7  # of synthetic weights
@@ -70,11 +70,11 @@ class ExportReport:
 
 
 def export_bundle(
-    checkpoint: str | Path | Inter2Former | None,
+    checkpoint: str | Path | nn.Module | None,
     folder: str | Path,
     *,
     name: str | None = None,
-    config: ModelConfig | None = None,
+    config: Config | None = None,
     size: int = DEFAULT_SIZE,
     edge_rule: EdgeRule | None = None,
     opset: int = DEFAULT_OPSET,
@@ -150,7 +150,7 @@ def export_bundle(
 
 
 def add_decoder(
-    checkpoint: str | Path | Inter2Former | None,
+    checkpoint: str | Path | nn.Module | None,
     folder: str | Path,
     *,
     name: str | None = None,
@@ -272,7 +272,7 @@ def write_bundle(
 
 def verify_bundle(
     folder: str | Path,
-    checkpoint: str | Path | Inter2Former | None = None,
+    checkpoint: str | Path | nn.Module | None = None,
     *,
     decoder: str | None = None,
     custom_ops: bool = True,
@@ -324,12 +324,12 @@ def weights_sha256(model: Any) -> str:
 
 
 def load_weights(
-    checkpoint: str | Path | Inter2Former | None,
+    checkpoint: str | Path | nn.Module | None,
     *,
-    config: ModelConfig | None = None,
+    config: Config | None = None,
     edge_rule: EdgeRule | None = None,
     seed: int = DEFAULT_SEED,
-) -> tuple[Inter2Former, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """A model in evaluation mode, and where its weights come from, as the manifest says it.
 
     Args:
@@ -343,7 +343,7 @@ def load_weights(
         CheckpointError: The checkpoint is unreadable or does not fit.
     """
     weights: dict[str, Any]
-    if isinstance(checkpoint, Inter2Former):
+    if isinstance(checkpoint, nn.Module):
         config = config or checkpoint.config
         state, weights = checkpoint.state_dict(), {"source": "a model in memory"}
         if problem := not_finite(state):
@@ -352,7 +352,7 @@ def load_weights(
         state, weights = synthetic_state_dict(config, seed), {"source": "synthetic", "seed": seed}
     else:
         path = bundled_weights() if checkpoint is None else Path(checkpoint)
-        loaded = load_checkpoint(path, config, family="inter2former")
+        loaded = load_checkpoint(path, config)
         state, config = loaded.state_dict, loaded.config
         source = "bundled" if path == bundled_weights() else "checkpoint"
         weights = {"source": source, "file": path.name, "sha256": sha256(path)}
@@ -360,12 +360,12 @@ def load_weights(
             weights["notes"] = list(loaded.notes)
     if edge_rule is not None:
         config = config.with_decoder(edge_rule=edge_rule)
-    model = Inter2Former(config)
+    model = families.graphs(config.family).MODEL(config)
     model.load_state_dict(state, assign=True)
     return model.eval(), weights
 
 
-def load_exported(decoder: DecoderEntry, checkpoint: str | Path | Inter2Former | None = None) -> Inter2Former:
+def load_exported(decoder: DecoderEntry, checkpoint: str | Path | nn.Module | None = None) -> Any:
     """The model that a decoder of a bundle was exported from.
 
     Args:
@@ -383,7 +383,7 @@ def load_exported(decoder: DecoderEntry, checkpoint: str | Path | Inter2Former |
         named = stated.get("file", "a model in memory")
         raise ValueError(f"the bundle was exported from {named}: name that checkpoint to compare with it")
     model, weights = load_weights(
-        checkpoint, config=ModelConfig.from_dict(decoder.config), seed=int(stated.get("seed", DEFAULT_SEED))
+        checkpoint, config=read_config(decoder.config), seed=int(stated.get("seed", DEFAULT_SEED))
     )
     if "sha256" in stated and "sha256" in weights and stated["sha256"] != weights["sha256"]:
         raise ValueError(f"{checkpoint} is not the checkpoint that the bundle was exported from: their SHA-256 differ")
@@ -419,7 +419,7 @@ class _Steps:
         """Announces a step of the gate, which times itself."""
         self.progress(f"verify: {what}")
 
-    def load_weights(self, checkpoint: str | Path | Inter2Former | None, **settings: Any) -> Any:
+    def load_weights(self, checkpoint: str | Path | nn.Module | None, **settings: Any) -> Any:
         """`load_weights`, and what is to be said of them."""
         with self("read weights"):
             model, weights = load_weights(checkpoint, **settings)
@@ -506,7 +506,8 @@ def _compare(
     """The gates: of the graphs, and where these pass (or `always`) of masks in reduced precision."""
     precision, decoder = manifest.encoder.precision, manifest.decoder(name)
     encoder, prepare, click = (folder / g.file for g in (manifest.encoder.graph, decoder.prepare, decoder.click))
-    parity = check_parity(
+    gate = families.gate(manifest.family)
+    parity = gate.check_parity(
         model,
         reference,
         prepare,
@@ -519,7 +520,7 @@ def _compare(
     )
     if precision == "fp32" or not (always or parity.passed):
         return parity, None
-    agreement = check_agreement(
+    agreement = gate.check_agreement(
         reference,
         encoder,
         prepare,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,7 @@ _REWRITES = (
     rules.unsqueeze_unsqueeze_rule,
 )
 _ENLARGING = ("ConstantOfShape", "Expand", "Tile")  # left to onnxruntime: their results would bloat the file
+_EXAMPLE_SIZE = 3  # where a size differs from call to call; torch.export takes 0 and 1 for sizes that never do
 _LARGE = 1 << 16  # elements; so would a larger result that has more of them than what it is computed from
 
 
@@ -58,7 +59,7 @@ def export_model(model: Any, graph: GraphName, *, size: int, opset: int = DEFAUL
     proto = export_graph(
         families.graphs(family).MODULES[graph](model),
         tuple(_example(tensor) for tensor in stated["inputs"].values()),
-        inputs=tuple(stated["inputs"]),
+        inputs={name: tensor["sizes"] for name, tensor in stated["inputs"].items()},
         outputs=tuple(stated["outputs"]),
         inner=tuple(inner),
         opset=opset,
@@ -72,7 +73,8 @@ def export_model(model: Any, graph: GraphName, *, size: int, opset: int = DEFAUL
 
 
 def _example(tensor: dict[str, Any]) -> Tensor:
-    return torch.zeros(tensor["sizes"], dtype=getattr(torch, tensor["type"]))
+    sizes = [size if isinstance(size, int) else _EXAMPLE_SIZE for size in tensor["sizes"]]
+    return torch.zeros(sizes, dtype=getattr(torch, tensor["type"]))
 
 
 def expose(graph: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
@@ -93,7 +95,7 @@ def export_graph(
     module: nn.Module,
     examples: tuple[Tensor, ...],
     *,
-    inputs: Sequence[str],
+    inputs: Sequence[str] | Mapping[str, Sequence[int | str]],
     outputs: Sequence[str],
     inner: Sequence[str] = (),
     opset: int = DEFAULT_OPSET,
@@ -103,7 +105,7 @@ def export_graph(
     Args:
         module: The module; it is put into evaluation mode.
         examples: Its arguments; their shapes become the graph's.
-        inputs: Names of the arguments.
+        inputs: Names of the arguments, perhaps with their sizes: those that are names differ from call to call.
         outputs: Names of the results.
         inner: Names of further results, which become inner values of these names; `expose` makes them outputs.
         opset: Version of the standard operators.
@@ -117,7 +119,8 @@ def export_graph(
             module.eval(),
             examples,
             dynamo=True,
-            input_names=inputs,
+            input_names=tuple(inputs),
+            dynamic_shapes=_dynamic_shapes(inputs),
             output_names=(*outputs, *inner),
             opset_version=opset,
             custom_translation_table=translation_table(),
@@ -137,6 +140,17 @@ def export_graph(
         del proto.graph.output[len(outputs) :]
     onnx.checker.check_model(proto, full_check=True)
     return proto
+
+
+def _dynamic_shapes(inputs: Sequence[str] | Mapping[str, Sequence[int | str]]) -> Any:
+    """For torch.export: which sizes of which arguments differ from call to call; None where none does."""
+    if not isinstance(inputs, Mapping):
+        return None
+    shapes = [
+        {axis: torch.export.Dim(size) for axis, size in enumerate(sizes) if isinstance(size, str)}
+        for sizes in inputs.values()
+    ]
+    return tuple(shapes) if any(shapes) else None
 
 
 def _tidy(graph: onnx_ir.Model) -> None:

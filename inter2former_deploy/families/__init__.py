@@ -1,6 +1,7 @@
 """Model families, a folder each. This registry loads their parts when they are asked for.
 
-`interface` says what the runtime needs of a family, without torch. `graphs` is for the exporter and needs torch.
+`interface` says what the runtime needs of a family, without torch. `graphs` and `gate` are for the exporter and need
+torch.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Interface(Protocol):
 class Graphs(Protocol):
     """The module `graphs` of a family."""
 
+    MODEL: Any  # the nn.Module class of the whole model, whose only argument is the configuration
     MODULES: Mapping[GraphName, Any]  # nn.Module classes whose only argument is the model
     # The module's last results, which become inner values for the gate; names of sizes that differ from run to run.
     INNER: Mapping[GraphName, Mapping[str, tuple[str, ...]]]
@@ -88,6 +90,15 @@ def graphs(family: str) -> Graphs:
         ValueError: There is no such family.
     """
     return cast(Graphs, _of_exported(family, "graphs"))
+
+
+def gate(family: str) -> Any:
+    """How graphs of a family are compared with PyTorch: `check_parity` and `check_agreement`.
+
+    Raises:
+        ValueError: There is no such family.
+    """
+    return _of_exported(family, "gate")
 
 
 def part(family: str, name: str) -> Any:

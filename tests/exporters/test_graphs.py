@@ -99,6 +99,23 @@ def test_encoder_opsets(opset: int, run_plain: Any, assert_close: Any) -> None:
     }
 
 
+class Distances(torch.nn.Module):
+    """Of clicks from the middle, and a picture's mean: inputs of a size that differs, and of one that does not."""
+
+    def forward(self, xy: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+        return xy.square().sum(1).sqrt() + picture.mean()
+
+
+def test_sizes_may_differ_from_call_to_call(run_plain: Any) -> None:
+    inputs = {"xy": ["clicks", 2], "picture": [4, 4]}
+    graph = export_graph(Distances(), (torch.zeros(3, 2), torch.zeros(4, 4)), inputs=inputs, outputs=("far",))
+    assert [d.dim_param or d.dim_value for d in graph.graph.input[0].type.tensor_type.shape.dim] == ["clicks", 2]
+    for clicks in (1, 2, 7):
+        xy = np.random.default_rng(clicks).standard_normal((clicks, 2)).astype(np.float32)
+        far = run_plain(graph, {"xy": xy, "picture": np.ones((4, 4), np.float32)})["far"]
+        np.testing.assert_allclose(far, np.hypot(*xy.T) + 1, rtol=1e-6)
+
+
 def test_inner_values_are_outputs_only_where_they_are_asked_for(run_plain: Any) -> None:
     """What a click returns does not change with them."""
     model = model_of(PROBE)

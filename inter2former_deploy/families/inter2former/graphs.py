@@ -10,6 +10,7 @@ from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS
 from inter2former_deploy.families.inter2former.modules.attention import KnownAttention
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
+MODEL = Inter2Former
 ENCODER = "backbone."
 DIFFERENCES = (
     "Canny direction bins come from comparisons, as ONNX has no Atan2; on a zero vertical gradient the release's bin "
