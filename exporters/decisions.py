@@ -71,7 +71,7 @@ class Watch:
     """Looks on while a decoder decodes.
 
     Args:
-        decoder: The decoder graph in PyTorch, in any precision.
+        decoder: The click graph in PyTorch, in any precision.
     """
 
     def __init__(self, decoder: ClickGraph) -> None:
@@ -109,7 +109,7 @@ def compare_decisions(
     """What float64 decided, and whether float32 could have decided otherwise.
 
     Args:
-        decoder: The decoder graph in float64.
+        decoder: The click graph in float64.
         exact: Scores of its decode.
         own: Scores of the same decode in float32.
         exact_tokens: The tokens that it gave, [L, C].

@@ -197,7 +197,7 @@ def components(
 
 
 class _Graph:
-    """A decoder graph as the runtime loads it, with random image features, and what is known of their attention."""
+    """A click graph as the runtime loads it, with random image features, and what is known of their attention."""
 
     def __init__(self, decoder: Path, custom_ops: bool, threads: int, profile: Path | None = None) -> None:
         import onnxruntime as ort

@@ -140,7 +140,7 @@ class DecoderNeck(nn.Module):
     def decode(
         self, labels: Tensor, image_embedding: Tensor, blank: KnownAttention | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens of one image, as decoder.onnx computes them.
+        """Tokens of one image, as click.onnx computes them.
 
         Args:
             labels: uint8 [S, S], 0..4.

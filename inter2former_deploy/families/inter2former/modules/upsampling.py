@@ -97,7 +97,7 @@ class UpsampledBatch(NamedTuple):
 
 
 class UpsampledImage(NamedTuple):
-    """Logits of one image, as decoder.onnx gives them."""
+    """Logits of one image, as click.onnx gives them."""
 
     logits: Tensor  # [S, S], `OUTSIDE_LOGIT` outside the box
     box_logits: Tensor  # [hb*16, wb*16], the same inside the box
