@@ -343,8 +343,9 @@ def load_weights(
         CheckpointError: The checkpoint is unreadable or does not fit.
     """
     weights: dict[str, Any]
+    chosen: Any = config
     if isinstance(checkpoint, nn.Module):
-        config = config or checkpoint.config
+        chosen = config or checkpoint.config
         state, weights = checkpoint.state_dict(), {"source": "a model in memory"}
         if problem := not_finite(state):
             raise CheckpointError(f"the model holds weights that are no numbers: {problem}")
@@ -353,14 +354,14 @@ def load_weights(
     else:
         path = bundled_weights() if checkpoint is None else Path(checkpoint)
         loaded = load_checkpoint(path, config)
-        state, config = loaded.state_dict, loaded.config
+        state, chosen = loaded.state_dict, loaded.config
         source = "bundled" if path == bundled_weights() else "checkpoint"
         weights = {"source": source, "file": path.name, "sha256": sha256(path)}
         if loaded.notes:
             weights["notes"] = list(loaded.notes)
     if edge_rule is not None:
-        config = config.with_decoder(edge_rule=edge_rule)
-    model = families.graphs(config.family).MODEL(config)
+        chosen = chosen.with_decoder(edge_rule=edge_rule)
+    model = families.graphs(chosen.family).MODEL(chosen)
     model.load_state_dict(state, assign=True)
     return model.eval(), weights
 
