@@ -134,7 +134,9 @@ def compare_decisions(
 def _margin_of_box(low_res: Tensor) -> float:
     """By how much values must move before their box does: a token near the threshold may lie well inside it."""
     found = formulas.token_box(low_res, BOX_THRESHOLD)
-    distances: list[float] = (low_res - BOX_THRESHOLD).abs().flatten().sort().values.tolist()
+    # A box depends on the largest value of each row and column alone.
+    largest = torch.cat((low_res.amax(0), low_res.amax(1)))
+    distances: list[float] = (largest - BOX_THRESHOLD).abs().sort().values.tolist()
     for distance in distances:
         beyond = math.nextafter(distance, math.inf)
         boxes = (formulas.token_box(low_res, BOX_THRESHOLD + step * beyond) for step in (-1, 1))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -23,43 +23,186 @@ from inter2former_deploy.exporters.precision import KEPT_LAYERS, MIN_WEIGHTS, qu
 from inter2former_deploy.families.inter2former.config import PATCH, STAGES
 from inter2former_deploy.families.inter2former.graphs import PrepareGraph
 from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, EDGE_INPUTS
+from inter2former_deploy.families.inter2former.labels import UNKNOWN
 from inter2former_deploy.families.inter2former.modules.edges import Canny, CannyNet, ResidualBlock
+from inter2former_deploy.families.inter2former.modules.encoder import (
+    EncoderBlock,
+    WindowEncoder,
+    add_positions,
+    fuse_maps,
+    resize,
+)
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.modules.neck import HybridLayer
 from inter2former_deploy.operators import edge_formulas, formulas
+from inter2former_deploy.operators.windows import WindowLayout
 
 Array = NDArray[Any]
+Module = TypeVar("Module", bound=nn.Module)
 
+WINDOWS = 2  # windows a side of the part of a large map whose embedding is computed in float64
 PART = 4  # tokens of a side of the parts in which a large map is judged
 NO_GRADIENT = 180  # direction of a pixel without any
 
 
-def exact_embedding(model: Inter2Former, picture: Tensor, own: Tensor) -> Exact:
-    """The image embedding [h, w, C].
+@dataclass(frozen=True)
+class _Area:
+    """A rectangle of tokens of a map."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def of(self, x: Any, top: int = 0, left: int = 0, pixels: int = 1) -> Any:
+        """The area of a map [h, w, C], array or tensor, whose first token is (top, left), at some pixels a token."""
+        rows, columns = (self.top - top, self.bottom - top), (self.left - left, self.right - left)
+        return x[pixels * rows[0] : pixels * rows[1], pixels * columns[0] : pixels * columns[1]]
+
+    def __str__(self) -> str:
+        return f"tokens {self.top} to {self.bottom - 1} by {self.left} to {self.right - 1}"
+
+
+class ExactEmbedding:
+    """The image embedding in float64, of large maps in a part at their border that is drawn anew each time.
+
+    The part lies in `WINDOWS` x `WINDOWS` windows, whose tokens go through all blocks in float64. Attention in shifted
+    windows sees tokens around them, too, and these are what float32 made of them: half a window away from there, where
+    the part begins, this hardly shows (docs/gate.md).
 
     Args:
-        model: The reference.
-        picture: Normalised BGR, float32 [1, 3, S, S].
-        own: What the model makes of it in float32, [1, C, h, w].
+        encoder: The reference.
+        size: S.
+        rng: Draws the part.
     """
-    embedding = copy.deepcopy(model.backbone).double()(picture.double())
-    return Exact.of(channels_last(embedding), channels_last(own))
+
+    def __init__(self, encoder: WindowEncoder, size: int, rng: np.random.Generator) -> None:
+        self._encoder, self._grid = encoder, size // PATCH
+        side = encoder.config.window
+        count = -(-self._grid // side)  # windows a side of the map
+        in_parts = size > tolerances.PARTS_ABOVE and type(encoder) is WindowEncoder  # whose blocks see windows alone
+        windows = min(WINDOWS, count) if in_parts else count
+        first = [int(rng.integers(0, count - windows + 1)), int(rng.choice((0, count - windows)))]  # at a border
+        rng.shuffle(first)
+        ends = [min((n + windows) * side, self._grid) for n in first]
+        (top, left), (bottom, right) = ((n * side for n in first), ends)
+        self._inner = _Area(top, bottom, left, right)
+        # With the shifted windows that reach into it; windows of a crop start where those of the whole map do.
+        beyond = side - side // 2
+        self._outer = _Area(
+            max(top - side, 0), min(bottom + beyond, self._grid), max(left - side, 0), min(right + beyond, self._grid)
+        )
+        margin = side // 2
+        self.part = _Area(
+            *(top + margin * (top > 0), bottom - margin * (bottom < self._grid)),
+            *(left + margin * (left > 0), right - margin * (right < self._grid)),
+        )
+        self._around: dict[int, Tensor] = {}  # what float32 made of the outer area, by shifted block
+
+    def encode(self, picture: Tensor) -> Tensor:
+        """The embedding [1, C, h, w] of a normalised BGR picture [1, 3, S, S] in float32, by the reference."""
+        hooks = []
+        for i, block in enumerate(self._encoder.blocks):
+
+            def see(_: nn.Module, args: tuple[Any, ...], i: int = i) -> None:
+                tokens = torch.unflatten(args[0][: self._grid**2], 0, (self._grid, self._grid))
+                self._around[i] = self._outer.of(tokens).clone()
+
+            if i % 2 and self._outer != self._inner:
+                hooks.append(block.register_forward_pre_hook(see))
+        try:
+            own: Tensor = self._encoder(picture)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return own
+
+    def encode_exactly(self, picture: Tensor) -> None:
+        """The part of the embedding of the picture that went through `encode` before."""
+        if self._inner == _Area(0, self._grid, 0, self._grid):
+            self.exact = _double(self._encoder)(picture.double())[0].permute(1, 2, 0)
+            return
+        encoder, inner, outer = self._encoder, self._inner, self._outer
+        small = F.interpolate(picture.double(), size=(encoder.config.anchor_size,) * 2, mode="bilinear")
+        positions, embed = encoder.pos_embed.double(), _double(encoder.patch_embed)
+        main, anchor = (add_positions(embed(x), positions)[0] for x in (picture.double(), small))
+        main, fused = inner.of(main), []
+        for i, block in enumerate(map(_double, cast(Iterable[EncoderBlock], encoder.blocks))):
+            around = self._around[i].double() if i in self._around else main
+            if around is not main:
+                inner.of(around, outer.top, outer.left)[:] = main
+            layouts = [
+                WindowLayout.of(x.shape[0], x.shape[1], encoder.config.window, shifted=i % 2 == 1)
+                for x in (around, anchor)
+            ]
+            attended = block.attn(torch.cat((around.flatten(0, 1), anchor.flatten(0, 1))), block.norm1, layouts)
+            around, anchor = _unflatten(attended, around, anchor)
+            main = around if i not in self._around else inner.of(around, outer.top, outer.left)
+            tokens = torch.cat((main.flatten(0, 1), anchor.flatten(0, 1)))
+            main, anchor = _unflatten(block.mlp(tokens, block.norm2), main, anchor)
+            if i in encoder.config.fusion_after:
+                stage = encoder.config.fusion_after.index(i)
+                norm, lateral = _double(encoder.multi_scale_fusion[stage]), _double(encoder.lateral_convs[stage])
+                there = inner.of(resize(anchor[None], self._grid, self._grid)[0])
+                fused.append(fuse_maps(main[None], there[None], norm, lateral))
+        out = _double(encoder.out_conv)(sum(fused[1:], fused[0]).permute(0, 3, 1, 2))[0]
+        self.exact = self.part.of(out, inner.top, inner.left)
+
+    def judge(
+        self, tensor: str, backend: str, actual: Array, own: Tensor, largest: float, mean: float, name: str = "float32"
+    ) -> Iterator[Check]:
+        """Compare an embedding with float64 in the part, and elsewhere with PyTorch's own.
+
+        Args:
+            tensor: Its name.
+            backend: What computed it.
+            actual: [h, w, C].
+            own: The same by PyTorch in the graph's precision, [1, C, h, w].
+            largest: How many times PyTorch's largest error the largest error may be.
+            mean: The same for the mean error.
+            name: Of the precision.
+        """
+        own = own[0].permute(1, 2, 0)
+        whole = Exact.of(own.double(), own, name)
+        part = Exact.of(self.exact, self.part.of(own), name, size_of=whole)
+        if self.exact.shape == own.shape:
+            yield from part.judge(tensor, backend, actual, largest=largest, mean=mean)
+            return
+        yield from part.judge(tensor, backend, self.part.of(actual), largest=largest, mean=mean, note=str(self.part))
+        yield from _judge_whole(tensor, backend, actual, whole, [part], largest, mean)
 
 
-def reduced_embedding(model: Inter2Former, picture: Tensor, precision: Precision, exact: Exact) -> Exact:
-    """The same with PyTorch's error in reduced precision: of the modules with the layers rounded that the graph rounds.
+def _judge_whole(
+    tensor: str, backend: str, actual: Array, whole: Exact, parts: list[Exact], largest: float, mean: float
+) -> Iterator[Check]:
+    """The whole of a large map by PyTorch's own, within what both may be off in the parts that float64 judged."""
+    off = replace(
+        whole,
+        largest=max(part.largest for part in parts),
+        mean=max(part.mean for part in parts),
+        own=f"{whole.own} (in the parts)",
+    )
+    yield from off.judge(
+        f"{tensor} (whole map)",
+        backend,
+        actual,
+        largest=tolerances.WHOLE_MAP * (largest + 1),
+        mean=tolerances.WHOLE_MAP * (mean + 1),
+    )
 
-    Args:
-        model: The reference.
-        picture: Normalised BGR, float32 [1, 3, S, S].
-        precision: "bf16" or "int8".
-        exact: What `exact_embedding` gave.
-    """
-    with _ReducedLayers(precision):
-        own = model.backbone(picture)
-    return Exact.of(torch.from_numpy(exact.values), channels_last(own), name=precision)
+
+def _double(module: Module) -> Module:
+    """A copy in float64."""
+    return copy.deepcopy(module).double()
 
 
-class _ReducedLayers(TorchFunctionMode):
+def _unflatten(tokens: Tensor, *maps: Tensor) -> list[Tensor]:
+    """Tokens [T, C] of several maps one after the other as maps of the same sizes as the given ones."""
+    parts = torch.split(tokens, [len(x) * x.shape[1] for x in maps])
+    return [torch.unflatten(part, 0, x.shape[:2]) for part, x in zip(parts, maps, strict=True)]
+
+
+class ReducedLayers(TorchFunctionMode):
     """Computes linear layers of many tokens as `precision.reduce_precision` writes them, but for the first ones."""
 
     def __init__(self, precision: Precision) -> None:
@@ -82,38 +225,43 @@ class _ReducedLayers(TorchFunctionMode):
         return formulas.int8_linear(x, codes, scale, bias, "none")
 
 
-def channels_last(embedding: Tensor) -> Tensor:
-    """[1, C, h, w] -> [h, w, C]."""
-    return embedding[0].permute(1, 2, 0)
-
-
 # ---- Canny maps.
 
 
-def judge_canny_maps(backend: str, maps: Array, canny: Canny, image: Tensor) -> Iterator[Check]:
-    """Compare the gradient of a picture with float64, and what follows from it exactly with the maps themselves.
+class ExactCannyMaps:
+    """The gradient of a picture in float64, and what follows from it exactly.
 
     Args:
-        backend: What computed the maps.
-        maps: [5, S, S], float32.
         canny: The reference.
         image: The picture, RGB 0-255, float32 [S, S, 3].
     """
-    magnitude, direction, thin, thresh, early = maps
-    exact, own = _gradient(canny, image.double()), _gradient(canny, image)
-    yield from judged("canny_maps/grad_mag", backend, magnitude, Exact.of(_magnitude(*exact), _magnitude(*own)))
-    right = _right_directions(torch.from_numpy(direction), *(g.sum(0) for g in (*exact, *own))).numpy()
-    none = magnitude == 0  # no channel has a gradient
-    yield counted("canny_maps/grad_ori", backend, np.where(none, direction != NO_GRADIENT, ~right))
-    # One difference has the right sign in float32, too: no tie is left to rounding here.
-    falls = F.conv2d(torch.from_numpy(magnitude).double()[None, None], _DIFFERENCES.double(), padding=1)[0]
-    is_maximum = torch.minimum(falls[:4], falls[4:]) > 0  # along each of the four axes
-    axis = torch.from_numpy(direction % 180 / 45).long().clamp(0, 3)[None]
-    survives = is_maximum.gather(0, axis)[0].numpy()
-    yield equal("canny_maps/thin", backend, thin, np.where(survives, magnitude, np.float32(0)))
-    strong = np.float32(edge_formulas.THRESHOLD)
-    yield equal("canny_maps/thresh", backend, thresh, np.where(thin >= strong, thin, np.float32(0)))
-    yield equal("canny_maps/early", backend, early, np.where(magnitude >= strong, magnitude, np.float32(0)))
+
+    def __init__(self, canny: Canny, image: Tensor) -> None:
+        exact, own = _gradient(canny, image.double()), _gradient(canny, image)
+        self._magnitude = Exact.of(_magnitude(*exact), _magnitude(*own))
+        self._gradients = [gradient.sum(0) for gradient in (*exact, *own)]
+
+    def judge(self, backend: str, maps: Array) -> Iterator[Check]:
+        """Compare the gradient with float64, and the maps of maxima and thresholds exactly with the maps themselves.
+
+        Args:
+            backend: What computed the maps.
+            maps: [5, S, S], float32.
+        """
+        magnitude, direction, thin, thresh, early = maps
+        yield from judged("canny_maps/grad_mag", backend, magnitude, self._magnitude)
+        right = _right_directions(torch.from_numpy(direction), *self._gradients).numpy()
+        none = magnitude == 0  # no channel has a gradient
+        yield counted("canny_maps/grad_ori", backend, np.where(none, direction != NO_GRADIENT, ~right))
+        # One difference has the right sign in float32, too: no tie is left to rounding here.
+        falls = F.conv2d(torch.from_numpy(magnitude).double()[None, None], _DIFFERENCES.double(), padding=1)[0]
+        is_maximum = torch.minimum(falls[:4], falls[4:]) > 0  # along each of the four axes
+        axis = torch.from_numpy(direction % 180 / 45).long().clamp(0, 3)[None]
+        survives = is_maximum.gather(0, axis)[0].numpy()
+        yield equal("canny_maps/thin", backend, thin, np.where(survives, magnitude, np.float32(0)))
+        strong = np.float32(edge_formulas.THRESHOLD)
+        yield equal("canny_maps/thresh", backend, thresh, np.where(thin >= strong, thin, np.float32(0)))
+        yield equal("canny_maps/early", backend, early, np.where(magnitude >= strong, magnitude, np.float32(0)))
 
 
 _DIFFERENCES = edge_formulas.difference_filters()
@@ -152,6 +300,19 @@ class _Part:
     row: int  # of its first token
     column: int
 
+    def around(self, reach: int, tokens: int) -> _Area:
+        """The part with `reach` tokens on each side, as far as the map of `tokens` x `tokens` goes."""
+        (top, bottom), (left, right) = (
+            (max(n - reach, 0), min(n + PART + reach, tokens)) for n in (self.row, self.column)
+        )
+        return _Area(top, bottom, left, right)
+
+    def surroundings(self, tokens: int) -> _Area:
+        """The part with what its edge inputs see, a square; of a map of `tokens` x `tokens`."""
+        side = min(PART + 2, tokens)
+        top, left = (min(max(n - 1, 0), tokens - side) for n in (self.row, self.column))
+        return _Area(top, top + side, left, left + side)
+
     def of(self, name: str, array: Any, top: int = 0, left: int = 0) -> Any:
         """The part of one of `interface.EDGE_INPUTS` of a map whose first token is (top, left), array or tensor."""
         rows, columns = (slice(n, n + PART) for n in (self.row - top, self.column - left))
@@ -178,73 +339,94 @@ class ExactPreparation:
         self._own = PrepareGraph(model)
         self._exact = copy.deepcopy(self._own).double()
         self._tokens, self._rng = size // PATCH, rng
+        labels = torch.full((size, size), UNKNOWN, dtype=torch.uint8)
+        nothing = torch.zeros(self._tokens, self._tokens, model.config.decoder.dim)
+        self._unmarked = [  # what labels without any click add to an embedding
+            neck.ref_conv(labels, nothing.to(dtype), neck.ref_embeds.weight)
+            for neck, dtype in ((self._exact.neck, torch.float64), (self._own.neck, torch.float32))
+        ]
 
-    def judge(self, backend: str, actual: Mapping[str, Array]) -> Iterator[Check]:
-        """Compare the blank attention with that of the same embedding, the edge inputs with those of the same maps."""
+    def judge(self, backend: str, actual: Mapping[str, Array]) -> tuple[list[Check], tuple[Tensor, ...]]:
+        """Compare the blank attention with that of the same embedding, the edge inputs with those of the same maps.
+
+        Args:
+            backend: What computed the tensors.
+            actual: What encoder.onnx and prepare.onnx give, and the Canny maps.
+
+        Returns:
+            The comparisons, and the edge features that PyTorch's float32 computes from the same maps, coarse to fine.
+        """
         embedding, maps = (torch.from_numpy(actual[name]) for name in ("image_embedding", "canny_maps"))
-        blank = self._exact.blank_inputs(embedding.double()), self._own.blank_inputs(embedding)
+        checks: list[Check] = []
+        blank = [
+            cast(HybridLayer, graph.neck.blocks[0]).attend_fully(
+                embedding.to(unmarked).flatten(0, 1) + unmarked, self._tokens
+            )
+            for graph, unmarked in zip((self._exact, self._own), self._unmarked, strict=True)
+        ]
         for name, exact, own in zip(BLANK_INPUTS, *blank, strict=True):
-            yield from judged(name, backend, actual[name], Exact.of(exact, own))
-        if self._tokens * PATCH > tolerances.PARTS_ABOVE:
-            yield from self._judge_parts(backend, actual, maps)
-            return
-        edges = self._exact.edge_inputs(maps.double()), self._own.edge_inputs(maps)
-        for name, exact, own in zip(EDGE_INPUTS, *edges, strict=True):
-            yield from judged(name, backend, actual[name], Exact.of(exact, own))
-
-    def _judge_parts(self, backend: str, actual: Mapping[str, Array], maps: Tensor) -> Iterator[Check]:
-        """Two parts of the edge inputs by float64, and the whole by what may be off in the parts."""
+            checks += judged(name, backend, actual[name], Exact.of(exact, own))
+        large = self._tokens * PATCH > tolerances.PARTS_ABOVE
         with _moments_of_norms(self._own.edge_detector) as moments:
             features = self._own.edge_detector.features(maps[None])
         own = dict(zip(EDGE_INPUTS, self._own.decode_head.project_edges(features), strict=True))
+        if large:
+            checks += self._judge_parts(backend, actual, maps, own, moments)
+        else:
+            net, head = self._exact.edge_detector, self._exact.decode_head
+            for name, exact in zip(EDGE_INPUTS, head.project_edges(net.features(maps.double()[None])), strict=True):
+                checks += judged(name, backend, actual[name], Exact.of(exact, own[name]))
+        return checks, features
+
+    def _judge_parts(
+        self,
+        backend: str,
+        actual: Mapping[str, Array],
+        maps: Tensor,
+        own: Mapping[str, Tensor],
+        moments: list[tuple[Tensor, Tensor]],
+    ) -> Iterator[Check]:
+        """Two parts of the edge inputs by float64, and the whole by what may be off in the parts."""
         whole = {name: Exact.of(values.double(), values) for name, values in own.items()}
-        off: dict[str, list[Exact]] = {name: [] for name in EDGE_INPUTS}
+        parts: dict[str, list[Exact]] = {name: [] for name in EDGE_INPUTS}
         anywhere = (int(x) for x in self._rng.integers(0, self._tokens - PART + 1, 2))
         for part in (_Part(0, 0), _Part(*anywhere)):
             exact = self._exact_part(maps, moments, part)
             for name in EDGE_INPUTS:
                 values = Exact.of(exact[name], part.of(name, own[name]), size_of=whole[name])
-                off[name].append(values)
+                parts[name].append(values)
                 note = f"{PART} x {PART} tokens from row {part.row}, column {part.column}"
                 yield from judged(name, backend, part.of(name, actual[name]), values, note)
-        for name, parts in off.items():
-            largest, mean = (max(getattr(part, kind) for part in parts) for kind in ("largest", "mean"))
-            limits = replace(whole[name], largest=largest, mean=mean, own="float32 (in the parts)")
-            yield from limits.judge(
-                f"{name} (whole map)",
-                backend,
-                actual[name],
-                largest=tolerances.WHOLE_MAP * (tolerances.LARGEST + 1),
-                mean=tolerances.WHOLE_MAP * (tolerances.MEAN_OF_MAPS + 1),
-            )
+        multiples = tolerances.LARGEST, tolerances.MEAN_OF_MAPS
+        for name in EDGE_INPUTS:
+            yield from _judge_whole(name, backend, actual[name], whole[name], parts[name], *multiples)
 
     def _exact_part(self, maps: Tensor, moments: list[tuple[Tensor, Tensor]], part: _Part) -> dict[str, Tensor]:
         """The edge inputs of a part in float64, with the norms' statistics of the whole map.
 
-        A crop of the maps goes through the network, so much larger than the part that the zeros around the crop, where
-        the map goes on, do not reach it.
+        A crop of the maps goes through the network, and is cut at each stage, but stays so much larger than the part
+        that the zeros around it, where the map goes on, do not reach the part.
         """
-        net, stages = self._exact.edge_detector, self._exact.decode_head.stages
-        reach = -(-_reach(net) // PATCH)
-        side = min(PART + 2 * reach, self._tokens)
-        top, left = (min(max(n - reach, 0), self._tokens - side) for n in (part.row, part.column))
-        rows, columns = (slice(PATCH * n, PATCH * (n + side)) for n in (top, left))
+        net, stages = self._exact.edge_detector, list(self._exact.decode_head.stages)
+        area = part.around(_reach(net, 0), self._tokens)
         norms = torch.linalg.vector_norm(maps.double(), dim=(1, 2), keepdim=True).clamp(min=1e-12)
-        x = net.conv1((maps[:, rows, columns].double() / norms)[None])
-        features, remaining = [], iter(moments)
+        x = net.conv1((area.of(maps.permute(1, 2, 0), pixels=PATCH).permute(2, 0, 1).double() / norms)[None])
+        by_stage, remaining = [], iter(moments)
         for i, (blocks, lateral) in enumerate(zip(net.block_list, net.lateral_convs, strict=True)):
+            pixels = PATCH >> i  # of a token here
             if i > 0:
                 x = net.downsamplers[i - 1](x)
+                outer, area = area, part.around(_reach(net, i), self._tokens)
+                x = area.of(x[0].permute(1, 2, 0), outer.top, outer.left, pixels).permute(2, 0, 1)[None]
             for block in cast(Iterable[ResidualBlock], blocks):
                 hidden = block.conv1(F.silu(_normalized(block.norm1, x, *next(remaining))))
                 x = x + block.conv2(F.silu(_normalized(block.norm2, hidden, *next(remaining))))
-            features.append(lateral(x))
-        projected = [
-            edge_formulas.project_edge(edge, stage.conv.weight, edge.shape[-1] // side)
-            for stage, edge in zip(stages, reversed(features), strict=True)
-        ]
-        by_kind = [tensor for kind in zip(*projected, strict=True) for tensor in kind]
-        return {name: part.of(name, tensor, top, left) for name, tensor in zip(EDGE_INPUTS, by_kind, strict=True)}
+            near = part.surroundings(self._tokens)
+            features = lateral(near.of(x[0].permute(1, 2, 0), area.top, area.left, pixels).permute(2, 0, 1)[None])
+            by_stage.append(edge_formulas.project_edge(features, stages[STAGES - 1 - i].conv.weight, pixels))
+        by_kind = [tensor for kind in zip(*reversed(by_stage), strict=True) for tensor in kind]
+        named = zip(EDGE_INPUTS, by_kind, strict=True)
+        return {name: part.of(name, tensor, near.top, near.left) for name, tensor in named}
 
 
 @contextmanager
@@ -271,10 +453,12 @@ def _normalized(norm: nn.GroupNorm, x: Tensor, mean: Tensor, variance: Tensor) -
     return centred * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 
-def _reach(net: CannyNet) -> int:
-    """How many pixels around a place have a part in its edge inputs."""
-    reach = 1  # of the first convolution
-    for stage, blocks in enumerate(net.block_list):
+def _reach(net: CannyNet, first: int) -> int:
+    """How many tokens around a place have a part in its edge inputs, from what enters the blocks of a stage on."""
+    reach = 1 if first == 0 else 0  # of the first convolution
+    for stage, blocks in list(enumerate(net.block_list))[first:]:
         pixels = 2**stage
-        reach += pixels // 2 + 2 * len(cast(nn.Sequential, blocks)) * pixels  # of the step down, of the blocks
-    return int(reach + 2 ** (STAGES - 1))  # and of the convolution of edge features
+        down = pixels // 2 if stage > first else 0
+        reach += down + 2 * len(cast(nn.Sequential, blocks)) * pixels
+    reach += 2 ** (STAGES - 1)  # of the convolution of edge features
+    return int(-(-reach // PATCH))

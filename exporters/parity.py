@@ -36,10 +36,10 @@ from inter2former_deploy.core.threads import available_cpus
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.decisions import Decisions, Scores, Watch, compare_decisions
 from inter2former_deploy.exporters.exact import (
+    ExactCannyMaps,
+    ExactEmbedding,
     ExactPreparation,
-    exact_embedding,
-    judge_canny_maps,
-    reduced_embedding,
+    ReducedLayers,
 )
 from inter2former_deploy.exporters.graphs import expose
 from inter2former_deploy.exporters.judgement import Check, Exact, equal, judged, limited
@@ -54,7 +54,7 @@ from inter2former_deploy.families.inter2former.interface import (
     PREPARED,
 )
 from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
-from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.modules.model import ImageFeatures, Inter2Former
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -252,11 +252,15 @@ class Gate:
         self.worst: dict[tuple[str, str, str], Check] = {}  # of all decodes, by tensor, backend and measure
         self.seconds: dict[str, float] = {}
         self._normalized = EncoderGraph(model).normalize(torch.from_numpy(self.image))
+        rng = np.random.default_rng()
+        self._embedding = ExactEmbedding(model.backbone, size, rng)
         with self._step("encode in PyTorch"):
-            self.features = model.encode(self._normalized)
+            self.own_embedding = self._embedding.encode(self._normalized)
         with self._step("encode in PyTorch, float64"):
-            self._embedding = exact_embedding(model, self._normalized, self.features.embedding)
-        self._preparation = ExactPreparation(model, size, np.random.default_rng())
+            self._embedding.encode_exactly(self._normalized)
+        self._canny_maps = ExactCannyMaps(model.edge_detector.canny, torch.from_numpy(self.image))
+        self._preparation = ExactPreparation(model, size, rng)
+        self.own_edges: tuple[Tensor, ...] | None = None  # of the first encoder's Canny maps
 
     def check_encoder(self, encoder: Path, prepare: Path, backend: str, num_threads: int | None = None) -> Arrays:
         """Compare encoder.onnx and prepare.onnx on the photograph; returns what both give."""
@@ -267,30 +271,28 @@ class Gate:
         with self._step(f"prepare, {backend}"):
             actual |= Graph(prepare, PREPARED, tuple(INNER["prepare"]), **settings)(actual)
         with self._step(f"compare features, {backend}"):
-            self.checks += judged("image_embedding", backend, actual["image_embedding"], self._embedding)
-            canny = self.model.edge_detector.canny
-            self.checks += judge_canny_maps(backend, actual["canny_maps"], canny, torch.from_numpy(self.image))
-            self.checks += self._preparation.judge(backend, actual)
+            multiples = tolerances.LARGEST, tolerances.MEAN
+            embedding = actual["image_embedding"]
+            self.checks += self._embedding.judge("image_embedding", backend, embedding, self.own_embedding, *multiples)
+            self.checks += self._canny_maps.judge(backend, actual["canny_maps"])
+            checks, edges = self._preparation.judge(backend, actual)
+            self.checks += checks
+            self.own_edges = self.own_edges or edges
         return actual
 
     def check_reduced_encoder(
         self, encoder: Path, precision: Precision, backends: Iterable[str], num_threads: int | None = None
     ) -> None:
         """Compare the embedding of an encoder.onnx in reduced precision; the rest of it is as in float32."""
-        with self._step(f"encode in PyTorch, {precision}"):
-            embedding = reduced_embedding(self.model, self._normalized, precision, self._embedding)
+        with self._step(f"encode in PyTorch, {precision}"), ReducedLayers(precision):
+            own = self.model.backbone(self._normalized)
         for backend in backends:
             with self._step(f"encode in {precision}, {backend}"):
                 graph = Graph(encoder, ["image_embedding"], custom_ops=backend == OPERATORS, num_threads=num_threads)
                 actual = graph({PICTURE: self.image})["image_embedding"]
                 del graph
-            self.checks += embedding.judge(
-                f"image_embedding in {precision}",
-                backend,
-                actual,
-                largest=tolerances.REDUCED_LARGEST,
-                mean=tolerances.REDUCED_MEAN,
-            )
+            name, multiples = f"image_embedding in {precision}", (tolerances.REDUCED_LARGEST, tolerances.REDUCED_MEAN)
+            self.checks += self._embedding.judge(name, backend, actual, own, *multiples, precision)
 
     def check_click(self, click: Path, features: Mapping[str, Arrays], num_threads: int | None = None) -> None:
         """Compare click.onnx in a session of clicks, by what each backend gave of the image."""
@@ -329,16 +331,22 @@ class Gate:
         reference = unknown_labels(self.size)
         labels = {backend: reference.copy() for backend in graphs}
         apart: dict[str, list[float]] = {backend: [] for backend in graphs}  # 1 - IoU of each side's own masks
+        if self.own_edges is None:
+            raise RuntimeError("check_encoder comes before check_decoder")
+        own = ImageFeatures(self.own_embedding, self.own_edges)
         for number, click in enumerate(CLICKS[:SESSION], 1):
             scale = self.size / self.side
             at = Click(int(scale * click.x), int(scale * click.y), click.positive)
             with self._step(f"click {number}"):
                 add_clicks(reference, [at])
-                expected = self.model.decode(self.features, torch.from_numpy(reference)[None])[0, 0].numpy()
+                expected = self.model.decode(own, torch.from_numpy(reference)[None])[0, 0].numpy()
                 mask = self._mask(expected)
-                self._check_decode(f"click {number}", graphs, reference, features[PLAIN])
+                same_features = self._check_decode(f"click {number}", graphs, reference, features[PLAIN])
                 for backend, graph in graphs.items():
-                    logits = graph(_inputs(reference, features[backend]))["logits"]
+                    if backend == PLAIN:
+                        logits = same_features[PLAIN]
+                    else:
+                        logits = graph(_inputs(reference, features[backend]))["logits"]
                     distance = 1 - iou(self._mask(logits), mask)
                     self._keep_worst(limited("masks", backend, distance, f"click {number}"))
                     add_clicks(labels[backend], [at])
@@ -373,16 +381,18 @@ class Gate:
                 noise = (embedding.std() * rng.standard_normal(embedding.shape)).astype(np.float32)
                 self._check_decode(f"noise {number}", graphs, labels, features[PLAIN] | {"image_embedding": noise})
 
-    def _check_decode(self, name: str, graphs: Mapping[str, Graph], labels: Array, features: Arrays) -> None:
-        """One decode with the same labels and features on all sides."""
+    def _check_decode(self, name: str, graphs: Mapping[str, Graph], labels: Array, features: Arrays) -> Arrays:
+        """One decode with the same labels and features on all sides; returns the logits of each backend."""
         inputs = _inputs(labels, features)
         exact, exact_scores = _decode(self.exact_decoder, inputs, torch.float64)
         own, own_scores = _decode(self.decoder, inputs, torch.float32)
         tokens = exact["tokens"], own["tokens"]
         decisions = compare_decisions(self.exact_decoder, exact_scores, own_scores, *tokens)
         tight: dict[str, bool] = {}
+        logits: Arrays = {}
         for backend, graph in graphs.items():
             actual = graph(inputs)
+            logits[backend] = actual["logits"]
             checks = list(_decode_checks(name, backend, actual, exact, own))
             tight[backend] = decisions.same and all(check.passed for check in checks)
             if not tight[backend] and decisions.on_tie:
@@ -392,6 +402,7 @@ class Gate:
                 self._keep_worst(check)
         edge_tokens = len(exact["edge_tokens"])
         self.decodes.append(Decode(name=name, edge_tokens=edge_tokens, decisions=decisions, tight=tight))
+        return logits
 
     def _keep_worst(self, check: Check) -> None:
         key = check.tensor, check.backend, check.measure

@@ -38,7 +38,7 @@ part of it.
 """
 
 PARTS_ABOVE = 512
-"""Pixels of a side up to which the edge network runs in float64 over the whole map."""
+"""Pixels of a side up to which encoder and edge network run in float64 over the whole map."""
 
 DECISION = 8.0
 """A decision is on a tie if its margin is at most this times the error that PyTorch's float32 has in what decides.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ from onnx import numpy_helper
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.bundle import load_weights
 from inter2former_deploy.exporters.decisions import Decisions, Watch, compare_decisions
-from inter2former_deploy.exporters.exact import PART, ExactPreparation, _moments_of_norms, _Part, judge_canny_maps
+from inter2former_deploy.exporters.exact import (
+    PART,
+    ExactCannyMaps,
+    ExactEmbedding,
+    ExactPreparation,
+    _moments_of_norms,
+    _Part,
+)
 from inter2former_deploy.exporters.graphs import export_model
 from inter2former_deploy.exporters.judgement import Check, Exact, judged
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Gate, ParityReport, check_parity, load_photograph
@@ -169,7 +177,7 @@ def canny(probe_model: Inter2Former) -> tuple[Any, torch.Tensor, Array]:
 def canny_failures(canny: tuple[Any, torch.Tensor, Array], maps: Array) -> list[str]:
     module, picture, _ = canny
     with torch.inference_mode():
-        checks = list(judge_canny_maps("x", maps, module, picture))
+        checks = list(ExactCannyMaps(module, picture).judge("x", maps))
     assert len(checks) == 6
     return [check.tensor.split("/")[1] for check in checks if not check.passed]
 
@@ -243,7 +251,8 @@ def test_large_maps_are_judged_in_parts_and_as_a_whole(
 
         def failures() -> set[str]:
             preparation = ExactPreparation(probe_model, size, np.random.default_rng(1))
-            return {check.tensor for check in preparation.judge("x", actual) if not check.passed}
+            checks, _ = preparation.judge("x", actual)
+            return {check.tensor for check in checks if not check.passed}
 
         assert failures() == set()
         actual["edge_2"] = actual["edge_2"].copy()
@@ -252,6 +261,42 @@ def test_large_maps_are_judged_in_parts_and_as_a_whole(
         actual["edge_border_1"] = actual["edge_border_1"].copy()
         actual["edge_border_1"][0, 1] *= 1 + 1e-4  # in the corner part
         assert {"edge_border_1"} <= failures()
+
+
+def test_the_embedding_of_a_large_map_is_judged_in_a_part_and_as_a_whole(
+    probe_model: Inter2Former, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part is that of the whole but for a fraction of float32's error, at a border, and elsewhere each time."""
+    size, encoder = 256, probe_model.backbone
+    picture = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 3, size, size)).astype(np.float32))
+    monkeypatch.setattr(tolerances, "PARTS_ABOVE", 0)
+    with torch.inference_mode():
+        whole = copy.deepcopy(encoder).double()(picture.double())[0].permute(1, 2, 0)
+        parts = set()
+        for seed in range(6):
+            exact = ExactEmbedding(encoder, size, np.random.default_rng(seed))
+            own = exact.encode(picture)
+            exact.encode_exactly(picture)
+            area = exact.part
+            expected, float32 = (area.of(x) for x in (whole, own[0].permute(1, 2, 0)))
+            assert exact.exact.shape == expected.shape
+            assert (exact.exact - expected).abs().mean() <= 0.1 * (float32 - expected).abs().mean()
+            assert {area.top, area.left} & {0} or {area.bottom, area.right} & {size // PATCH}
+            parts.add(area)
+
+        def failures(row: int, error: float) -> set[str]:
+            """With the first value of a row of tokens off by a share of the largest value."""
+            actual = whole.float().numpy().copy()
+            actual[row, area.left, 0] += error * np.abs(actual).max()
+            found = exact.judge("x", "y", actual, own, tolerances.LARGEST, tolerances.MEAN)
+            return {check.tensor for check in found if not check.passed}
+
+        beyond = (area.top + size // PATCH // 2) % (size // PATCH)  # no row of the part
+        assert failures(area.top, 0) == failures(beyond, 0) == set()
+        off = float((float32 - expected).abs().max() / whole.abs().max())  # float32's largest error in the part
+        assert failures(area.top, 16 * off) == {"x"}
+        assert failures(beyond, 60 * off) == {"x (whole map)"}
+    assert len(parts) > 2
 
 
 # ---- Decisions.
