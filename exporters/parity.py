@@ -332,7 +332,7 @@ class Gate:
         labels = {backend: reference.copy() for backend in graphs}
         apart: dict[str, list[float]] = {backend: [] for backend in graphs}  # 1 - IoU of each side's own masks
         if self.own_edges is None:
-            raise RuntimeError("check_encoder comes before check_decoder")
+            raise RuntimeError("check_encoder comes before check_click")
         own = ImageFeatures(self.own_embedding, self.own_edges)
         for number, click in enumerate(CLICKS[:SESSION], 1):
             scale = self.size / self.side

@@ -99,7 +99,7 @@ def test_masks_are_those_of_the_python_runtime(example: Path, demo_bundle: Path,
         assert mask.shape == (height, width)
         assert set(np.unique(mask)) <= {0, 255}
         different = (mask == 255) != expected
-        if session.clicks:
+        if session.prompts:
             logits = resized_logits(session.logits, -(-max(height, width) // 256) * 256, height, width)
             assert np.abs(logits[different]).max(initial=0) < TIE, f"step {i}, {step}: {different.sum()} pixels differ"
             assert different.mean() < SHARE, f"step {i}, {step}: {different.sum()} pixels differ"
