@@ -127,6 +127,8 @@ def export_bundle(
     check_new_bundle(folder, force=force, keep_failed=keep_failed)
     steps = _Steps(progress)
     model, weights = steps.load_weights(checkpoint, config=config, edge_rule=edge_rule, seed=seed)
+    if precision != "fp32" and not hasattr(families.gate(model.config.family), "check_agreement"):
+        raise ValueError(f"models of the family {model.config.family} are exported in fp32 only: leave precision out")
     name = _name(name, model)
     families.interface(model.config.family).graph_tensors(model.config, size)  # checks the size
     kept = 1 if precision == "fp32" else 2  # encoders, while they are compared
@@ -360,6 +362,8 @@ def load_weights(
         if loaded.notes:
             weights["notes"] = list(loaded.notes)
     if edge_rule is not None:
+        if not hasattr(chosen.decoder, "edge_rule"):
+            raise ValueError(f"edge_rule is a choice of Inter2Former's decoder; {chosen.family} has none: leave it out")
         chosen = chosen.with_decoder(edge_rule=edge_rule)
     model = families.graphs(chosen.family).MODEL(chosen)
     model.load_state_dict(state, assign=True)

@@ -6,6 +6,7 @@ and become bare nodes here; their function bodies are appended afterwards, as th
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import warnings
@@ -120,7 +121,7 @@ def export_graph(
             examples,
             dynamo=True,
             input_names=tuple(inputs),
-            dynamic_shapes=_dynamic_shapes(inputs),
+            dynamic_shapes=_dynamic_shapes(module, inputs),
             output_names=(*outputs, *inner),
             opset_version=opset,
             custom_translation_table=translation_table(),
@@ -142,15 +143,17 @@ def export_graph(
     return proto
 
 
-def _dynamic_shapes(inputs: Sequence[str] | Mapping[str, Sequence[int | str]]) -> Any:
+def _dynamic_shapes(module: nn.Module, inputs: Sequence[str] | Mapping[str, Sequence[int | str]]) -> Any:
     """For torch.export: which sizes of which arguments differ from call to call; None where none does."""
     if not isinstance(inputs, Mapping):
         return None
+    names = {size for of_input in inputs.values() for size in of_input if isinstance(size, str)}
+    sizes = {name: torch.export.Dim(name, min=1) for name in sorted(names)}
     shapes = [
-        {axis: torch.export.Dim(size) for axis, size in enumerate(sizes) if isinstance(size, str)}
-        for sizes in inputs.values()
+        {axis: sizes[size] for axis, size in enumerate(of_input) if isinstance(size, str)}
+        for of_input in inputs.values()
     ]
-    return tuple(shapes) if any(shapes) else None
+    return dict(inspect.signature(module.forward).bind(*shapes).arguments) if sizes else None
 
 
 def _tidy(graph: onnx_ir.Model) -> None:

@@ -122,7 +122,7 @@ class ParityReport:
         for decode in self.decodes:
             how = ", ".join(f"{backend}: {'tight' if ok else 'masks only'}" for backend, ok in decode.tight.items())
             lines.append(f"{decode.name}: {decode.edge_tokens} edge tokens, {decode.decisions.nearest}; {how}")
-        used = np.array([decode.decisions.experts for decode in self.decodes]).sum(0)
+        used = np.array([decode.decisions.experts for decode in self.decodes]).sum(0) if self.decodes else []
         lines += [f"experts of layer {layer}: {' '.join(map(str, counts))} tokens" for layer, counts in enumerate(used)]
         if self.unreached_experts:
             lines.append(f"no decode reached (layer, expert): {', '.join(map(str, self.unreached_experts))}")
@@ -163,7 +163,7 @@ def check_parity(
         features = {PLAIN: gate.check_encoder(encoder, prepare, PLAIN, num_threads)}
         if custom_ops:
             for graph in (prepare, click):
-                _require_kernels(graph)
+                require_kernels(graph)
             features[OPERATORS] = gate.check_encoder(encoder, prepare, OPERATORS, num_threads)
         if reduced is not None:
             gate.check_reduced_encoder(*reduced, features, num_threads)
@@ -478,7 +478,7 @@ def _resize(x: Tensor, side: int) -> Tensor:
     return F.interpolate(x, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def _require_kernels(file: Path) -> None:
+def require_kernels(file: Path) -> None:
     """Whether the library has every operator: without the function bodies, a graph loads only then."""
     graph = onnx.load(file)
     del graph.functions[:]

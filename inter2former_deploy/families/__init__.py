@@ -16,7 +16,6 @@ from inter2former_deploy.core.contract import GraphName
 from inter2former_deploy.core.prompts import Floats, Frame, Image, Prediction, PromptState
 
 FAMILIES = ("inter2former", "hrsam")
-EXPORTED = ("inter2former",)  # that have an interface and graphs
 
 
 class Interface(Protocol):
@@ -80,7 +79,7 @@ def interface(family: str) -> Interface:
     Raises:
         ValueError: There is no such family.
     """
-    return cast(Interface, _of_exported(family, "interface"))
+    return cast(Interface, part(family, "interface"))
 
 
 def graphs(family: str) -> Graphs:
@@ -89,7 +88,7 @@ def graphs(family: str) -> Graphs:
     Raises:
         ValueError: There is no such family.
     """
-    return cast(Graphs, _of_exported(family, "graphs"))
+    return cast(Graphs, part(family, "graphs"))
 
 
 def gate(family: str) -> Any:
@@ -98,7 +97,7 @@ def gate(family: str) -> Any:
     Raises:
         ValueError: There is no such family.
     """
-    return _of_exported(family, "gate")
+    return part(family, "gate")
 
 
 def part(family: str, name: str) -> Any:
@@ -110,9 +109,3 @@ def part(family: str, name: str) -> Any:
     if family not in FAMILIES:
         raise ValueError(f"the family must be one of {', '.join(FAMILIES)}, got {family!r}")
     return import_module(f"{__name__}.{family}.{name}")
-
-
-def _of_exported(family: str, name: str) -> Any:
-    if family in FAMILIES and family not in EXPORTED:
-        raise ValueError(f"models of the family {family} cannot be exported yet")
-    return part(family, name)

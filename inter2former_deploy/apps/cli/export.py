@@ -114,7 +114,7 @@ def export(
         check_new_bundle(output, force=force, keep_failed=keep_failed)
     if checkpoint is not None and not checkpoint.is_file():
         raise FileNotFoundError(f"there is no checkpoint {checkpoint}")
-    configuration = load_config(config, family="inter2former") if config else None
+    configuration = load_config(config) if config else None
     steps = Steps()
     steps("load PyTorch")
     from inter2former_deploy.exporters.agreement import AgreementReport

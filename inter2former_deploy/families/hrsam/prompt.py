@@ -11,10 +11,9 @@ from torch.nn import functional as F
 
 from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.families.hrsam.config import MASK_STRIDE, HRSAMDecoderConfig
-from inter2former_deploy.families.hrsam.prompts import NEGATIVE, POSITIVE
+from inter2former_deploy.families.hrsam.prompts import NEGATIVE, NOT_A_POINT, POSITIVE
 from inter2former_deploy.families.inter2former.config import PATCH
 
-NOT_A_POINT = -1  # label of a point, beside those of clicks
 CORNERS = 2  # of a box; their embeddings follow those of negative and positive points
 MAP_EPSILON = 1e-6  # of norms over the channels of maps, in SAM's decoder as well
 

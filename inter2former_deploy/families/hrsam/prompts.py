@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from inter2former_deploy.core.prompts import Box, Click, Prompt, StartMask
 from inter2former_deploy.families.hrsam.config import MASK_STRIDE
+from inter2former_deploy.families.hrsam.masks import MaskLogits
 
-NEGATIVE, POSITIVE = 0, 1  # labels of clicks
+NOT_A_POINT, NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3  # labels of points; the last are a box's
 STROKE_SPACING = 16  # model pixels between the clicks of a stroke: the side of an image token
 START_LOGIT = 10.0  # of a start mask inside the object, and with a minus sign outside
 
@@ -26,9 +27,14 @@ class _Known:
 
 
 class SparsePrompts:
-    """The prompt state (`core.prompts.PromptState`) of HRSAM. Coordinates need not be whole pixels."""
+    """The prompt state (`core.prompts.PromptState`) of HRSAM. Coordinates need not be whole pixels.
 
-    def __init__(self) -> None:
+    Args:
+        size: S, side of the model's square, pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._no_mask = np.zeros((size // MASK_STRIDE,) * 2, np.float32)
         self._known = _Known()
         self._steps: list[_Known] = []
 
@@ -53,24 +59,27 @@ class SparsePrompts:
         """What the next decode takes, in pixels of the model's square.
 
         Returns:
-            "xy", float32 `[n, 2]`, and "labels", int64 `[n]`, 1 positive, 0 negative: all clicks; where there is one,
-            "box", float32 `[4]`: left, top, right, bottom; but for the first decode "previous", float32 `[S/4, S/4]`:
-            logits of the decode before, or of the start mask.
+            "point_coords", float32 `[n, 2]`, and "point_labels", int64 `[n]`: all clicks (1 positive, 0 negative), then
+            the two corners of the box (2 top left, 3 bottom right) or, without a box, a point that is none (-1);
+            "mask_input", float32 `[S/4, S/4]`: logits of the decode before, or of the start mask; "has_mask_input",
+            float32 `[1]`: whether there are any, 1 or 0.
         """
         known = self._known
-        inputs: dict[str, npt.NDArray[Any]] = {
-            "xy": np.array([click[:2] for click in known.clicks], np.float32).reshape(-1, 2),
-            "labels": np.array([POSITIVE if click.positive else NEGATIVE for click in known.clicks], np.int64),
+        points = [(*click[:2], POSITIVE if click.positive else NEGATIVE) for click in known.clicks]
+        if known.box is None:
+            points.append((0, 0, NOT_A_POINT))
+        else:
+            points += [(*known.box[:2], TOP_LEFT), (*known.box[2:], BOTTOM_RIGHT)]
+        return {
+            "point_coords": np.array([point[:2] for point in points], np.float32),
+            "point_labels": np.array([point[2] for point in points], np.int64),
+            "mask_input": self._no_mask if known.previous is None else known.previous,
+            "has_mask_input": np.array([known.previous is not None], np.float32),
         }
-        if known.box is not None:
-            inputs["box"] = np.array(known.box, np.float32)
-        if known.previous is not None:
-            inputs["previous"] = known.previous
-        return inputs
 
-    def fold(self, prediction: Floats) -> None:
-        """The next decode starts from these logits of the whole square, raw, `[S/4, S/4]`."""
-        self._known = replace(self._known, previous=prediction)
+    def fold(self, prediction: MaskLogits) -> None:
+        """The next decode starts from these logits."""
+        self._known = replace(self._known, previous=prediction.values)
 
 
 def start_logits(mask: npt.NDArray[np.bool_]) -> Floats:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,114 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
-from inter2former_deploy.core.prompts import Box, Click, StartMask
-from inter2former_deploy.families.hrsam.config import MASK_STRIDE, PAD_MULTIPLE
+from inter2former_deploy.core.prompts import Box, Click, Floats, Mask, StartMask
+from inter2former_deploy.families.hrsam.config import MASK_STRIDE
+from inter2former_deploy.families.hrsam.masks import MaskLogits
 from inter2former_deploy.families.hrsam.model import HRSAM
-from inter2former_deploy.families.hrsam.prompts import SparsePrompts
-from inter2former_deploy.families.inter2former.config import PATCH
-
-Mask = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
-
-
-def model_size(height: int, width: int, sizes: Sequence[int]) -> int:
-    """Which of several model sizes an image gets: the smallest that does not shrink it, else the largest.
-
-    Args:
-        height: Of the image, pixels.
-        width: Of the image, pixels.
-        sizes: Sides of the model's square, pixels.
-    """
-    longer = max(Frame(height, width, size=max(sizes)).padded)
-    return min((size for size in sizes if size >= longer), default=max(sizes))
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Where an image lies in the model's square: padded, scaled, at its top left."""
-
-    height: int  # of the image, pixels
-    width: int
-    size: int  # S, side of the model's square, pixels
-
-    def __post_init__(self) -> None:
-        if min(self.height, self.width) < 1:
-            raise ValueError(f"the image is empty: {self.height} x {self.width}")
-        if self.size < PATCH or self.size % PATCH:
-            raise ValueError(f"size must be a multiple of {PATCH}, got {self.size}")
-        if min(self.resized) < 1:
-            raise ValueError(
-                f"an image of {self.height} x {self.width} pixels is too narrow for a model size of {self.size}"
-            )
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        """Height and width of the image with its padding at the right and the bottom, image pixels."""
-        height, width = (-(-n // PAD_MULTIPLE) * PAD_MULTIPLE for n in (self.height, self.width))
-        return height, width
-
-    @property
-    def resized(self) -> tuple[int, int]:
-        """Height and width of the padded image in the model's square; the rest of the square is padding."""
-        scale = self.size / max(self.padded)
-        height, width = (int(scale * n + 0.5) for n in self.padded)
-        return height, width
-
-    def to_model(self, click: Click) -> Click:
-        """The click in pixels of the model's square, not rounded; each axis has its own scale, in float32.
-
-        Args:
-            click: In pixels of the image; pixel i spans [i, i + 1).
-
-        Raises:
-            ValueError: It is not finite or lies outside the image.
-        """
-        if not (0 <= click.x < self.width and 0 <= click.y < self.height):
-            raise ValueError(
-                f"click ({click.x}, {click.y}) lies outside the image: "
-                f"x must be in [0, {self.width}), y in [0, {self.height})"
-            )
-        return Click(*self._scaled(click.x, click.y), bool(click.positive))
-
-    def box_to_model(self, box: Box) -> Box:
-        """The box in pixels of the model's square, scaled as clicks are.
-
-        Args:
-            box: In pixels of the image.
-
-        Raises:
-            ValueError: It is empty or reaches outside the image.
-        """
-        if not (0 <= box.left < box.right <= self.width and 0 <= box.top < box.bottom <= self.height):
-            raise ValueError(
-                f"box ({box.left}, {box.top}, {box.right}, {box.bottom}) is empty or reaches outside the image: "
-                f"x must be in [0, {self.width}], y in [0, {self.height}]"
-            )
-        return Box(*self._scaled(box.left, box.top), *self._scaled(box.right, box.bottom))
-
-    def mask_to_model(self, mask: Mask) -> Mask:
-        """A mask in the model's square: each pixel has the value of the image's pixel under its centre.
-
-        Args:
-            mask: [H, W].
-
-        Returns:
-            [S, S], false where there is no image.
-        """
-        if mask.shape != (self.height, self.width):
-            raise ValueError(f"expected a mask {[self.height, self.width]}, got {list(mask.shape)}")
-        sampled = []
-        for length, before, after in zip((self.height, self.width), self.padded, self.resized, strict=True):
-            under = ((np.arange(after) + 0.5) * (before / after)).astype(np.int64)
-            sampled.append(under[under < length])
-        rows, columns = sampled
-        square = np.zeros((self.size, self.size), bool)
-        square[: rows.size, : columns.size] = mask[rows[:, None], columns]
-        return square
-
-    def _scaled(self, x: float, y: float) -> tuple[float, float]:
-        (height, width), (after_y, after_x) = self.padded, self.resized
-        return float(np.float32(x) * np.float32(after_x / width)), float(np.float32(y) * np.float32(after_y / height))
+from inter2former_deploy.families.hrsam.pictures import Frame
+from inter2former_deploy.families.hrsam.prompts import NEGATIVE, POSITIVE, TOP_LEFT, SparsePrompts
 
 
 def model_input(image_bgr: npt.NDArray[np.uint8], frame: Frame) -> Tensor:
@@ -167,6 +65,30 @@ def image_logits(logits: Tensor, frame: Frame) -> Tensor:
     return _resize(x, *frame.padded)[:, :, : frame.height, : frame.width]
 
 
+def decode(model: HRSAM, embedding: Tensor, prompts: Mapping[str, npt.NDArray[Any]]) -> Tensor:
+    """What the modules make of the state of a session.
+
+    Args:
+        model: In evaluation mode, or one whose prompt encoder and decoder are.
+        embedding: Of the image, [1, C, h, w].
+        prompts: As `SparsePrompts.inputs` gives them.
+
+    Returns:
+        Logits of the first mask, [4*h, 4*w].
+    """
+    given = {name: torch.from_numpy(array) for name, array in prompts.items()}
+    xy, labels = given["point_coords"].to(embedding.dtype), given["point_labels"]
+    of_clicks, of_box = (labels == POSITIVE) | (labels == NEGATIVE), labels >= TOP_LEFT
+    logits = model.decode(
+        embedding,
+        xy[of_clicks][None],
+        labels[of_clicks][None],
+        previous=given["mask_input"].to(embedding.dtype)[None, None] if given["has_mask_input"] > 0 else None,
+        box=xy[of_box].view(1, 4) if of_box.any() else None,
+    )
+    return logits[0, 0]
+
+
 class ReferenceSession:
     """A picture being segmented by the reference modules, as the published scores were computed.
 
@@ -184,7 +106,7 @@ class ReferenceSession:
             raise ValueError(f"expected a uint8 BGR image [H, W, 3], got {image_bgr.dtype} {list(image_bgr.shape)}")
         self.model = model
         self.frame = Frame(image_bgr.shape[0], image_bgr.shape[1], size)
-        self.state = SparsePrompts()
+        self.state = SparsePrompts(size)
         self._logits: list[Floats] = []  # [S/4, S/4] after each prompt; of a start mask: those that stand for it
         with torch.inference_mode():
             self.embedding = model.encode(model_input(image_bgr, self.frame))  # [1, C, S/16, S/16]
@@ -219,7 +141,7 @@ class ReferenceSession:
     def start(self, mask: Mask) -> None:
         """Goes on from a mask, bool [H, W], in place of the last prediction; nothing is decoded."""
         self.state.add(StartMask(self.frame.mask_to_model(mask)))
-        self._logits.append(self.state.inputs()["previous"])
+        self._logits.append(self.state.inputs()["mask_input"])
 
     def again(self) -> Mask:
         """Decodes the same prompts once more, from the newer logits: the evaluation does so when all is right already.
@@ -229,7 +151,7 @@ class ReferenceSession:
         """
         if not self._logits:
             raise RuntimeError("there is nothing to segment before the first prompt")
-        self.state.fold(self._logits[-1])
+        self.state.fold(MaskLogits(self._logits[-1]))
         self._logits[-1] = self._decode()
         return self.mask
 
@@ -269,17 +191,14 @@ class ReferenceSession:
 
     def _add(self, prompt: Click | Box) -> Mask:
         if self._logits:
-            self.state.fold(self._logits[-1])
+            self.state.fold(MaskLogits(self._logits[-1]))
         self.state.add(prompt)
         self._logits.append(self._decode())
         return self.mask
 
     def _decode(self) -> Floats:
-        inputs = {name: torch.from_numpy(array)[None] for name, array in self.state.inputs().items()}
-        if "previous" in inputs:
-            inputs["previous"] = inputs["previous"][None]
         with torch.inference_mode():
-            logits: Floats = self.model.decode(self.embedding, **inputs)[0, 0].numpy()
+            logits: Floats = decode(self.model, self.embedding, self.state.inputs()).numpy()
         return logits
 
 

@@ -10,33 +10,38 @@ import pytest
 import torch
 
 from inter2former_deploy.core.prompts import Box, Click, StartMask, Stroke
+from inter2former_deploy.families.hrsam.masks import MaskLogits
 from inter2former_deploy.families.hrsam.model import HRSAM
+from inter2former_deploy.families.hrsam.pictures import Frame
 from inter2former_deploy.families.hrsam.prompts import START_LOGIT, SparsePrompts, start_logits
-from inter2former_deploy.families.hrsam.session import Frame, ReferenceSession, image_logits
+from inter2former_deploy.families.hrsam.session import ReferenceSession, image_logits
 
 
 def test_what_the_decoder_takes() -> None:
-    state = SparsePrompts()
-    assert {name: array.shape for name, array in state.inputs().items()} == {"xy": (0, 2), "labels": (0,)}
+    state = SparsePrompts(16)
+    nothing = state.inputs()
+    assert nothing["point_labels"].tolist() == [-1]
+    assert nothing["has_mask_input"].tolist() == [0]
+    assert nothing["mask_input"].shape == (4, 4)
     logits = np.ones((4, 4), np.float32)
     state.add(Click(1.5, 2.25, True))
     state.add(Box(1, 2, 3.5, 4))
-    state.fold(logits)
+    state.fold(MaskLogits(logits))
     state.add(Stroke(((7.0, 0.5), (7.0, 20.5)), False))
+    assert state.inputs()["point_labels"].tolist() == [1, 0, 0, 0, 2, 3]
     state.add(Box(0, 0, 16, 16))
     found = state.inputs()
-    assert found["xy"].tolist() == [[1.5, 2.25], [7.0, 0.5], [7.0, 10.5], [7.0, 20.5]]
-    assert found["labels"].tolist() == [1, 0, 0, 0]
-    assert found["box"].tolist() == [0, 0, 16, 16]
-    assert found["previous"] is logits
-    state.fold(2 * logits)
+    assert found["point_coords"].tolist() == [[1.5, 2.25], [7, 0.5], [7, 10.5], [7, 20.5], [0, 0], [16, 16]]
+    assert found["mask_input"] is logits
+    assert found["has_mask_input"].tolist() == [1]
+    state.fold(MaskLogits(2 * logits))
     state.undo(3)
-    assert state.inputs()["box"].tolist() == [1, 2, 3.5, 4]
-    assert state.inputs()["previous"] is logits  # as the stroke was decoded
+    assert state.inputs()["point_coords"][-2:].tolist() == [[1, 2], [3.5, 4]]
+    assert state.inputs()["mask_input"] is logits  # as the stroke was decoded
     state.undo(2)
-    assert "previous" not in state.inputs()
+    assert state.inputs()["has_mask_input"].tolist() == [0]
     state.undo(0)
-    assert state.inputs().keys() == {"xy", "labels"}
+    assert all(np.array_equal(state.inputs()[name], nothing[name]) for name in nothing)
 
 
 def test_a_start_mask_as_logits_comes_back(hrsam_models: Callable[[str], HRSAM]) -> None:
@@ -44,9 +49,9 @@ def test_a_start_mask_as_logits_comes_back(hrsam_models: Callable[[str], HRSAM])
     frame = Frame(90, 120, size=64)
     y, x = np.mgrid[:90, :120]
     mask = np.hypot(y - 40, x - 60) < 30
-    state = SparsePrompts()
+    state = SparsePrompts(64)
     state.add(StartMask(frame.mask_to_model(mask)))
-    logits = state.inputs()["previous"]
+    logits = state.inputs()["mask_input"]
     assert logits.shape == (16, 16)
     assert (logits.min(), logits.max()) == (-START_LOGIT, START_LOGIT)
     back = (image_logits(torch.from_numpy(logits)[None, None], frame)[0, 0] > 0).numpy()

@@ -11,14 +11,12 @@ import pytest
 import torch
 
 from inter2former_deploy.core.prompts import Click
+from inter2former_deploy.families.hrsam import pictures
+from inter2former_deploy.families.hrsam.config import PRESETS
+from inter2former_deploy.families.hrsam.graphs import EncoderGraph
 from inter2former_deploy.families.hrsam.model import HRSAM
-from inter2former_deploy.families.hrsam.session import (
-    Frame,
-    ReferenceSession,
-    image_logits,
-    model_input,
-    model_size,
-)
+from inter2former_deploy.families.hrsam.pictures import Frame, model_size
+from inter2former_deploy.families.hrsam.session import ReferenceSession, image_logits, model_input
 
 Models = Callable[[str], HRSAM]
 SESSIONS = {"hrsam_session": "hrsam_probe", "hrsam_session_pp": "hrsampp_probe"}
@@ -64,6 +62,10 @@ def test_frame(arrays: dict[str, Any], frame: Frame, assert_close: Any) -> None:
     x = model_input(arrays["image_bgr"], frame)
     assert x.shape == (1, 3, frame.size, frame.size)
     assert_close(x[0, :, 5::16, 7::16], arrays["model_input_every16"], "hrsam model input")
+    # What the runtime does: pads with the colour that the graph's normalisation makes 0, and resizes before it.
+    rgb = torch.from_numpy(pictures.model_input(arrays["image_bgr"][..., ::-1], frame))
+    graph = EncoderGraph(HRSAM(PRESETS["hrsam_probe"]))
+    assert_close(graph.normalize(rgb), x, "hrsam model input")
     height, width = frame.resized
     assert (x[:, :, height:] == 0).all()
     assert (x[:, :, :, width:] == 0).all()

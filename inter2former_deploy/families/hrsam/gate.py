@@ -1,0 +1,197 @@
+"""How HRSAM's graphs are compared with its modules, by the photograph and clicks of the parity gate."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from inter2former_deploy.core.manifest import Precision
+from inter2former_deploy.core.masks import iou
+from inter2former_deploy.core.prompts import Box, Click
+from inter2former_deploy.exporters import parity, tolerances
+from inter2former_deploy.exporters.exact import ExactEmbedding, ReducedLayers
+from inter2former_deploy.exporters.judgement import Check, Exact, judged, limited
+from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Graph, ParityReport
+from inter2former_deploy.families.hrsam.graphs import EncoderGraph, PrepareGraph
+from inter2former_deploy.families.hrsam.interface import EMBEDDING, LOGITS, PICTURE, graph_tensors
+from inter2former_deploy.families.hrsam.masks import MaskLogits
+from inter2former_deploy.families.hrsam.model import HRSAM
+from inter2former_deploy.families.hrsam.pictures import Frame, model_input
+from inter2former_deploy.families.hrsam.prompts import SparsePrompts
+from inter2former_deploy.families.hrsam.session import decode
+
+Arrays = dict[str, NDArray[Any]]
+
+PROMPTS: tuple[Click | Box, ...] = (*parity.CLICKS[: parity.SESSION], Box(140, 60, 420, 360))  # around the cup
+
+
+def check_parity(
+    model: HRSAM,
+    encoder: Path,
+    prepare: Path,
+    click: Path,
+    *,
+    size: int,
+    reduced: tuple[Path, Precision] | None = None,
+    custom_ops: bool = True,
+    num_threads: int | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> ParityReport:
+    """Compare exported graphs with the model they come from.
+
+    Args:
+        model: The reference, in evaluation mode.
+        encoder: encoder.onnx in float32.
+        prepare: prepare.onnx.
+        click: click.onnx.
+        size: S.
+        reduced: encoder.onnx in reduced precision, too, and which.
+        custom_ops: Compare with the operator library, too.
+        num_threads: Of onnxruntime; as many as this process may keep busy when None.
+        progress: Told what comes next.
+
+    Raises:
+        OperatorLibraryError: The operator library is missing or does not load.
+    """
+    with torch.inference_mode():
+        gate = _Gate(model, size, progress)
+        backends = (PLAIN, OPERATORS) if custom_ops else (PLAIN,)
+        if custom_ops:
+            for file in (encoder, prepare, click):
+                parity.require_kernels(file)
+        features = {backend: gate.check_image(encoder, prepare, backend, num_threads) for backend in backends}
+        if reduced is not None:
+            gate.check_reduced_encoder(*reduced, backends, num_threads)
+        gate.check_session(click, features, num_threads)
+        return gate.report(backends)
+
+
+class _Gate:
+    def __init__(self, model: HRSAM, size: int, progress: Callable[[str], None]) -> None:
+        self.model, self.progress = model, progress
+        self.photograph = parity.load_photograph()
+        self.frame = Frame(self.photograph.shape[0], self.photograph.shape[1], size)
+        self.image = model_input(self.photograph, self.frame)
+        self.tensors = graph_tensors(model.config, size)
+        self.checks: list[Check] = []
+        self.worst: dict[tuple[str, str, str], Check] = {}  # of all decodes, by tensor, backend and measure
+        self.seconds: dict[str, float] = {}
+        self._normalized = EncoderGraph(model).normalize(torch.from_numpy(self.image))
+        self._exact_embedding = ExactEmbedding(model.backbone, size, np.random.default_rng())
+        with self._step("encode in PyTorch"):
+            self.embedding = self._exact_embedding.encode(self._normalized)
+        with self._step("encode in PyTorch, float64"):
+            self._exact_embedding.encode_exactly(self._normalized)
+        self._exact = _in_float64(model)
+
+    def check_image(self, encoder: Path, prepare: Path, backend: str, num_threads: int | None) -> Arrays:
+        """Compare what is computed once an image; returns what the graphs give."""
+        settings: dict[str, Any] = {"custom_ops": backend == OPERATORS, "num_threads": num_threads}
+        prepared = [*self.tensors["prepare"]["outputs"]]
+        with self._step(f"encode, {backend}"):
+            actual = Graph(encoder, [EMBEDDING], **settings)({PICTURE: self.image})
+        with self._step(f"prepare, {backend}"):
+            actual |= Graph(prepare, prepared, **settings)(actual)
+        with self._step(f"compare features, {backend}"):
+            self.checks += self._exact_embedding.judge(
+                *(EMBEDDING, backend, actual[EMBEDDING], self.embedding), tolerances.LARGEST, tolerances.MEAN
+            )
+            given = torch.from_numpy(actual[EMBEDDING])
+            exact, own = PrepareGraph(self._exact)(given.double()), PrepareGraph(self.model)(given)
+            for name, *values in zip(prepared, exact, own, strict=True):
+                self.checks += judged(name, backend, actual[name], Exact.of(*values))
+        return actual
+
+    def check_reduced_encoder(
+        self, encoder: Path, precision: Precision, backends: tuple[str, ...], num_threads: int | None
+    ) -> None:
+        """Compare the embedding of an encoder in reduced precision."""
+        with self._step(f"encode in PyTorch, {precision}"), ReducedLayers(precision):
+            own = self.model.encode(self._normalized)
+        for backend in backends:
+            with self._step(f"encode in {precision}, {backend}"):
+                graph = Graph(encoder, [EMBEDDING], custom_ops=backend == OPERATORS, num_threads=num_threads)
+                actual = graph({PICTURE: self.image})[EMBEDDING]
+            limits = tolerances.REDUCED_LARGEST, tolerances.REDUCED_MEAN
+            self.checks += self._exact_embedding.judge(
+                *(f"{EMBEDDING} in {precision}", backend, actual, own), *limits, precision
+            )
+
+    def check_session(self, click: Path, features: Mapping[str, Arrays], num_threads: int | None) -> None:
+        """Compare logits at the reference's prompts and logits, and masks of sessions that each side has by itself."""
+        graphs = {
+            backend: Graph(click, [LOGITS], custom_ops=backend == OPERATORS, num_threads=num_threads)
+            for backend in features
+        }
+        shared = features[PLAIN]
+        embedding = torch.from_numpy(shared[EMBEDDING]).permute(2, 0, 1)[None]
+        reference = SparsePrompts(self.frame.size)  # what PyTorch makes of its own image embedding
+        own = {backend: SparsePrompts(self.frame.size) for backend in graphs}
+        distances: dict[str, list[float]] = {backend: [] for backend in graphs}  # 1 - IoU of masks
+        for number, prompt in enumerate(PROMPTS, 1):
+            with self._step(f"prompt {number}"):
+                at = self._to_model(prompt)
+                reference.add(at)
+                inputs = reference.inputs()
+                exact = Exact.of(decode(self._exact, embedding.double(), inputs), decode(self.model, embedding, inputs))
+                expected = MaskLogits(decode(self.model, self.embedding, inputs).numpy())
+                mask = expected.mask(self.frame)
+                for backend, graph in graphs.items():
+                    for check in judged(LOGITS, backend, graph(shared | inputs)[LOGITS], exact, f"prompt {number}"):
+                        self._keep_worst(check)
+                    own[backend].add(at)
+                    found = MaskLogits(graph(features[backend] | own[backend].inputs())[LOGITS])
+                    distances[backend].append(1 - iou(found.mask(self.frame), mask))
+                    own[backend].fold(found)
+                reference.fold(expected)
+        self.checks += self.worst.values()
+        for backend, found_distances in distances.items():
+            note = f"mean of {len(found_distances)} prompts"
+            self.checks.append(limited("masks", backend, max(found_distances), "worst prompt"))
+            self.checks.append(limited("session masks", backend, float(np.mean(found_distances)), note))
+
+    def report(self, backends: tuple[str, ...]) -> ParityReport:
+        """All that was found."""
+        return ParityReport(
+            size=self.frame.size,
+            backends=backends,
+            checks=tuple(self.checks),
+            decodes=(),
+            unreached_experts=(),
+            tools={module.__name__: str(module.__version__) for module in (torch, onnx, onnxruntime)},
+            seconds=self.seconds,
+        )
+
+    def _to_model(self, prompt: Click | Box) -> Click | Box:
+        return self.frame.box_to_model(prompt) if isinstance(prompt, Box) else self.frame.to_model(prompt)
+
+    def _keep_worst(self, check: Check) -> None:
+        key = check.tensor, check.backend, check.measure
+        if check.excess >= self.worst.setdefault(key, check).excess:
+            self.worst[key] = check
+
+    @contextmanager
+    def _step(self, what: str) -> Iterator[None]:
+        self.progress(what)
+        start = time.perf_counter()
+        yield
+        self.seconds[what] = round(time.perf_counter() - start, 3)
+
+
+def _in_float64(model: HRSAM) -> HRSAM:
+    """A model without an encoder, whose prompt encoder and decoder compute in float64."""
+    with torch.device("meta"):
+        exact = HRSAM(model.config).eval()
+    exact.neck = copy.deepcopy(model.neck).double()
+    exact.decode_head = copy.deepcopy(model.decode_head).double()
+    return exact

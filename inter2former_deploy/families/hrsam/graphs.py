@@ -1,0 +1,326 @@
+"""The three graphs of HRSAM as PyTorch modules; `interface.graph_tensors` says what they take and give.
+
+The click graph never projects the image tokens. Where few tokens attend to many image tokens, or many to few, it is
+cheaper to take a projection W of the image side over to the other side: `q . (W x) = (W^T q) . x`, head by head. What a
+layer adds to the image tokens is a sum over the few tokens in the same way, so that the layer's last projection can be
+applied to them. The first layer's projections of image embedding and positions are known since `prepare`; the embedding
+of the previous mask is linear in a few channels, which join them. And where masks are concerned, only the token of the
+first mask has to look at the image a last time.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR, GraphName
+from inter2former_deploy.families.hrsam.decoder import Attention, TwoWayLayer
+from inter2former_deploy.families.hrsam.model import HRSAM
+from inter2former_deploy.families.hrsam.prompt import MAP_EPSILON
+from inter2former_deploy.families.hrsam.prompts import NOT_A_POINT
+from inter2former_deploy.families.inter2former.config import PATCH
+from inter2former_deploy.operators import formulas
+
+MODEL = HRSAM
+ENCODER = "backbone."
+DIFFERENCES = (
+    "each image of a batch gets what it gets alone; in the release, images of larger batches mix",
+    "a scan runs once over its tokens instead of several times, which gives the same sums but for rounding",
+    "projections of image tokens are applied to the few tokens that look at them; equal but for rounding",
+    "masks 1 to 3 and the estimates of IoU, which sessions do not use, are not computed",
+)
+FIRST_MASK = 1  # its token; before it comes the token of the IoU
+
+
+class EncoderGraph(nn.Module):
+    """encoder.onnx.
+
+    Args:
+        model: The whole model.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: HRSAM) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        for name, numbers in (("mean", MEAN_BGR), ("std", STD_BGR)):
+            self.register_buffer(name, torch.tensor(numbers), persistent=False)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """RGB [H, W, 3] in 0-255 -> what the modules take, normalised BGR [1, 3, H, W]."""
+        return ((image.flip(2) - self.mean) / self.std).permute(2, 0, 1)[None]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """RGB [H, W, 3] in 0-255 -> image embedding [h, w, C]."""
+        embedding: Tensor = self.backbone(self.normalize(image))[0].permute(1, 2, 0)
+        return embedding
+
+
+class PrepareGraph(nn.Module):
+    """prepare.onnx.
+
+    Args:
+        model: The whole model.
+    """
+
+    def __init__(self, model: HRSAM) -> None:
+        super().__init__()
+        self.neck, self.transformer = model.neck, model.decode_head.transformer
+
+    def forward(self, image_embedding: Tensor) -> tuple[Tensor, ...]:
+        """Image embedding [h, w, C] -> the tensors `interface.PREPARED`.
+
+        Keys come as [heads, channels of a head, L], values as [heads, L, channels of a head], queries as [L, channels
+        of all heads].
+        """
+        grid = image_embedding.shape[:2]
+        image = image_embedding.flatten(0, 1)  # [L, C]
+        positions = self.neck.position_map((grid[0], grid[1]))[0].flatten(1).T
+        first, *others = layers_of(self.transformer)
+        to_image = first.cross_attn_token_to_image
+        known = first.project(image[None], positions[None])
+        prepared = [_keys(known.key[0], to_image.heads), _split(known.value[0], to_image.heads), known.query[0]]
+        for layer in others:
+            prepared.append(_position_keys(layer.cross_attn_token_to_image, positions))
+            prepared.append(layer.cross_attn_image_to_token.q_proj(positions))
+        return *prepared, _position_keys(self.transformer.final_attn_token_to_image, positions)
+
+
+class ClickGraph(nn.Module):
+    """click.onnx.
+
+    Args:
+        model: The whole model.
+    """
+
+    def __init__(self, model: HRSAM) -> None:
+        super().__init__()
+        self.neck, self.decode_head = model.neck, model.decode_head
+
+    def forward(
+        self,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+        image_embedding: Tensor,
+        *prepared: Tensor,
+    ) -> Tensor:
+        """The tensors `interface.CLICK_INPUTS` -> logits of the first mask, [4*h, 4*w]."""
+        transformer = self.decode_head.transformer
+        height, width, dim = image_embedding.shape
+        first_key, first_value, first_query, *positions = prepared
+        sparse = self.sparse(point_coords, point_labels, (PATCH * height, PATCH * width))
+        mask = self.previous_mask(mask_input, has_mask_input, (height, width))
+        placed = self.decode_head.all_tokens(sparse[None])[0]  # [T, C]; they are their own position embeddings
+        image = image_embedding.reshape(-1, dim)
+
+        first, *others = layers_of(transformer)
+        tokens = first.norm1(_attend(first.self_attn, placed, placed, placed))
+        tokens = first.norm2(tokens + _from_known(first, tokens + placed, first_key, first_value, mask))
+        tokens = first.norm3(tokens + first.mlp(tokens))
+        key, weight = _token_keys(first, tokens + placed), first.cross_attn_image_to_token.q_proj.weight
+        of_mask = F.linear(mask.channels.T, key @ (weight @ mask.weight), F.linear(mask.bias, key @ weight))
+        image = _from_tokens(first, torch.addmm(of_mask, first_query, key.T), tokens, image, mask)
+
+        for i, layer in enumerate(others):
+            position_key, position_query = positions[2 * i : 2 * i + 2]
+            with_positions = tokens + placed
+            tokens = layer.norm1(tokens + _attend(layer.self_attn, with_positions, with_positions, tokens))
+            tokens = layer.norm2(
+                tokens + _from_image(layer.cross_attn_token_to_image, tokens + placed, image, position_key)
+            )
+            tokens = layer.norm3(tokens + layer.mlp(tokens))
+            key, weight = _token_keys(layer, tokens + placed), layer.cross_attn_image_to_token.q_proj.weight
+            scores = torch.addmm(position_query @ key.T, image, (key @ weight).T)
+            image = _from_tokens(layer, scores, tokens, image)
+
+        token = tokens[FIRST_MASK : FIRST_MASK + 1]
+        query = token + placed[FIRST_MASK : FIRST_MASK + 1]
+        token = token + _from_image(transformer.final_attn_token_to_image, query, image, positions[-1])
+        weights = self.decode_head.output_hypernetworks_mlps[0](transformer.norm_final_attn(token))  # [1, channels]
+        return self.mask(image, weights, (height, width))
+
+    def sparse(self, xy: Tensor, labels: Tensor, size: tuple[int, int]) -> Tensor:
+        """Embeddings of points.
+
+        Args:
+            xy: Pixels of the model input, [n, 2].
+            labels: 1 positive, 0 negative, -1 not a point, 2 and 3 the corners of a box, int64 [n].
+            size: Height and width of the model input, pixels.
+
+        Returns:
+            [n, C].
+        """
+        height, width = size
+        encoded = self.neck.pos_embed_layer((xy + 0.5) / xy.new_tensor((width, height)))
+        kinds = [self.neck.not_a_point_embed, *self.neck.point_embeds]
+        table = torch.cat([kind.get_parameter("weight") for kind in kinds])  # by label, from -1
+        return torch.where(labels[:, None] == NOT_A_POINT, 0, encoded) + table[labels - NOT_A_POINT]
+
+    def previous_mask(self, logits: Tensor, has_mask: Tensor, grid: tuple[int, int]) -> MaskEmbedding:
+        """The embedding of the previous mask, or of none: logits [4*h, 4*w], and 1 or 0 as [1]."""
+        few = self.neck.mask_channels(logits[None, None], grid)[0].flatten(1)
+        last = self.neck.mask_downscaling[-1]
+        return MaskEmbedding(
+            channels=torch.where(has_mask > 0, few, 0),
+            weight=last.get_parameter("weight").flatten(1),
+            bias=torch.where(has_mask > 0, last.get_parameter("bias"), self.neck.no_mask_embed.weight[0]),
+        )
+
+    def mask(self, image: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Image tokens [L, C], weights of the upscaled map's channels [1, channels] -> logits [4*h, 4*w].
+
+        A transposed convolution of side and stride 2 is a linear layer of each token, with four results side by side.
+        """
+        up_first, norm, _, up_second, _ = self.decode_head.output_upscaling
+        x = _four_pixels(up_first, image)
+        weight, bias = norm.get_parameter("weight"), norm.get_parameter("bias")
+        x = F.gelu(F.layer_norm(x, x.shape[1:], weight, bias, MAP_EPSILON))
+        x = F.gelu(_four_pixels(up_second, x))  # [16*L, channels]
+        logits: Tensor = (x @ weights.T).view(*grid, 2, 2, 2, 2)  # [h, w, rows, columns of halves, of quarters]
+        return logits.permute(0, 2, 4, 1, 3, 5).reshape(4 * grid[0], 4 * grid[1])
+
+
+class MaskEmbedding(NamedTuple):
+    """The dense embedding `weight @ channels + bias` of the previous mask."""
+
+    channels: Tensor  # [few, L]
+    weight: Tensor  # [C, few]
+    bias: Tensor  # [C]
+
+
+MODULES: dict[GraphName, type[nn.Module]] = {"encoder": EncoderGraph, "prepare": PrepareGraph, "click": ClickGraph}
+INNER: dict[GraphName, dict[str, tuple[str, ...]]] = {"encoder": {}, "prepare": {}, "click": {}}
+
+
+def layers_of(transformer: nn.Module) -> list[TwoWayLayer]:
+    """The layers of a `TwoWayTransformer`."""
+    return [cast(TwoWayLayer, layer) for layer in cast(nn.ModuleList, transformer.layers)]
+
+
+def _from_known(layer: TwoWayLayer, query: Tensor, key: Tensor, value: Tensor, mask: MaskEmbedding) -> Tensor:
+    """The first layer's attention from tokens to image, by what `prepare` knows of the image.
+
+    The bias of the mask's embedding adds the same to all scores of a query, which changes nothing, and to all values.
+
+    Args:
+        layer: The first.
+        query: Tokens with their positions, [T, C].
+        key: Of image and positions, [heads, channels, L].
+        value: Of the image, [heads, L, channels].
+        mask: What joins the image.
+
+    Returns:
+        [T, C].
+    """
+    attention = layer.cross_attn_token_to_image
+    projected = attention.q_proj(query) * _scale(attention)
+    own = _split(projected, attention.heads) @ key  # [heads, T, L]
+    of_mask = _side_by_side(projected, attention.heads) @ (attention.k_proj.weight @ mask.weight)  # [heads*T, few]
+    scores = own.flatten(0, 1) + of_mask @ mask.channels
+    weights = torch.softmax(scores, dim=1)
+    joined = (torch.unflatten(weights, 0, (attention.heads, -1)) @ value).transpose(0, 1).flatten(1)  # [T, D]
+    per_head = weights @ mask.channels.T @ (attention.v_proj.weight @ mask.weight).T  # [heads*T, D]
+    joined = joined + _own_channels(per_head, attention.heads) + F.linear(mask.bias, attention.v_proj.weight)
+    out: Tensor = attention.out_proj(joined)
+    return out
+
+
+def _from_image(attention: Attention, query: Tensor, image: Tensor, position_key: Tensor) -> Tensor:
+    """Attention from tokens [T, C] to image tokens [L, C], given the keys of their positions [heads, channels, L]."""
+    projected = attention.q_proj(query) * _scale(attention)
+    of_positions = (_split(projected, attention.heads) @ position_key).flatten(0, 1)  # [heads*T, L]
+    on_image = _side_by_side(projected, attention.heads) @ attention.k_proj.weight  # [heads*T, C]
+    weights = torch.softmax(torch.addmm(of_positions, on_image, image.T), dim=1)
+    values = F.linear(weights @ image, attention.v_proj.weight)  # [heads*T, D]
+    out: Tensor = attention.out_proj(_own_channels(values, attention.heads) + attention.v_proj.bias)
+    return out
+
+
+def _token_keys(layer: TwoWayLayer, tokens: Tensor) -> Tensor:
+    """Keys of tokens with their positions [T, C] for the queries of the image, scaled, [heads*T, D]."""
+    attention = layer.cross_attn_image_to_token
+    return _side_by_side(attention.k_proj(tokens) * _scale(attention), attention.heads)
+
+
+def _from_tokens(
+    layer: TwoWayLayer, scores: Tensor, tokens: Tensor, image: Tensor, mask: MaskEmbedding | None = None
+) -> Tensor:
+    """The attention from image to tokens, added to the image and normalised.
+
+    Args:
+        layer: Whose.
+        scores: Image queries times `_token_keys`, [L, heads*T].
+        tokens: [T, C].
+        image: [L, C].
+        mask: What joins the image, too.
+
+    Returns:
+        Image tokens, [L, C].
+    """
+    attention = layer.cross_attn_image_to_token
+    weights = torch.softmax(torch.unflatten(scores, 1, (attention.heads, -1)), dim=2).flatten(1)
+    values = F.linear(_side_by_side(attention.v_proj(tokens), attention.heads), attention.out_proj.weight)
+    values, bias = values.T, torch.as_tensor(attention.out_proj.bias)  # [C, heads*T], [C]
+    if mask is not None:
+        weights, values = torch.cat((weights, mask.channels.T), dim=1), torch.cat((values, mask.weight), dim=1)
+        bias = bias + mask.bias
+    out: Tensor = layer.norm4(formulas.linear_add(weights, image, values, bias))
+    return out
+
+
+def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention among tokens, [T, C] each."""
+    heads = attention.heads
+    query = _split(attention.q_proj(query) * _scale(attention), heads)
+    weights = torch.softmax(query @ _keys(attention.k_proj(key), heads), dim=2)
+    joined = (weights @ _split(attention.v_proj(value), heads)).transpose(0, 1).flatten(1)
+    out: Tensor = attention.out_proj(joined)
+    return out
+
+
+def _position_keys(attention: Attention, positions: Tensor) -> Tensor:
+    """What positions [L, C] add to the keys of image tokens; the bias adds the same to all scores of a query."""
+    return _keys(F.linear(positions, attention.k_proj.weight), attention.heads)
+
+
+def _scale(attention: Attention) -> float:
+    return float((attention.q_proj.out_features / attention.heads) ** -0.5)
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """[T, D] -> [heads, T, D / heads]."""
+    return torch.unflatten(x, 1, (heads, -1)).transpose(0, 1)
+
+
+def _keys(x: Tensor, heads: int) -> Tensor:
+    """[T, D] -> [heads, D / heads, T]."""
+    return torch.unflatten(x.T, 0, (heads, -1))
+
+
+def _side_by_side(x: Tensor, heads: int) -> Tensor:
+    """Each head's channels with zeros for those of the others, [T, D] -> [heads*T, D]."""
+    return (x[None] * _channels_of_heads(x, heads)[:, None]).flatten(0, 1)
+
+
+def _own_channels(x: Tensor, heads: int) -> Tensor:
+    """Each head's own channels of what it got for all, [heads*T, D] -> [T, D]."""
+    return torch.sum(torch.unflatten(x, 0, (heads, -1)) * _channels_of_heads(x, heads)[:, None], dim=0)
+
+
+def _channels_of_heads(x: Tensor, heads: int) -> Tensor:
+    """1 where a channel is a head's own, else 0, [heads, D]."""
+    return torch.eye(heads, dtype=x.dtype).repeat_interleave(x.shape[1] // heads, dim=1)
+
+
+def _four_pixels(up: nn.Module, x: Tensor) -> Tensor:
+    """A transposed convolution of side and stride 2, [L, in] -> [4*L, out]: rows, then columns of a token's pixels."""
+    weight, bias = up.get_parameter("weight"), up.get_parameter("bias")  # [in, out, 2, 2]
+    matrix = weight.permute(2, 3, 1, 0).flatten(0, 2)
+    return F.linear(x, matrix, bias.repeat(matrix.shape[0] // len(bias))).reshape(-1, len(bias))

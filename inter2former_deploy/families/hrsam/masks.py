@@ -1,0 +1,29 @@
+"""From HRSAM's logits to masks. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from inter2former_deploy.core.prompts import Floats, Mask
+from inter2former_deploy.families.hrsam.pictures import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class MaskLogits:
+    """What the decoder of HRSAM predicts."""
+
+    values: Floats  # raw logits of the whole square, padding included, foreground where > 0, [S/4, S/4]
+
+    def mask(self, frame: Frame) -> Mask:
+        """The object in the image, bool `[H, W]`: the logits resized twice, as the image was padded twice."""
+        import cv2  # here, since every start of `i2f` loads this module
+
+        height, width = frame.resized
+        square = cv2.resize(self.values, (frame.size, frame.size), interpolation=cv2.INTER_LINEAR)[:height, :width]
+        padded = cv2.resize(square, frame.padded[::-1], interpolation=cv2.INTER_LINEAR)
+        found: Mask = padded[: frame.height, : frame.width] > 0
+        return found
+
+    def logits(self, frame: Frame) -> Floats:
+        """A copy of the logits, `[S/4, S/4]`."""
+        return self.values.copy()
