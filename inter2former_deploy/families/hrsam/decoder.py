@@ -155,24 +155,20 @@ class TwoWayTransformer(nn.Module):
         self.final_attn_token_to_image = Attention(dim=config.dim, width=config.cross_dim, heads=config.heads)
         self.norm_final_attn = nn.LayerNorm(config.dim)
 
-    def forward(
-        self, tokens: Tensor, image: Tensor, positions: Tensor, projected: ImageProjections | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, image: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """All layers.
 
         Args:
             tokens: [B, n, C]; they are their own position embeddings, too.
             image: Image tokens, [B, h*w, C].
             positions: Of the image tokens, [1, h*w, C].
-            projected: What the first layer's `project` gives for them, if that is known already.
 
         Returns:
             Tokens and image tokens.
         """
         token_positions = tokens
         for layer in cast(Iterable[TwoWayLayer], self.layers):
-            tokens, image = layer(tokens, token_positions, image, projected or layer.project(image, positions))
-            projected = None
+            tokens, image = layer(tokens, token_positions, image, layer.project(image, positions))
         placed = tokens + token_positions
         tokens = tokens + self.final_attn_token_to_image(placed, image + positions, image)
         return self.norm_final_attn(tokens), image

@@ -10,7 +10,6 @@ import torch
 
 from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.families.hrsam.model import HRSAM
-from inter2former_deploy.families.hrsam.prepared import click, prepare
 from inter2former_deploy.families.hrsam.prompt import points_of
 
 Models = Callable[[str], HRSAM]
@@ -63,16 +62,6 @@ def test_golden(model: HRSAM, arrays: dict[str, torch.Tensor], assert_close: Any
 
 
 @torch.inference_mode()
-def test_golden_in_two_steps(model: HRSAM, arrays: dict[str, torch.Tensor], assert_close: Any) -> None:
-    """What depends on the image alone is computed once, and every click starts from it."""
-    prepared = prepare(model, arrays["embedding"][None])
-    assert prepared.projected.key.shape == (1, 120, 128)
-    for case in CASES:
-        logits = click(model, prepared, *prompts(arrays, case))
-        assert_close(logits[0], arrays[f"{case}_masks"][:1], "hrsam decoder")
-
-
-@torch.inference_mode()
 def test_golden_positions(model: HRSAM, arrays: dict[str, torch.Tensor], assert_close: Any) -> None:
     """Made at 64 x 64, resized from there."""
     position_map = model.neck.position_map
@@ -96,7 +85,6 @@ def test_golden_box(model: HRSAM, arrays: dict[str, torch.Tensor], assert_close:
     assert boxed.masks.shape == (1, 4, 40, 48)
     assert (boxed.masks - plain.masks).abs().max() > 0.1
     assert_close(model.decode(embedding, xy, labels, None, box), boxed.masks[:, :1], "hrsam decoder")
-    assert_close(click(model, prepare(model, embedding), xy, labels, None, box), boxed.masks[:, :1], "hrsam decoder")
 
 
 @torch.inference_mode()
@@ -167,30 +155,5 @@ def test_other_prompts_are_refused(model: HRSAM, arrays: dict[str, torch.Tensor]
     for arguments, message in cases:
         with pytest.raises(ValueError, match=message):
             model.decode(*arguments)
-        with pytest.raises(ValueError, match=message):
-            click(model, prepare(model, arguments[0]), *arguments[1:])
     with pytest.raises(ValueError, match=r"expected boxes \[1, 4\], got \[4\]"):
         model.predict(embedding, xy, labels, None, arrays["box_xyxy"])
-
-
-@torch.no_grad()
-def test_exported_click_takes_any_number_of_clicks(
-    model: HRSAM, arrays: dict[str, torch.Tensor], assert_close: Any
-) -> None:
-    class Click(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, embedding: torch.Tensor, *prompts: torch.Tensor) -> torch.Tensor:
-            return click(self.model, prepare(self.model, embedding), *prompts)
-
-    embedding = arrays["embedding"][None]
-    xy, labels, previous = prompts(arrays, "mask")
-    assert previous is not None
-    count = torch.export.Dim("n", min=1, max=512)
-    dynamic = {"embedding": None, "prompts": ({1: count}, {1: count}, None)}
-    program = torch.export.export(Click(), (embedding, xy, labels, previous), dynamic_shapes=dynamic)
-    for n in (1, 4, 5):
-        some = (embedding, arrays["points_xy"][None, :n], arrays["labels"][None, :n], previous)
-        assert_close(program.module()(*some), model.decode(*some), "hrsam decoder")
