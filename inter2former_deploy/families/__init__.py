@@ -72,6 +72,10 @@ class Graphs(Protocol):
     DIFFERENCES: tuple[str, ...]  # deliberate ones from the release
     ENCODER: str  # what the names of the encoder's entries in the state dict begin with
 
+    @staticmethod
+    def predict(model: Any, features: Any, prompts: Mapping[str, NDArray[Any]]) -> Prediction:
+        """What the modules make of the features that the model's `encode` gave, and of the prompt state's inputs."""
+
 
 def interface(family: str) -> Interface:
     """What is known of a family without torch.

@@ -193,7 +193,8 @@ def evaluate(
         report[str(model.size)] = result.to_dict()
         if isinstance(model, ReferenceSegmenter) and result.results:
             shares = report[str(model.size)]["expert shares"] = model.experts.take()
-            typer.echo(f"edge tokens by expert at {model.size}: " + ", ".join(f"{s:.1%}" for s in shares), err=True)
+            if shares:
+                typer.echo(f"edge tokens by expert at {model.size}: " + ", ".join(f"{s:.1%}" for s in shares), err=True)
         failed |= bool(result.problems or result.differing() or not result.results)
         for line in result.passed_over.lines():
             typer.echo(f"passed over: {line}", err=True)

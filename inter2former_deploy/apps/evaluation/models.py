@@ -41,9 +41,11 @@ def open_reference_models(
     for size in sizes:
         if size < 16 or size % 16:
             raise ValueError(f"the model resolution must be a multiple of 16, got {size}")
-    loaded = load_checkpoint(checkpoint, load_config(config) if config else None, family="inter2former")
+    loaded = load_checkpoint(checkpoint, load_config(config) if config else None)
     for note in loaded.notes:
         report(f"{checkpoint.name}: {note}")
+    if edge_rule and not hasattr(loaded.config.decoder, "edge_rule"):
+        raise ValueError(f"--edge-rule is for Inter2Former's decoder; {checkpoint} is of {loaded.config.family}")
     changed = loaded.config.with_decoder(edge_rule=edge_rule) if edge_rule else loaded.config
     model = build_model(changed, loaded.state_dict)
     return [ReferenceSegmenter(model, size) for size in sizes]

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
-from inter2former_deploy.families.inter2former.masks import Box, BoxLogits
-from inter2former_deploy.families.inter2former.pictures import Frame, model_input
-from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
+from inter2former_deploy import families
+from inter2former_deploy.core.prompts import Frame, Prediction
 from inter2former_deploy.runtime.checks import check_image
 from inter2former_deploy.runtime.session import Session
-
-if TYPE_CHECKING:
-    from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
 
 @dataclass(frozen=True)
@@ -32,15 +27,16 @@ class ReferenceSegmenter:
     """Opens images like `runtime.Segmenter`, with pre- and postprocessing of the runtime and the modules between.
 
     Args:
-        model: in evaluation mode.
+        model: of any family, in evaluation mode.
         size: model resolution, a multiple of 16.
     """
 
-    def __init__(self, model: Inter2Former, size: int) -> None:
+    def __init__(self, model: Any, size: int) -> None:
         from inter2former_deploy.training.experts import ExpertLoad
 
         self.model, self.size = model.eval(), size
         self.experts = ExpertLoad(model, training=False)
+        self._interface, self._graphs = families.interface(model.config.family), families.graphs(model.config.family)
 
     def encode(self, image: NDArray[np.uint8]) -> Encoded:
         """What `open` needs of an image, uint8 RGB `[H, W, 3]`.
@@ -51,10 +47,10 @@ class ReferenceSegmenter:
         import torch
 
         checked = check_image(image)
-        frame = Frame(checked.shape[0], checked.shape[1], self.size)
-        bgr = torch.from_numpy(model_input(checked, frame)[..., ::-1].copy())
+        frame = self._interface.make_frame(checked.shape[0], checked.shape[1], self.size)
+        picture = torch.from_numpy(self._interface.make_input(checked, frame))
         with torch.inference_mode():
-            x = ((bgr - torch.tensor(MEAN_BGR)) / torch.tensor(STD_BGR)).permute(2, 0, 1)[None]
+            x = self._graphs.MODULES["encoder"](self.model).normalize(picture)
             return Encoded(frame, self.model.encode(x.contiguous()))
 
     def open(self, image: NDArray[np.uint8] | Encoded) -> Session:
@@ -67,9 +63,8 @@ class ReferenceSegmenter:
 
         encoded = image if isinstance(image, Encoded) else self.encode(image)
 
-        def decode(prompts: Mapping[str, NDArray[Any]]) -> BoxLogits:
+        def decode(prompts: Mapping[str, NDArray[Any]]) -> Prediction:
             with torch.inference_mode():
-                logits = self.model.decode(encoded.features, torch.from_numpy(prompts["labels"])[None])[0, 0]
-            return BoxLogits(Box(0, 0, self.size, self.size), logits.numpy())
+                return self._graphs.predict(self.model, encoded.features, prompts)
 
-        return Session(encoded.frame, LabelMapPrompts(self.size), decode)
+        return Session(encoded.frame, self._interface.make_prompts(self.size), decode)

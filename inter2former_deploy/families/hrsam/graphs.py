@@ -10,17 +10,21 @@ first mask has to look at the image a last time.
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR, GraphName
 from inter2former_deploy.families.hrsam.decoder import Attention, TwoWayLayer
+from inter2former_deploy.families.hrsam.masks import MaskLogits
 from inter2former_deploy.families.hrsam.model import HRSAM
 from inter2former_deploy.families.hrsam.prompt import MAP_EPSILON
 from inter2former_deploy.families.hrsam.prompts import NOT_A_POINT
+from inter2former_deploy.families.hrsam.session import decode
 from inter2former_deploy.families.inter2former.config import PATCH
 from inter2former_deploy.operators import formulas
 
@@ -193,6 +197,11 @@ class MaskEmbedding(NamedTuple):
     channels: Tensor  # [few, L]
     weight: Tensor  # [C, few]
     bias: Tensor  # [C]
+
+
+def predict(model: HRSAM, features: Tensor, prompts: Mapping[str, NDArray[Any]]) -> MaskLogits:
+    """What the modules make of an image embedding [1, C, h, w] and the inputs of a prompt state."""
+    return MaskLogits(decode(model, features, prompts).numpy())
 
 
 MODULES: dict[GraphName, type[nn.Module]] = {"encoder": EncoderGraph, "prepare": PrepareGraph, "click": ClickGraph}

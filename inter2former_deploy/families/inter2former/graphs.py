@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR, GraphName
-from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS
+from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, LABELS
+from inter2former_deploy.families.inter2former.masks import Box, BoxLogits
 from inter2former_deploy.families.inter2former.modules.attention import KnownAttention
-from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.modules.model import ImageFeatures, Inter2Former
 
 MODEL = Inter2Former
 ENCODER = "backbone."
@@ -88,6 +93,13 @@ class ClickGraph(nn.Module):
         tokens, edge_tokens = self.neck.decode(labels, image_embedding, KnownAttention(*blank))
         upsampled = self.decode_head.decode(tokens, edge_inputs)
         return upsampled.box_logits, upsampled.box, tokens, edge_tokens
+
+
+def predict(model: Inter2Former, features: ImageFeatures, prompts: Mapping[str, NDArray[Any]]) -> BoxLogits:
+    """What the modules make of an image's features and the label map, all of the square being in the box."""
+    labels = torch.from_numpy(prompts[LABELS])[None]
+    logits = model.decode(features, labels)[0, 0].numpy()
+    return BoxLogits(Box(0, 0, logits.shape[1], logits.shape[0]), logits)
 
 
 MODULES: dict[GraphName, type[nn.Module]] = {"encoder": EncoderGraph, "prepare": PrepareGraph, "click": ClickGraph}

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from inter2former_deploy.apps.evaluation import ReferenceSegmenter
 from inter2former_deploy.core.contract import DECODER_FILES, ENCODER_FILE
 from inter2former_deploy.exporters.bundle import export_bundle, load_weights
 from inter2former_deploy.families.config import presets
@@ -98,6 +99,13 @@ def test_every_prompt_gives_what_the_reference_session_gives(
     assert np.array_equal(ours.mask, mask)
     with pytest.raises(ValueError, match="outside the image"):
         ours.click(image.shape[1], 0)
+
+
+def test_the_evaluation_opens_images_with_the_modules(model: HRSAM, image: Any, arrays: dict[str, Any]) -> None:
+    ours = ReferenceSegmenter(model, int(arrays["size"])).open(image)
+    theirs = ReferenceSession(model, arrays["image_bgr"], int(arrays["size"]))
+    for click in ((70, 50), (20.5, 100.25, False)):
+        assert differing(ours.click(*click), theirs.click(*click)) <= 1e-4
 
 
 def test_an_encoding_holds_the_embedding_alone(segmenter: Segmenter, image: Any, tmp_path: Path) -> None:
