@@ -99,7 +99,7 @@ class Exact:
 
 def judged(tensor: str, backend: str, actual: Array, exact: Exact, note: str = "") -> Iterator[Check]:
     """A tensor in float32 against float64, within the multiples of `tolerances`."""
-    mean = tolerances.MEAN_OF_MAPS if tensor.startswith(("edge_", "box_logits")) else tolerances.MEAN
+    mean = tolerances.MEAN_OF_MAPS if tensor.startswith("edge_") else tolerances.MEAN
     return exact.judge(tensor, backend, actual, largest=tolerances.LARGEST, mean=mean, note=note)
 
 
