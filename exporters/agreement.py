@@ -26,9 +26,10 @@ from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.exporters.judgement import Check
 from inter2former_deploy.exporters.parity import CLICKS, OPERATORS, PLAIN, Arrays, Clicks, Graph, load_photograph
 from inter2former_deploy.exporters.precision import count_layers
-from inter2former_deploy.families.inter2former.config import PAD_MULTIPLE, PAD_RGB
+from inter2former_deploy.families.inter2former.config import PAD_MULTIPLE
 from inter2former_deploy.families.inter2former.interface import CLICK_OUTPUTS, EMBEDDING, LABELS, PICTURE, PREPARED
 from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
+from inter2former_deploy.families.pictures import PAD_RGB
 
 Array = NDArray[Any]
 

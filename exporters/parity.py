@@ -43,8 +43,9 @@ from inter2former_deploy.exporters.exact import (
 )
 from inter2former_deploy.exporters.graphs import expose
 from inter2former_deploy.exporters.judgement import Check, Exact, equal, judged, limited
-from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT, PAD_MULTIPLE, PAD_RGB, PATCH
-from inter2former_deploy.families.inter2former.graphs import INNER, ClickGraph, EncoderGraph
+from inter2former_deploy.families.encoder_graph import EncoderGraph
+from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT, PAD_MULTIPLE, PATCH
+from inter2former_deploy.families.inter2former.graphs import INNER, ClickGraph
 from inter2former_deploy.families.inter2former.interface import (
     CLICK_INPUTS,
     CLICK_OUTPUTS,
@@ -55,6 +56,7 @@ from inter2former_deploy.families.inter2former.interface import (
 )
 from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.families.inter2former.modules.model import ImageFeatures, Inter2Former
+from inter2former_deploy.families.pictures import PAD_RGB
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]

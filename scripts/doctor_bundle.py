@@ -36,8 +36,9 @@ from inter2former_deploy.families.inter2former.config import (
 from inter2former_deploy.families.inter2former.interface import EMBEDDING, PICTURE
 from inter2former_deploy.families.inter2former.masks import Box, BoxLogits
 from inter2former_deploy.families.inter2former.modules.model import ImageFeatures, Inter2Former
-from inter2former_deploy.families.inter2former.pictures import Frame, model_input
+from inter2former_deploy.families.inter2former.pictures import Frame
 from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
+from inter2former_deploy.families.pictures import model_input
 from inter2former_deploy.runtime.doctor import CLICKS, EXPECTED_FILE, picture
 from inter2former_deploy.runtime.session import Decode, Session
 

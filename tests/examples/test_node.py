@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from inter2former_deploy.exporters.parity import load_photograph
-from inter2former_deploy.families.inter2former.pictures import bilinear_taps
+from inter2former_deploy.families.pictures import bilinear_taps
 from inter2former_deploy.runtime import Segmenter
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "node"

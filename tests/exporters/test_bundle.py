@@ -20,8 +20,9 @@ from inter2former_deploy.exporters import bundle, parity
 from inter2former_deploy.exporters.bundle import ExportReport, add_decoder, export_bundle, load_exported, verify_bundle
 from inter2former_deploy.exporters.graphs import export_model
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, check_parity
-from inter2former_deploy.families.inter2former.config import DEMO, PAD_RGB, PROBE
+from inter2former_deploy.families.inter2former.config import DEMO, PROBE
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+from inter2former_deploy.families.pictures import PAD_RGB
 from inter2former_deploy.runtime import EncodedImage, Segmenter
 from inter2former_deploy.runtime.bundle import open_bundle
 

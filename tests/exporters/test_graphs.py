@@ -13,8 +13,9 @@ from graphs import encoded, exposed, some_prepared
 from inter2former_deploy.core.contract import DOMAIN
 from inter2former_deploy.exporters.graphs import export_graph, export_model, expose
 from inter2former_deploy.families.checkpoint import synthetic_state_dict
+from inter2former_deploy.families.encoder_graph import EncoderGraph
 from inter2former_deploy.families.inter2former.config import PROBE, ModelConfig
-from inter2former_deploy.families.inter2former.graphs import INNER, ClickGraph, EncoderGraph, PrepareGraph
+from inter2former_deploy.families.inter2former.graphs import INNER, ClickGraph, PrepareGraph
 from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, CLICK_INPUTS, CLICK_OUTPUTS, PREPARED
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 

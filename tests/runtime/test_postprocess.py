@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from inter2former_deploy.core.prompts import Floats
 from inter2former_deploy.families.inter2former.masks import Box, foreground_mask, paste_logits
-from inter2former_deploy.families.inter2former.pictures import Frame, bilinear_taps
+from inter2former_deploy.families.inter2former.pictures import Frame
+from inter2former_deploy.families.pictures import bilinear_taps
 
 
 def whole_map(box_logits: Floats, box: Box, frame: Frame) -> np.ndarray:

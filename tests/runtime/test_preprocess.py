@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
 from inter2former_deploy.core.prompts import Click
-from inter2former_deploy.families.inter2former.config import PAD_RGB
-from inter2former_deploy.families.inter2former.pictures import Frame, bilinear_taps, model_input
+from inter2former_deploy.families.inter2former.pictures import Frame
+from inter2former_deploy.families.pictures import PAD_RGB, bilinear_taps, model_input
 from inter2former_deploy.runtime.checks import check_click, check_image
 
 SIZES = [

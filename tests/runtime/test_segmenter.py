@@ -20,7 +20,8 @@ from inter2former_deploy.core.errors import BundleError, EncodedImageError
 from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.families.inter2former.labels import add_clicks, unknown_labels
 from inter2former_deploy.families.inter2former.masks import Box, foreground_mask
-from inter2former_deploy.families.inter2former.pictures import Frame, model_input
+from inter2former_deploy.families.inter2former.pictures import Frame
+from inter2former_deploy.families.pictures import model_input
 from inter2former_deploy.runtime import Segmenter
 from inter2former_deploy.runtime.bundle import Bundle
 

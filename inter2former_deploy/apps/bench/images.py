@@ -14,7 +14,7 @@ from inter2former_deploy.apps.bench.workers import TUNED_MALLOC, Workload, threa
 from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.families.inter2former.config import PATCH, VIT_B, ModelConfig
 from inter2former_deploy.families.inter2former.interface import EMBEDDING, PICTURE, PREPARED
-from inter2former_deploy.families.inter2former.pictures import model_input
+from inter2former_deploy.families.pictures import model_input
 
 
 def workloads(folder: Path, size: int) -> dict[str, Workload]:

@@ -22,13 +22,15 @@ from inter2former_deploy.exporters import parity, tolerances
 from inter2former_deploy.exporters.exact import ExactEmbedding, ReducedLayers
 from inter2former_deploy.exporters.judgement import Check, Exact, judged, limited
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Graph, ParityReport
-from inter2former_deploy.families.hrsam.graphs import EncoderGraph, PrepareGraph
+from inter2former_deploy.families.encoder_graph import EncoderGraph
+from inter2former_deploy.families.hrsam.graphs import PrepareGraph
 from inter2former_deploy.families.hrsam.interface import EMBEDDING, LOGITS, PICTURE, graph_tensors
 from inter2former_deploy.families.hrsam.masks import MaskLogits
 from inter2former_deploy.families.hrsam.model import HRSAM
-from inter2former_deploy.families.hrsam.pictures import Frame, model_input
+from inter2former_deploy.families.hrsam.pictures import Frame
 from inter2former_deploy.families.hrsam.prompts import SparsePrompts
 from inter2former_deploy.families.hrsam.session import decode
+from inter2former_deploy.families.pictures import model_input
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR, GraphName
+from inter2former_deploy.core.contract import GraphName
+from inter2former_deploy.families.encoder_graph import EncoderGraph
 from inter2former_deploy.families.hrsam.decoder import Attention, TwoWayLayer
 from inter2former_deploy.families.hrsam.masks import MaskLogits
 from inter2former_deploy.families.hrsam.model import HRSAM
@@ -37,32 +38,6 @@ DIFFERENCES = (
     "masks 1 to 3 and the estimates of IoU, which sessions do not use, are not computed",
 )
 FIRST_MASK = 1  # its token; before it comes the token of the IoU
-
-
-class EncoderGraph(nn.Module):
-    """encoder.onnx.
-
-    Args:
-        model: The whole model.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: HRSAM) -> None:
-        super().__init__()
-        self.backbone = model.backbone
-        for name, numbers in (("mean", MEAN_BGR), ("std", STD_BGR)):
-            self.register_buffer(name, torch.tensor(numbers), persistent=False)
-
-    def normalize(self, image: Tensor) -> Tensor:
-        """RGB [H, W, 3] in 0-255 -> what the modules take, normalised BGR [1, 3, H, W]."""
-        return ((image.flip(2) - self.mean) / self.std).permute(2, 0, 1)[None]
-
-    def forward(self, image: Tensor) -> Tensor:
-        """RGB [H, W, 3] in 0-255 -> image embedding [h, w, C]."""
-        embedding: Tensor = self.backbone(self.normalize(image))[0].permute(1, 2, 0)
-        return embedding
 
 
 class PrepareGraph(nn.Module):

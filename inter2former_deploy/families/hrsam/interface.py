@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR, GraphName
+from inter2former_deploy.core.contract import GraphName
+from inter2former_deploy.families import tensors
 from inter2former_deploy.families.hrsam.config import MASK_STRIDE, PAD_MULTIPLE, HRSAMConfig
 from inter2former_deploy.families.hrsam.masks import MaskLogits
-from inter2former_deploy.families.hrsam.pictures import Frame, model_input
+from inter2former_deploy.families.hrsam.pictures import Frame
 from inter2former_deploy.families.hrsam.prompts import (
     BOTTOM_RIGHT,
     NEGATIVE,
@@ -27,7 +28,8 @@ from inter2former_deploy.families.hrsam.prompts import (
     TOP_LEFT,
     SparsePrompts,
 )
-from inter2former_deploy.families.inter2former.config import PAD_RGB, PATCH
+from inter2former_deploy.families.pictures import model_input
+from inter2former_deploy.families.tensors import GRID, TOKENS, Json, Tensors
 
 PICTURE = "image"  # the encoder's input
 EMBEDDING = "image_embedding"  # the encoder's output
@@ -41,8 +43,6 @@ LABELS = {
     "top_left": TOP_LEFT,
     "bottom_right": BOTTOM_RIGHT,
 }
-
-Json = dict[str, Any]
 
 make_frame = Frame
 make_input = model_input
@@ -75,45 +75,34 @@ def graph_tensors(config: HRSAMConfig, size: int) -> dict[GraphName, Json]:
     Raises:
         ValueError: `size` is no positive multiple of 16.
     """
-    if not isinstance(size, int) or size <= 0 or size % PATCH:
-        raise ValueError(f"size must be a positive multiple of {PATCH}, got {size!r}")
-    decoder = config.decoder
-    grid, tokens, low = f"S/{PATCH}", f"(S/{PATCH})^2", f"S/{MASK_STRIDE}"
-    numbers = {"S": size, grid: size // PATCH, tokens: (size // PATCH) ** 2, low: size // MASK_STRIDE}
-
-    def tensor(kind: str, shape: list[str | int], meaning: str) -> Json:
-        sizes = [numbers.get(n, n) if isinstance(n, str) else n for n in shape]
-        return {"type": kind, "shape": shape, "sizes": sizes, "meaning": meaning}
-
-    def floats(shape: list[str | int], meaning: str) -> Json:
-        return tensor("float32", shape, meaning)
-
-    picture = {PICTURE: floats(["S", "S", 3], "the picture, see preprocessing")}
-    embedding = {EMBEDDING: floats([grid, grid, decoder.dim], "tokens of the image")}
+    make, decoder = Tensors(size), config.decoder
+    low = f"S/{MASK_STRIDE}"
+    picture = {PICTURE: make.floats(["S", "S", 3], "the picture, see preprocessing")}
+    embedding = {EMBEDDING: make.floats([GRID, GRID, decoder.dim], "tokens of the image")}
     heads, width = decoder.heads, decoder.cross_dim
-    keys: list[str | int] = [heads, width // heads, tokens]
-    values: list[str | int] = [heads, tokens, width // heads]
-    queries: list[str | int] = [tokens, width]
+    keys: list[str | int] = [heads, width // heads, TOKENS]
+    values: list[str | int] = [heads, TOKENS, width // heads]
+    queries: list[str | int] = [TOKENS, width]
     of_image = "of the image tokens in the first layer; hand them on unchanged"
     of_positions = "of the places of the image tokens in attention {}; hand them on unchanged"
     prepared = {
-        "image_key": floats(keys, f"keys {of_image}"),
-        "image_value": floats(values, f"values {of_image}"),
-        "image_query": floats(queries, f"queries {of_image}"),
+        "image_key": make.floats(keys, f"keys {of_image}"),
+        "image_value": make.floats(values, f"values {of_image}"),
+        "image_query": make.floats(queries, f"queries {of_image}"),
     }
     for i in range(1, decoder.layers):
-        prepared[f"position_key_{i}"] = floats(keys, f"keys {of_positions.format(i)}")
-        prepared[f"position_query_{i}"] = floats(queries, f"queries {of_positions.format(i)}")
-    prepared["position_key_last"] = floats(
+        prepared[f"position_key_{i}"] = make.floats(keys, f"keys {of_positions.format(i)}")
+        prepared[f"position_query_{i}"] = make.floats(queries, f"queries {of_positions.format(i)}")
+    prepared["position_key_last"] = make.floats(
         keys, "keys of the places of the image tokens at the end; hand them on unchanged"
     )
     prompts = {
-        "point_coords": floats(["points", 2], "x and y of points in pixels of the S x S square, see prompts"),
-        "point_labels": tensor("int64", ["points"], "what the points are, see prompts"),
-        "mask_input": floats([low, low], "logits of the decode before; anything, if there is none"),
-        "has_mask_input": floats([1], "1 if mask_input counts, else 0"),
+        "point_coords": make.floats(["points", 2], "x and y of points in pixels of the S x S square, see prompts"),
+        "point_labels": make.of("int64", ["points"], "what the points are, see prompts"),
+        "mask_input": make.floats([low, low], "logits of the decode before; anything, if there is none"),
+        "has_mask_input": make.floats([1], "1 if mask_input counts, else 0"),
     }
-    decoded = {LOGITS: floats([low, low], "logits, foreground where > 0, see postprocessing")}
+    decoded = {LOGITS: make.floats([low, low], "logits, foreground where > 0, see postprocessing")}
     return {
         "encoder": {"inputs": picture, "outputs": embedding},
         "prepare": {"inputs": embedding, "outputs": prepared},
@@ -123,21 +112,14 @@ def graph_tensors(config: HRSAMConfig, size: int) -> dict[GraphName, Json]:
 
 def preprocessing() -> Json:
     """What a caller in any language does to an image before the graphs take it, and what they then do themselves."""
-    return {
-        "caller": "RGB 0-255, pad right and bottom with pad_rgb to multiples of pad_multiple (padded), resize "
+    return tensors.preprocessing(
+        "RGB 0-255, pad right and bottom with pad_rgb to multiples of pad_multiple (padded), resize "
         "bilinearly (align_corners=False, no antialias) to resized, pad right and bottom with pad_rgb to size x size, "
         "float32, channels last",
-        "channels": "RGB",
-        "range": [0, 255],
-        "pad_rgb": list(PAD_RGB),
-        "pad_multiple": PAD_MULTIPLE,
-        "padded": "height and width of the image, each rounded up to a multiple of pad_multiple",
-        "resized": "int(size / max(padded) * n + 0.5) for both n of padded, in float64",
-        "resize": _resize(),
-        "graph": "reverses the channels to BGR, subtracts mean_bgr, divides by std_bgr",
-        "mean_bgr": list(MEAN_BGR),
-        "std_bgr": list(STD_BGR),
-    }
+        pad_multiple=PAD_MULTIPLE,
+        padded="height and width of the image, each rounded up to a multiple of pad_multiple",
+        resized="int(size / max(padded) * n + 0.5) for both n of padded, in float64",
+    )
 
 
 def prompts() -> Json:
@@ -173,15 +155,6 @@ def postprocessing() -> Json:
         "mask": "Resize `logits` bilinearly (align_corners=False) to size x size, crop to the first rows and columns "
         "of resized, resize the same way to padded, crop to the first height rows and width columns of the image; the "
         "object is where the result is > threshold.",
-        "resize": _resize(),
+        "resize": tensors.resize(),
         "threshold": 0,
-    }
-
-
-def _resize() -> Json:
-    return {
-        "method": "bilinear",
-        "align_corners": False,
-        "antialias": False,
-        "positions": "max((i + 0.5) * source / target - 0.5, 0), indices clamped to the last pixel",
     }

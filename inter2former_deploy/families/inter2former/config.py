@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
-from inter2former_deploy.core.contract import MEAN_BGR
 from inter2former_deploy.families.config import PATCH as PATCH
 from inter2former_deploy.families.config import Config
 from inter2former_deploy.families.config import EncoderConfig as EncoderConfig
@@ -50,7 +49,6 @@ class DecoderConfig:
 
 STAGES = 4  # of stride 2 in prompt embedding and in upsampling: PATCH is 2 to the power of it
 PAD_MULTIPLE = 256  # images are padded to multiples of this before they are made square, pixels
-PAD_RGB = MEAN_BGR[::-1]  # with this, which normalises to 0; the release pads with 0 after it has normalised
 OUTSIDE_LOGIT = -100.0  # of pixels outside the upsampled box
 
 

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR, GraphName
+from inter2former_deploy.core.contract import GraphName
+from inter2former_deploy.families.encoder_graph import EncoderGraph
 from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, LABELS
 from inter2former_deploy.families.inter2former.masks import Box, BoxLogits
 from inter2former_deploy.families.inter2former.modules.attention import KnownAttention
@@ -23,32 +24,6 @@ DIFFERENCES = (
     "edge tokens are found in integers; the release compares float32 rounding errors, which gives the same tokens",
     "edge features enter each upsampling stage already convolved, once an image; equal but for rounding",
 )
-
-
-class EncoderGraph(nn.Module):
-    """encoder.onnx.
-
-    Args:
-        model: The whole model.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: Inter2Former) -> None:
-        super().__init__()
-        self.backbone = model.backbone
-        for name, numbers in (("mean", MEAN_BGR), ("std", STD_BGR)):
-            self.register_buffer(name, torch.tensor(numbers), persistent=False)
-
-    def normalize(self, image: Tensor) -> Tensor:
-        """RGB [S, S, 3] in 0-255 -> what the modules take, normalised BGR [1, 3, S, S]."""
-        return ((image.flip(2) - self.mean) / self.std).permute(2, 0, 1)[None]
-
-    def forward(self, image: Tensor) -> Tensor:
-        """RGB [S, S, 3] in 0-255 -> image embedding [h, w, C]."""
-        embedding: Tensor = self.backbone(self.normalize(image))[0].permute(1, 2, 0)
-        return embedding
 
 
 class PrepareGraph(nn.Module):

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy.typing as npt
 
-from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR, GraphName
+from inter2former_deploy.core.contract import GraphName
+from inter2former_deploy.families import tensors
 from inter2former_deploy.families.inter2former.config import (
     OUTSIDE_LOGIT,
     PAD_MULTIPLE,
-    PAD_RGB,
-    PATCH,
     STAGES,
     ModelConfig,
 )
@@ -30,8 +29,10 @@ from inter2former_deploy.families.inter2former.labels import (
     fold_table,
 )
 from inter2former_deploy.families.inter2former.masks import Box, BoxLogits
-from inter2former_deploy.families.inter2former.pictures import Frame, model_input
+from inter2former_deploy.families.inter2former.pictures import Frame
 from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
+from inter2former_deploy.families.pictures import model_input
+from inter2former_deploy.families.tensors import GRID, TOKENS, Json, Tensors
 
 PICTURE = "image"  # the encoder's input
 EMBEDDING = "image_embedding"  # the encoder's output
@@ -42,8 +43,6 @@ PREPARED = (*BLANK_INPUTS, *EDGE_INPUTS)  # what `prepare` gives
 LABELS = "labels"  # the prompt state
 CLICK_INPUTS = (LABELS, EMBEDDING, *PREPARED)
 CLICK_OUTPUTS = ("box_logits", "box")
-
-Json = dict[str, Any]
 
 make_frame = Frame
 make_input = model_input
@@ -75,39 +74,26 @@ def graph_tensors(config: ModelConfig, size: int) -> dict[GraphName, Json]:
     Raises:
         ValueError: `size` is no positive multiple of 16.
     """
-    if not isinstance(size, int) or size <= 0 or size % PATCH:
-        raise ValueError(f"size must be a positive multiple of {PATCH}, got {size!r}")
-    decoder = config.decoder
-    grid, tokens = "S/16", "(S/16)^2"
-    numbers = {"S": size, grid: size // PATCH, tokens: (size // PATCH) ** 2}
-
-    def tensor(kind: str, shape: list[str | int], meaning: str) -> Json:
-        sizes = [numbers.get(n, n) if isinstance(n, str) else n for n in shape]
-        return {"type": kind, "shape": shape, "sizes": sizes, "meaning": meaning}
-
-    def floats(shape: list[str | int], meaning: str) -> Json:
-        return tensor("float32", shape, meaning)
-
-    picture = {PICTURE: floats(["S", "S", 3], "the picture, see preprocessing")}
-    embedding = {EMBEDDING: floats([grid, grid, decoder.dim], "tokens of the image")}
+    make, decoder = Tensors(size), config.decoder
+    picture = {PICTURE: make.floats(["S", "S", 3], "the picture, see preprocessing")}
+    embedding = {EMBEDDING: make.floats([GRID, GRID, decoder.dim], "tokens of the image")}
     blank = "full attention of the decoder's first layer before any click, which saves time; hand it on unchanged"
     prepared = {
-        "blank_qkv": floats([tokens, 3 * decoder.attention_dim], f"queries, keys and values of {blank}"),
-        "blank_attention": floats([tokens, decoder.attention_dim], f"result of {blank}"),
-        "blank_logsum": floats([tokens, decoder.heads], f"logarithms of the sums of {blank}"),
+        "blank_qkv": make.floats([TOKENS, 3 * decoder.attention_dim], f"queries, keys and values of {blank}"),
+        "blank_attention": make.floats([TOKENS, decoder.attention_dim], f"result of {blank}"),
+        "blank_logsum": make.floats([TOKENS, decoder.heads], f"logarithms of the sums of {blank}"),
     }
     for i, channels in enumerate((*decoder.pyramid[1:], 1)):
         side = "S" if i == STAGES - 1 else f"S/{2 ** (STAGES - 1 - i)}"
-        numbers[side] = size >> (STAGES - 1 - i)
         what = f"edge features for upsampling stage {i}"
-        prepared[f"edge_{i}"] = floats([side, side, channels], what)
-        prepared[f"edge_border_{i}"] = floats([STAGES, grid, side, channels], f"{what}, at the borders of crops")
-        prepared[f"edge_corner_{i}"] = floats([STAGES, grid, grid, channels], f"{what}, at the corners of crops")
+        prepared[f"edge_{i}"] = make.floats([side, side, channels], what)
+        prepared[f"edge_border_{i}"] = make.floats([STAGES, GRID, side, channels], f"{what}, at the borders of crops")
+        prepared[f"edge_corner_{i}"] = make.floats([STAGES, GRID, GRID, channels], f"{what}, at the corners of crops")
     prepared = {name: prepared[name] for name in PREPARED}
-    labels = tensor("uint8", ["S", "S"], "the label map, see prompts; values above 4 are not allowed")
+    labels = make.of("uint8", ["S", "S"], "the label map, see prompts; values above 4 are not allowed")
     decoded = {
-        "box_logits": floats(["box_height", "box_width"], "logits inside the upsampled box, see postprocessing"),
-        "box": tensor("int64", [4], "left, top, right, bottom of the box in pixels of S x S, right, bottom exclusive"),
+        "box_logits": make.floats(["box_height", "box_width"], "logits inside the upsampled box, see postprocessing"),
+        "box": make.of("int64", [4], "left, top, right, bottom of the box in pixels of S x S, right, bottom exclusive"),
     }
     return {
         "encoder": {"inputs": picture, "outputs": embedding},
@@ -118,20 +104,13 @@ def graph_tensors(config: ModelConfig, size: int) -> dict[GraphName, Json]:
 
 def preprocessing() -> Json:
     """What a caller in any language does to an image before the graphs take it, and what they then do themselves."""
-    return {
-        "caller": "RGB 0-255, pad right and bottom with pad_rgb to multiples of pad_multiple and then to a square, "
+    return tensors.preprocessing(
+        "RGB 0-255, pad right and bottom with pad_rgb to multiples of pad_multiple and then to a square, "
         "whose side is `side`, resize bilinearly (align_corners=False, no antialias) to size x size, float32, "
         "channels last",
-        "channels": "RGB",
-        "range": [0, 255],
-        "pad_rgb": list(PAD_RGB),
-        "pad_multiple": PAD_MULTIPLE,
-        "side": "the longer of height and width of the image, rounded up to a multiple of pad_multiple",
-        "resize": _resize(),
-        "graph": "reverses the channels to BGR, subtracts mean_bgr, divides by std_bgr",
-        "mean_bgr": list(MEAN_BGR),
-        "std_bgr": list(STD_BGR),
-    }
+        pad_multiple=PAD_MULTIPLE,
+        side="the longer of height and width of the image, rounded up to a multiple of pad_multiple",
+    )
 
 
 def prompts() -> Json:
@@ -212,15 +191,6 @@ def postprocessing() -> Json:
         "outside_logit": OUTSIDE_LOGIT,
         "mask": "Resize the map of logits bilinearly (align_corners=False) from size x size to side x side, crop to "
         "the first height rows and width columns of the image; the object is where the result is > threshold.",
-        "resize": _resize(),
+        "resize": tensors.resize(),
         "threshold": 0,
-    }
-
-
-def _resize() -> Json:
-    return {
-        "method": "bilinear",
-        "align_corners": False,
-        "antialias": False,
-        "positions": "max((i + 0.5) * source / target - 0.5, 0), indices clamped to the last pixel",
     }

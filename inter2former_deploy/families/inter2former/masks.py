@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from inter2former_deploy.core.prompts import Floats, Mask
 from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT
-from inter2former_deploy.families.inter2former.pictures import Frame, Indices, bilinear_taps
+from inter2former_deploy.families.inter2former.pictures import Frame
+from inter2former_deploy.families.pictures import Indices, bilinear_taps
 
 Found = npt.NDArray[np.bool_]
 

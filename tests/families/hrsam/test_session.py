@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from inter2former_deploy.core.prompts import Click
-from inter2former_deploy.families.hrsam import pictures
+from inter2former_deploy.families import pictures
+from inter2former_deploy.families.encoder_graph import EncoderGraph
 from inter2former_deploy.families.hrsam.config import PRESETS
-from inter2former_deploy.families.hrsam.graphs import EncoderGraph
 from inter2former_deploy.families.hrsam.model import HRSAM
 from inter2former_deploy.families.hrsam.pictures import Frame, model_size
 from inter2former_deploy.families.hrsam.session import ReferenceSession, image_logits, model_input
