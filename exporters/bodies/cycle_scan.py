@@ -101,10 +101,13 @@ def through_chunk(name: str, *, outputs: bool) -> onnx.FunctionProto:
 
 
 def over_chunks(name: str, tokens: int) -> onnx.FunctionProto:
-    """The function `name`: `Passed` for distances of 1, 2, 4 and so on, enough for sequences of up to `tokens`."""
+    """The function `name`: `Passed` for distances of 1, 2, 4 and so on, enough for sequences of up to `tokens`.
+
+    There is always one, so that no input is ignored, which some runtimes do not take.
+    """
     nodes = []
     gained, kept = "gained", "kept"
-    for level in range((-(-max(tokens, 1) // CHUNK) - 1).bit_length()):
+    for level in range(max((-(-tokens // CHUNK) - 1).bit_length(), 1)):
         distance, inputs = f"distance_{level}", [gained, kept, "place"]
         gained, kept = f"gained_{level}", f"kept_{level}"
         value = numpy_helper.from_array(np.array([2**level]))
