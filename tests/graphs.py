@@ -25,7 +25,7 @@ def exposed(model: Any, graph: GraphName, *, size: int, **settings: Any) -> onnx
 
 
 def encoded(run: Run, encoder: onnx.ModelProto, prepare: onnx.ModelProto, picture: Array) -> dict[str, Array]:
-    """All that both graphs give of a picture."""
+    """All that encoder.onnx and prepare.onnx give of a picture."""
     embedding = run(encoder, {PICTURE: picture})
     return embedding | run(prepare, {PICTURE: picture, EMBEDDING: embedding[EMBEDDING]})
 

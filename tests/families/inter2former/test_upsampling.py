@@ -157,7 +157,7 @@ def test_training_upsamples_the_whole_map_and_keeps_the_low_resolution_from_the_
 
 
 class Decoder(nn.Module):
-    """decoder.onnx as a module."""
+    """click.onnx as a module."""
 
     def __init__(self, neck: DecoderNeck, head: LocalUpsampling) -> None:
         super().__init__()
