@@ -232,7 +232,51 @@ def paste_logits(box_logits: Array, box: Array, size: int) -> Array:
     return whole
 
 
-class Gate:
+class Findings:
+    """What the gate of a family finds, step by step.
+
+    Args:
+        size: S.
+        progress: Told what comes next.
+    """
+
+    def __init__(self, size: int, progress: Progress) -> None:
+        self.size, self.progress = size, progress
+        self.checks: list[Check] = []
+        self.decodes: list[Decode] = []
+        self.worst: dict[tuple[str, str, str], Check] = {}  # of all decodes, by tensor, backend and measure
+        self.seconds: dict[str, float] = {}  # by step
+
+    def report(self) -> ParityReport:
+        """All that was found."""
+        return ParityReport(
+            size=self.size,
+            backends=tuple(dict.fromkeys(check.backend for check in self.checks)),
+            checks=tuple(self.checks),
+            decodes=tuple(self.decodes),
+            unreached_experts=tuple(self.unreached()),
+            tools={module.__name__: str(module.__version__) for module in (torch, onnx, onnxruntime)},
+            seconds=self.seconds,
+        )
+
+    def unreached(self) -> list[tuple[int, int]]:
+        """The (layer, expert) that no decode used; a family without experts has none."""
+        return []
+
+    def _keep_worst(self, check: Check) -> None:
+        key = check.tensor, check.backend, check.measure
+        if check.excess >= self.worst.setdefault(key, check).excess:
+            self.worst[key] = check
+
+    @contextmanager
+    def _step(self, what: str) -> Iterator[None]:
+        self.progress(what)
+        start = time.perf_counter()
+        yield
+        self.seconds[what] = round(time.perf_counter() - start, 3)
+
+
+class Gate(Findings):
     """The steps of the gate and what they find.
 
     Args:
@@ -242,17 +286,14 @@ class Gate:
     """
 
     def __init__(self, model: Inter2Former, size: int, progress: Progress = lambda _: None) -> None:
-        self.model, self.size, self.progress = model, size, progress
+        super().__init__(size, progress)
+        self.model = model
         self.decoder = ClickGraph(model).eval()  # as it is exported, in PyTorch
         self.exact_decoder = copy.deepcopy(self.decoder).double()
         self.photograph = load_photograph()
         longest = max(self.photograph.shape[:2])
         self.side = -(-longest // PAD_MULTIPLE) * PAD_MULTIPLE  # of the padded square
         self.image = self._picture()
-        self.checks: list[Check] = []
-        self.decodes: list[Decode] = []
-        self.worst: dict[tuple[str, str, str], Check] = {}  # of all decodes, by tensor, backend and measure
-        self.seconds: dict[str, float] = {}
         self.normalized = EncoderGraph(model).normalize(torch.from_numpy(self.image))
         rng = np.random.default_rng()
         self._embedding = ExactEmbedding(model.backbone, size, rng)
@@ -316,18 +357,6 @@ class Gate:
             note = f"{len(self.decodes) - loose} of {len(self.decodes)} decodes are tight"
             self.checks.append(limited("loose decodes", backend, loose / len(self.decodes), note))
 
-    def report(self) -> ParityReport:
-        """All that was found."""
-        return ParityReport(
-            size=self.size,
-            backends=tuple(dict.fromkeys(check.backend for check in self.checks)),
-            checks=tuple(self.checks),
-            decodes=tuple(self.decodes),
-            unreached_experts=tuple(self._unreached()),
-            tools={module.__name__: str(module.__version__) for module in (torch, onnx, onnxruntime)},
-            seconds=self.seconds,
-        )
-
     def _run_session(self, graphs: Mapping[str, Graph], features: Mapping[str, Arrays]) -> None:
         """The clicks: tensors and masks at the reference's label maps, and each side going its own way."""
         reference = unknown_labels(self.size)
@@ -373,7 +402,7 @@ class Gate:
         grid = self.size // PATCH
         at_least, at_most = NOISE_DECODES
         for number in range(1, at_most + 1):
-            if number > at_least and not self._unreached():
+            if number > at_least and not self.unreached():
                 return
             with self._step(f"noise {number}"):
                 labels = rng.integers(0, 5, (grid, grid)).astype(np.uint8)
@@ -408,15 +437,11 @@ class Gate:
         self.decodes.append(Decode(name=name, edge_tokens=edge_tokens, decisions=decisions, tight=tight))
         return logits
 
-    def _keep_worst(self, check: Check) -> None:
-        key = check.tensor, check.backend, check.measure
-        if check.excess >= self.worst.setdefault(key, check).excess:
-            self.worst[key] = check
-
     def _logits(self, decoded: Mapping[str, Tensor]) -> Array:
         return paste_logits(decoded["box_logits"].numpy(), decoded["box"].numpy(), self.size)
 
-    def _unreached(self) -> list[tuple[int, int]]:
+    def unreached(self) -> list[tuple[int, int]]:
+        """The (layer, expert) that no decode used."""
         layers = self.model.config.decoder.layers
         used = np.zeros((layers, self.model.config.decoder.experts), np.int64)
         for decode in self.decodes:
@@ -437,13 +462,6 @@ class Gate:
         """Logits [S, S] -> foreground of the photograph."""
         whole = _resize(torch.from_numpy(logits)[None, None], self.side)[0, 0].numpy()
         return whole[: self.photograph.shape[0], : self.photograph.shape[1]] > 0
-
-    @contextmanager
-    def _step(self, what: str) -> Iterator[None]:
-        self.progress(what)
-        start = time.perf_counter()
-        yield
-        self.seconds[what] = round(time.perf_counter() - start, 3)
 
 
 def _inputs(labels: Array, features: Arrays) -> Arrays:

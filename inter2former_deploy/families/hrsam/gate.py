@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
@@ -20,8 +16,8 @@ from inter2former_deploy.core.masks import iou
 from inter2former_deploy.core.prompts import Box, Click
 from inter2former_deploy.exporters import parity, tolerances
 from inter2former_deploy.exporters.exact import ExactEmbedding, ReducedLayers
-from inter2former_deploy.exporters.judgement import Check, Exact, judged, limited
-from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Graph, ParityReport
+from inter2former_deploy.exporters.judgement import Exact, judged, limited
+from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Findings, Graph, ParityReport
 from inter2former_deploy.families.encoder_graph import EncoderGraph
 from inter2former_deploy.families.hrsam.graphs import PrepareGraph
 from inter2former_deploy.families.hrsam.interface import EMBEDDING, LOGITS, PICTURE, graph_tensors
@@ -75,19 +71,17 @@ def check_parity(
         if reduced is not None:
             gate.check_reduced_encoder(*reduced, backends, num_threads)
         gate.check_session(click, features, num_threads)
-        return gate.report(backends)
+        return gate.report()
 
 
-class _Gate:
+class _Gate(Findings):
     def __init__(self, model: HRSAM, size: int, progress: Callable[[str], None]) -> None:
-        self.model, self.progress = model, progress
+        super().__init__(size, progress)
+        self.model = model
         self.photograph = parity.load_photograph()
         self.frame = Frame(self.photograph.shape[0], self.photograph.shape[1], size)
         self.image = model_input(self.photograph, self.frame)
         self.tensors = graph_tensors(model.config, size)
-        self.checks: list[Check] = []
-        self.worst: dict[tuple[str, str, str], Check] = {}  # of all decodes, by tensor, backend and measure
-        self.seconds: dict[str, float] = {}
         self._normalized = EncoderGraph(model).normalize(torch.from_numpy(self.image))
         self._exact_embedding = ExactEmbedding(model.backbone, size, np.random.default_rng())
         with self._step("encode in PyTorch"):
@@ -162,32 +156,8 @@ class _Gate:
             self.checks.append(limited("masks", backend, max(found_distances), "worst prompt"))
             self.checks.append(limited("session masks", backend, float(np.mean(found_distances)), note))
 
-    def report(self, backends: tuple[str, ...]) -> ParityReport:
-        """All that was found."""
-        return ParityReport(
-            size=self.frame.size,
-            backends=backends,
-            checks=tuple(self.checks),
-            decodes=(),
-            unreached_experts=(),
-            tools={module.__name__: str(module.__version__) for module in (torch, onnx, onnxruntime)},
-            seconds=self.seconds,
-        )
-
     def _to_model(self, prompt: Click | Box) -> Click | Box:
         return self.frame.box_to_model(prompt) if isinstance(prompt, Box) else self.frame.to_model(prompt)
-
-    def _keep_worst(self, check: Check) -> None:
-        key = check.tensor, check.backend, check.measure
-        if check.excess >= self.worst.setdefault(key, check).excess:
-            self.worst[key] = check
-
-    @contextmanager
-    def _step(self, what: str) -> Iterator[None]:
-        self.progress(what)
-        start = time.perf_counter()
-        yield
-        self.seconds[what] = round(time.perf_counter() - start, 3)
 
 
 def _in_float64(model: HRSAM) -> HRSAM:
