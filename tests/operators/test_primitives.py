@@ -21,6 +21,7 @@ CHECKS = {
     "sigmoid",
     "silu",
     "gelu",
+    "softplus",
     "even_lanes",
     "odd_lanes",
     "zip_low, zip_high",
