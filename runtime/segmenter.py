@@ -95,6 +95,7 @@ class Segmenter:
 
     def _load(self, decoder: DecoderEntry, num_threads: int, custom_ops: bool) -> None:
         folder, encoder = self.bundle.folder, self.bundle.manifest.encoder.graph
+        self._prepared_tensors = decoder.prepare.outputs
         once_an_image = {"reuse_memory": False, "spin": False}
         self._encoder = _Graph(folder, encoder, num_threads, custom_ops, **once_an_image)
         self._prepare = _Graph(folder, decoder.prepare, num_threads, custom_ops, **once_an_image)
@@ -113,6 +114,11 @@ class Segmenter:
     def encoded_nbytes(self) -> int:
         """Size of any image's encoding, in memory and, but for a header, in a file, bytes."""
         return sum(4 * math.prod(tensor["sizes"]) for tensor in self._kept.values())
+
+    @property
+    def opened_nbytes(self) -> int:
+        """Memory that any open image takes, encoded and prepared for the decoder, bytes."""
+        return self.encoded_nbytes + sum(4 * math.prod(tensor["sizes"]) for tensor in self._prepared_tensors.values())
 
     @property
     def _kept(self) -> dict[str, Any]:

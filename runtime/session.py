@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from threading import RLock
 from typing import Any, TypeAlias
@@ -148,15 +149,33 @@ class Session:
         with self._lock:
             if not self._steps:
                 raise RuntimeError("there is no prompt to undo")
-            self._steps.pop()
-            self._state.undo(len(self._steps))
+            self.keep(len(self._steps) - 1)
             return self.mask
+
+    def keep(self, count: int) -> None:
+        """Take back all prompts but the first `count`, as `undo` does one by one. No mask is made of those that stay.
+
+        Raises:
+            ValueError: there are not so many prompts, or `count` is negative.
+        """
+        with self._lock:
+            if not 0 <= count <= len(self._steps):
+                raise ValueError(f"count must be from 0 to {len(self._steps)}, the number of prompts, got {count}")
+            if count < len(self._steps):
+                del self._steps[count:]
+                self._state.undo(count)
 
     def reset(self) -> None:
         """Take all prompts back. The image stays."""
+        self.keep(0)
+
+    def copy(self) -> Session:
+        """A session of its own with the same prompts, on the same encoded image. Nothing is decoded."""
         with self._lock:
-            self._steps.clear()
-            self._state.undo(0)
+            steps = [replace(step) for step in self._steps]
+            copied = Session(self._frame, deepcopy(self._state), self._decode, self._origin)
+        copied._steps = steps
+        return copied
 
     @property
     def mask(self) -> Mask:

@@ -12,7 +12,19 @@ from typing import Annotated, Any
 import typer
 
 import inter2former_deploy
-from inter2former_deploy.apps.cli import ablate, bench, doctor, encode, evaluate, export, info, segment, train, verify
+from inter2former_deploy.apps.cli import (
+    ablate,
+    annotate,
+    bench,
+    doctor,
+    encode,
+    evaluate,
+    export,
+    info,
+    segment,
+    train,
+    verify,
+)
 from inter2former_deploy.apps.cli.prompts import OrderedPrompts
 from inter2former_deploy.apps.cli.stopping import Stopped, stopped_by_signals
 from inter2former_deploy.core.errors import BundleError, MissingPackageError, OperatorLibraryError, PictureWarning
@@ -41,6 +53,7 @@ app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("segment", cls=OrderedPrompts)(segment.segment)
 app.command("encode")(encode.encode)
+app.command("annotate")(annotate.annotate)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("ablate")(ablate.ablate)

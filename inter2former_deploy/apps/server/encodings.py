@@ -1,0 +1,208 @@
+"""The one queue in which pictures are encoded, and the encodings that are kept."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Condition, Thread
+
+from inter2former_deploy.apps.server.errors import ApiError, busy
+from inter2former_deploy.core.errors import PictureError
+from inter2former_deploy.core.prompts import Image
+from inter2former_deploy.runtime import EncodedImages, Segmenter
+from inter2former_deploy.runtime.region import Region
+from inter2former_deploy.runtime.session import Session
+
+_log = logging.getLogger(__name__)
+
+FAILURES = 256  # that are remembered
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An encoded region of a picture."""
+
+    region: Region
+    session: Session  # without prompts, in pixels of the region: copied, never used
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where an encoding is."""
+
+    state: str  # "none", "queued", "encoding", "ready" or "failed"
+    position: int = 0  # in the queue, from 1
+    error: str | None = None
+
+
+@dataclass(eq=False)
+class _Job:
+    key: str
+    region: Region
+    read: Callable[[], Image]
+    ahead: bool
+    done: Future[Opened] = field(default_factory=Future)
+
+
+class Encodings:
+    """Encodes one picture at a time, in a thread of its own; those that nobody waits for yet come last.
+
+    Args:
+        segmenter: that encodes.
+        limit: bytes of encodings that are kept; the one that was used last stays, whatever its size.
+        queue: encodings that may wait.
+        cache: folder in which encodings are kept, too.
+        tell: called with a key whenever its status has changed, by any thread.
+    """
+
+    def __init__(
+        self, segmenter: Segmenter, *, limit: int, queue: int, cache: Path | None, tell: Callable[[str], None]
+    ) -> None:
+        self._segmenter, self._queue_limit, self._tell = segmenter, queue, tell
+        self._kept = max(1, limit // segmenter.opened_nbytes)
+        self._cache = None if cache is None else EncodedImages(cache)
+        self._ready: OrderedDict[str, Opened] = OrderedDict()  # the last used at the end
+        self._failed: OrderedDict[str, str] = OrderedDict()
+        self._queue: OrderedDict[str, _Job] = OrderedDict()
+        self._running: _Job | None = None
+        self._changed = Condition()
+        self._closed = False
+        self.made, self.seconds = 0, 0.0
+        self._thread = Thread(target=self._work, name="encode", daemon=True)
+        self._thread.start()
+
+    def request(self, key: str, region: Region, read: Callable[[], Image], *, ahead: bool = False) -> Future[Opened]:
+        """Have a region of a picture encoded, if it is not yet.
+
+        Args:
+            key: of picture and region.
+            region: of the picture.
+            read: gives the picture, in the encoding thread.
+            ahead: nobody waits for it: others come first.
+
+        Raises:
+            ApiError: too many encodings wait (503).
+        """
+        with self._changed:
+            opened = self._ready.get(key)
+            if opened is not None:
+                self._ready.move_to_end(key)
+                done: Future[Opened] = Future()
+                done.set_result(opened)
+                return done
+            if self._running is not None and self._running.key == key:
+                return self._running.done
+            job = self._queue.get(key)
+            if job is None:
+                if len(self._queue) >= self._queue_limit and not self._drop_ahead():
+                    raise busy(f"{len(self._queue)} pictures wait to be encoded: come again", self._wait())
+                job = self._queue[key] = _Job(key, region, read, ahead)
+                self._failed.pop(key, None)
+                self._changed.notify()
+            job.ahead = job.ahead and ahead
+        self._tell(key)
+        return job.done
+
+    def status(self, key: str) -> Status:
+        """Where an encoding is."""
+        with self._changed:
+            if key in self._ready:
+                return Status("ready")
+            if self._running is not None and self._running.key == key:
+                return Status("encoding")
+            if key in self._queue:
+                return Status("queued", [job.key for job in self._in_order()].index(key) + 1)
+            if key in self._failed:
+                return Status("failed", error=self._failed[key])
+            return Status("none")
+
+    def __len__(self) -> int:
+        """Encodings that wait."""
+        return len(self._queue)
+
+    @property
+    def kept(self) -> int:
+        """Encodings in memory."""
+        return len(self._ready)
+
+    def close(self) -> None:
+        """Let the encoding that runs end, and no other begin."""
+        with self._changed:
+            self._closed = True
+            for job in self._queue.values():
+                job.done.cancel()
+            self._queue.clear()
+            self._changed.notify()
+        self._thread.join()
+
+    def _in_order(self) -> list[_Job]:
+        return sorted(self._queue.values(), key=lambda job: job.ahead)
+
+    def _drop_ahead(self) -> bool:
+        """Make room by the last encoding that nobody waits for."""
+        last = next((job for job in reversed(self._queue.values()) if job.ahead), None)
+        if last is not None:
+            del self._queue[last.key]
+            last.done.cancel()
+        return last is not None
+
+    def _wait(self) -> float:
+        """Seconds until the queue may have room."""
+        return self.seconds / self.made if self.made else 1.0
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._queue)
+                if self._closed:
+                    return
+                job = self._running = self._in_order()[0]
+                del self._queue[job.key]
+                waiting = list(self._queue)
+            for key in (job.key, *waiting):
+                self._tell(key)
+            try:
+                opened = self._encode(job)
+            except BaseException as error:
+                with self._changed:
+                    self._running = None
+                    self._failed[job.key] = _told(error)
+                    while len(self._failed) > FAILURES:
+                        self._failed.popitem(last=False)
+                job.done.set_exception(ApiError(422, "picture", _told(error)))
+            else:
+                with self._changed:
+                    self._running = None
+                    self._ready[job.key] = opened
+                    while len(self._ready) > self._kept:
+                        self._ready.popitem(last=False)
+                job.done.set_result(opened)
+            self._tell(job.key)
+
+    def _encode(self, job: _Job) -> Opened:
+        begun = time.perf_counter()
+        image = job.read()
+        if self._cache is None:
+            encoded = self._segmenter.encode(image, None if job.region.is_whole else job.region.sides)
+        else:
+            encoded, _ = self._cache.find_or_encode(self._segmenter, image, None if job.region.is_whole else job.region)
+        # As a picture of its own: masks and prompts of the region's size, however large the picture is.
+        session = self._segmenter.open(replace(encoded, region=None))
+        self.made += 1
+        self.seconds += time.perf_counter() - begun
+        return Opened(job.region, session)
+
+
+def _told(error: BaseException) -> str:
+    """What a client may read of an error: nothing of paths."""
+    if isinstance(error, PictureError):
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return "the picture's file is gone"
+    _log.error("encoding failed: %s", type(error).__name__)
+    return "the picture cannot be encoded: the server's log names the kind of error"

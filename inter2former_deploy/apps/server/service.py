@@ -1,0 +1,303 @@
+"""What the server does, without HTTP: takes pictures, has them encoded, makes masks of prompts. All routes call it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+from inter2former_deploy.apps.server.encodings import Encodings, Opened, Status
+from inter2former_deploy.apps.server.errors import ApiError, bad_request, busy, not_found
+from inter2former_deploy.apps.server.events import Events
+from inter2former_deploy.apps.server.metrics import Metrics
+from inter2former_deploy.apps.server.pixels import Pixels, Pyramid
+from inter2former_deploy.apps.server.pool import Pool, WirePrompt, Work
+from inter2former_deploy.apps.server.runs import Measured, measure
+from inter2former_deploy.apps.server.settings import Settings
+from inter2former_deploy.core.errors import PictureError
+from inter2former_deploy.core.pictures import read_image
+from inter2former_deploy.core.prompts import Image, Mask
+from inter2former_deploy.core.threads import available_cpus
+from inter2former_deploy.runtime import Segmenter
+from inter2former_deploy.runtime.region import Region
+
+T = TypeVar("T")
+
+CLIENTS = 4096  # whose last sequence number is remembered
+LOOK_SECONDS = 2  # between two looks whether a client that waits has left
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture that the server can read again."""
+
+    id: str  # of the file's content
+    height: int  # upright, pixels
+    width: int
+    load: Callable[[], bytes]  # the file's content
+
+    def region(self, sides: Sequence[int] | None) -> Region:
+        """A region of it; all of it where None.
+
+        Raises:
+            ApiError: it is empty or reaches beyond the picture.
+        """
+        if sides is None:
+            return Region.whole(self.height, self.width)
+        try:
+            return Region.of(list(sides), self.height, self.width)
+        except (TypeError, ValueError) as error:
+            raise bad_request(str(error)) from error
+
+
+class Uploads:
+    """Pictures that were sent or named, the last ones, as many as fit into a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._sources: OrderedDict[str, tuple[Source, int]] = OrderedDict()
+        self._lock = Lock()
+
+    def add(self, source: Source, nbytes: int) -> None:
+        """Keep a picture; the ones that were not used for longest go."""
+        with self._lock:
+            self._sources[source.id] = source, nbytes
+            self._sources.move_to_end(source.id)
+            total = sum(size for _, size in self._sources.values())
+            while total > self._limit and len(self._sources) > 1:
+                total -= self._sources.popitem(last=False)[1][1]
+
+    def get(self, key: str) -> Source:
+        """A picture by its id.
+
+        Raises:
+            ApiError: it was never sent, or long ago (404).
+        """
+        with self._lock:
+            if key not in self._sources:
+                raise not_found("image: send it, or send it again")
+            self._sources.move_to_end(key)
+            return self._sources[key][0]
+
+
+class Service:
+    """One model, the pictures that it knows, and all that is kept for the next request."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, limits = settings, settings.limits
+        self.segmenter = Segmenter(
+            settings.bundle, decoder=settings.decoder, num_threads=settings.threads, custom_ops=settings.custom_ops
+        )
+        self.metrics = Metrics()
+        self.events = Events(limits.streams)
+        self.pixels = Pixels(limits.decoded)
+        self.pool = Pool(limits.kept_bytes, self.segmenter.size)
+        self.uploads = Uploads(limits.images)
+        self.on_encoding: Callable[[str, Status], None] = lambda key, status: None
+        self.encodings = Encodings(
+            self.segmenter,
+            limit=limits.encodings,
+            queue=limits.queue,
+            cache=settings.cache,
+            tell=lambda key: self.on_encoding(key, self.encodings.status(key)),
+        )
+        self._newest: OrderedDict[str, int] = OrderedDict()  # sequence number by client
+        self._decoders = ThreadPoolExecutor(max(4, available_cpus()), thread_name_prefix="decode")
+
+    def close(self) -> None:
+        """End all threads."""
+        self.events.close()
+        self.encodings.close()
+        self._decoders.shutdown(cancel_futures=True)
+
+    # Pictures
+
+    def add(self, content: bytes) -> Source:
+        """Keep the content of a picture's file. It is decoded, to know that it can be.
+
+        Raises:
+            ApiError: it is no picture, or too large (422).
+        """
+        source = self._source(content, lambda: content)
+        self.uploads.add(source, len(content))
+        return source
+
+    def add_file(self, path: str) -> Source:
+        """Keep a file below an allowed folder by its name.
+
+        Raises:
+            ApiError: it lies in none, links followed, or is no picture; which of both is not said of files elsewhere.
+        """
+        file = find_below(self.settings.folders, path)
+        limit = self.settings.limits.upload
+
+        def load() -> bytes:
+            with file.open("rb") as opened:
+                content = opened.read(limit + 1)
+            if len(content) > limit:
+                raise ApiError(413, "too_large", f"the file has more than {limit} bytes")
+            return content
+
+        try:
+            content = load()
+        except OSError:
+            raise not_found("file below the allowed folders") from None
+        source = self._source(content, load)
+        self.uploads.add(source, 0)
+        return source
+
+    def _source(self, content: bytes, load: Callable[[], bytes]) -> Source:
+        key = hashlib.sha256(content).hexdigest()[:32]
+        try:
+            image = self.pixels.get(key, functools.partial(self._decode, content)).levels[0]
+        except PictureError as error:
+            raise ApiError(422, "picture", str(error)) from error
+        return Source(key, *image.shape[:2], load)
+
+    def _decode(self, content: bytes) -> Image:
+        return read_image(content, max_pixels=self.settings.limits.pixels, tell=lambda line: None)
+
+    def pyramid(self, source: Source) -> Pyramid:
+        """A picture at all its sizes.
+
+        Raises:
+            PictureError, OSError: its file has changed or is gone.
+        """
+        return self.pixels.get(source.id, lambda: self._decode(source.load()))
+
+    # Encodings
+
+    def open(self, source: Source, region: Region, *, ahead: bool = False) -> Status:
+        """Have a picture, or a region of it, encoded.
+
+        Raises:
+            ApiError: too many wait (503).
+        """
+        self._request(source, region, ahead=ahead)
+        return self.status(source, region)
+
+    def status(self, source: Source, region: Region) -> Status:
+        """How far that is."""
+        return self.encodings.status(_key(source, region))
+
+    def _request(self, source: Source, region: Region, *, ahead: bool = False) -> Future[Opened]:
+        return self.encodings.request(_key(source, region), region, lambda: self.pyramid(source).levels[0], ahead=ahead)
+
+    # Masks
+
+    async def predict(
+        self,
+        source: Source,
+        prompts: Sequence[WirePrompt],
+        region: Region | None = None,
+        *,
+        client: str = "",
+        sequence: int | None = None,
+        gone: Callable[[], Awaitable[bool]] | None = None,
+        answer: Callable[[Mask, Region], T],
+    ) -> T:
+        """The mask that prompts make of a picture, which is encoded first if need be.
+
+        Args:
+            source: the picture.
+            prompts: all of them, in order.
+            region: what is encoded of the picture; all of it where None.
+            client: who asks: the client's last prompts are remembered best.
+            sequence: of this client: a request is dropped when one with a greater number has come.
+            gone: whether the client has left meanwhile.
+            answer: makes the result of the region's mask, in the decoding thread; it must not change the mask.
+
+        Raises:
+            ApiError: a prompt is not possible (400), the picture cannot be encoded (422), a newer request has come
+                (409), or too many wait (503).
+        """
+        region = region or Region.whole(source.height, source.width)
+        if sequence is not None:
+            self._note(client, sequence)
+        opened = await self._opened(source, region, gone)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._decoders, self._predict, source, opened, prompts, client, sequence, answer
+        )
+
+    async def measure(self, source: Source, prompts: Sequence[WirePrompt], region: Region | None = None) -> Measured:
+        """Run lengths, box and area of the mask that prompts make of a picture: `predict` for the simplest case."""
+        return await self.predict(source, prompts, region, answer=measure)
+
+    async def _opened(self, source: Source, region: Region, gone: Callable[[], Awaitable[bool]] | None) -> Opened:
+        future = self._request(source, region)
+        if not future.done():
+            waiting = asyncio.wrap_future(future)
+            waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # it is looked at
+            while not (await asyncio.wait({waiting}, timeout=LOOK_SECONDS))[0]:
+                if gone is not None and await gone():
+                    raise ApiError(499, "gone", "the client has left")  # others may wait for it: it goes on
+        try:
+            return future.result()
+        except CancelledError:
+            raise busy("the server ends", 10) from None
+
+    def _predict(
+        self,
+        source: Source,
+        opened: Opened,
+        prompts: Sequence[WirePrompt],
+        client: str,
+        sequence: int | None,
+        answer: Callable[[Mask, Region], T],
+    ) -> T:
+        self._check_newest(client, sequence)
+        key, region = _key(source, opened.region), opened.region
+        work = self.pool.take(key, prompts, client, lambda: Work(key, region, opened.session.copy()))
+        try:
+            with self.metrics.predictions.timed():
+                return answer(work.predict(prompts), region)
+        except (TypeError, ValueError) as error:
+            raise bad_request(str(error)) from error
+        finally:
+            self.pool.give(work)
+
+    def _note(self, client: str, sequence: int) -> None:
+        newest = max(sequence, self._newest.pop(client, sequence))
+        self._newest[client] = newest
+        while len(self._newest) > CLIENTS:
+            self._newest.popitem(last=False)
+        self._check_newest(client, sequence)
+
+    def _check_newest(self, client: str, sequence: int | None) -> None:
+        if sequence is not None and self._newest.get(client, sequence) > sequence:
+            self.metrics.stale.add()
+            raise ApiError(409, "stale", "a newer request of this client has come")
+
+
+def find_below(folders: Sequence[Path], name: str) -> Path:
+    """A file below one of some folders, once all links are followed.
+
+    Args:
+        folders: that are allowed.
+        name: relative to one of them.
+
+    Raises:
+        ApiError: there is none (404).
+    """
+    if "\0" not in name and not Path(name).is_absolute():
+        for folder in folders:
+            try:
+                root = folder.resolve(strict=True)
+                file = (root / name).resolve(strict=True)
+            except (OSError, RuntimeError):  # a loop of links
+                continue
+            if file.is_relative_to(root) and file.is_file():
+                return file
+    raise not_found("file below the allowed folders")
+
+
+def _key(source: Source, region: Region) -> str:
+    return source.id if region.is_whole else f"{source.id}/{','.join(map(str, region.sides))}"

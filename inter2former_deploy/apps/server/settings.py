@@ -1,0 +1,48 @@
+"""What a server is told at its start: where it answers, whom, and how much of everything it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much one request, one client and all together may take. What is beyond is refused, with a 4xx or 503."""
+
+    upload: int = 256 * MIB  # bytes of a picture's file
+    body: int = 16 * MIB  # bytes of any other body: start masks are the largest
+    pixels: int = 1 << 28  # of a picture, known before it is decoded
+    prompts: int = 1000  # of one object; corners of strokes count
+    images: int = 1 << 30  # bytes of uploaded files that are kept; the oldest go
+    decoded: int = 3 << 29  # bytes of pictures' pixels that are kept for tiles and regions
+    encodings: int = 2 << 30  # bytes of encodings that are kept
+    sessions: int = 256  # with an id of their own
+    session_seconds: float = 1800  # after the last use of one
+    kept_bytes: int = 1 << 29  # for what was predicted last, so that one more prompt is one decode
+    queue: int = 32  # encodings that wait
+    streams: int = 64  # clients that listen to events
+    connections: int = 256
+    idle_seconds: float = 15  # between two pieces of a body
+    slowest: int = 50_000  # bytes a second that a body must come at, after the first 30 seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that a server is told."""
+
+    bundle: Path
+    decoder: str | None = None
+    threads: int | None = None  # as many as usable CPUs
+    custom_ops: bool = True
+    host: str = "127.0.0.1"
+    port: int = 8000
+    names: tuple[str, ...] = ()  # further names by which clients may call the host
+    token: str | None = None  # that every request must carry
+    folders: tuple[Path, ...] = ()  # below which `POST /v1/images` may name files
+    cache: Path | None = None  # folder of encodings, to be kept when the server ends
+    pictures: Path | None = None  # folder that is annotated; a server without the page's routes where None
+    database: str | None = None  # URL; SQLite beside the pictures where None
+    limits: Limits = Limits()
