@@ -13,16 +13,13 @@ after column, pixels of the background first. `key` is that of `EncodedImage.pic
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from inter2former_deploy.core.errors import SessionStateError
 from inter2former_deploy.core.prompts import Box, Click, Prompt, StartMask, Stroke
+from inter2former_deploy.core.runs import Runs
 from inter2former_deploy.runtime.checks import check_box, check_click, check_mask, check_stroke
 from inter2former_deploy.runtime.region import Region
 
@@ -52,7 +49,7 @@ class SessionState:
             "model": {"family": self.family, "bundle": self.bundle, "size": self.size},
             "image": {"height": self.region.picture_height, "width": self.region.picture_width, "key": self.key},
             "region": None if self.region.is_whole else list(self.region.sides),
-            "prompts": [_prompt_to_json(prompt) for prompt in self.prompts],
+            "prompts": [prompt_to_json(prompt) for prompt in self.prompts],
         }
 
     @classmethod
@@ -93,7 +90,7 @@ def _read(data: object, height: int, width: int) -> SessionState:
         if points > MOST_PROMPTS:
             raise ValueError(f"prompts are more than {MOST_PROMPTS}")
         try:
-            prompts.append(prompt := _prompt_from_json(entry, height, width))
+            prompts.append(prompt := prompt_from_json(entry, height, width))
             region.to_window(prompt)  # raises ValueError where it lies outside
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name}: {error}") from error
@@ -107,17 +104,28 @@ def _read(data: object, height: int, width: int) -> SessionState:
     )
 
 
-def _prompt_to_json(prompt: Prompt) -> Json:
+def prompt_to_json(prompt: Prompt) -> Json:
+    """A prompt as a state holds it."""
     if isinstance(prompt, Click):
         return {"click": [prompt.x, prompt.y], "positive": prompt.positive}
     if isinstance(prompt, Box):
         return {"box": list(prompt)}
     if isinstance(prompt, Stroke):
         return {"stroke": [list(point) for point in prompt.points], "positive": prompt.positive}
-    return {"mask": {"size": list(prompt.mask.shape), "counts": run_lengths(prompt.mask)}}
+    return {"mask": Runs.of(prompt.mask).to_json()}
 
 
-def _prompt_from_json(entry: object, height: int, width: int) -> Prompt:
+def prompt_from_json(entry: object, height: int, width: int) -> Prompt:
+    """A prompt from what `prompt_to_json` gave, or from anything else.
+
+    Args:
+        entry: JSON.
+        height: of the picture, pixels: a mask must be of its size.
+        width: likewise.
+
+    Raises:
+        TypeError, ValueError: it is no prompt.
+    """
     kinds = {"click": ("positive",), "box": (), "stroke": ("positive",), "mask": ()}
     found = [kind for kind in kinds if isinstance(entry, dict) and kind in entry]
     if len(found) != 1:
@@ -125,10 +133,7 @@ def _prompt_from_json(entry: object, height: int, width: int) -> Prompt:
     (kind,) = found
     value = _object(entry, "a prompt", kind, *kinds[kind])
     if kind == "mask":
-        mask = _object(value[kind], kind, "size", "counts")
-        if mask["size"] != [height, width]:
-            raise ValueError(f"size must be that of the image, {[height, width]}, got {mask['size']!r}")
-        return StartMask(check_mask(mask_of_runs(_list(mask["counts"], "counts"), height, width), (height, width)))
+        return StartMask(check_mask(Runs.from_json(value[kind], height, width).mask(), (height, width)))
     numbers = _list(value[kind], kind)
     if kind == "stroke":
         return check_stroke(numbers, value["positive"])
@@ -138,29 +143,6 @@ def _prompt_from_json(entry: object, height: int, width: int) -> Prompt:
         x, y = numbers
         return check_click(x, y, value["positive"])
     return check_box(*numbers)
-
-
-def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
-    """A mask as COCO's uncompressed run lengths: column after column, the first run of background, maybe empty."""
-    flat = mask.ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    ends = [0, *([0] if flat[0] else []), *changes.tolist(), flat.size]
-    return [end - start for start, end in pairwise(ends)]
-
-
-def mask_of_runs(counts: Sequence[object], height: int, width: int) -> npt.NDArray[np.bool_]:
-    """What `run_lengths` came from, `[height, width]`.
-
-    Raises:
-        ValueError: a run is no whole number of 0 or more, or they do not add up to the mask's pixels.
-    """
-    if not all(type(count) is int and 0 <= count <= height * width for count in counts):
-        raise ValueError(f"counts must be whole numbers from 0 to {height * width}")
-    runs = np.array(counts, np.int64)
-    if (total := int(runs.sum())) != height * width:
-        raise ValueError(f"counts must add up to {height * width} pixels, they give {total}")
-    mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return np.ascontiguousarray(mask.reshape(height, width, order="F"))
 
 
 def _object(value: object, name: str, *keys: str) -> Mapping[str, Any]:

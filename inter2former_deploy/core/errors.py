@@ -41,3 +41,26 @@ class PictureError(ValueError):
 
 class PictureWarning(UserWarning):
     """How a picture was read that could be meant in several ways; the message names the file."""
+
+
+class DatabaseError(RuntimeError):
+    """The database of annotations cannot be opened, read or written.
+
+    Nothing of the change that failed is kept, all that was kept before is there; the message says what to do.
+    """
+
+
+class DatabaseFullError(DatabaseError):
+    """The disk of the database is full."""
+
+
+class DatabaseLostError(DatabaseError):
+    """The database is not there any more: its file is gone or its server does not answer."""
+
+
+class ConflictError(RuntimeError):
+    """Somebody else has written meanwhile; carries what is there now as `current`, None where there is nothing."""
+
+    def __init__(self, message: str, current: object = None) -> None:
+        super().__init__(message)
+        self.current = current

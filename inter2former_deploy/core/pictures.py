@@ -25,7 +25,7 @@ from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, features
 from inter2former_deploy.core.colours import Colours, colours_of_heif, colours_of_png, to_srgb
 from inter2former_deploy.core.errors import PictureError, PictureWarning
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "PictureError", "PictureWarning", "picture_files", "read_image"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "PictureError", "PictureWarning", "picture_files", "picture_size", "read_image"]
 
 Tell = Callable[[str], None]
 
@@ -49,6 +49,7 @@ _UNSIGNED, _SIGNED, _UNDEFINED = 1, 2, 4  # SampleFormat of TIFF
 _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 256, 257, 258, 262, 274, 339
 _OFFSETS_AND_COUNTS = ((273, 279), (324, 325))  # of strips, of tiles
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0")
+_TURNED = (5, 6, 7, 8)  # orientations in which rows lie as columns
 _NEW_SUBFILE_TYPE, _DNG_VERSION, _ICC = 254, 50706, 34675
 _HEAD = 1 << 22  # bytes of a file before its pixels, at most; profiles lie there
 _LIMIT = Lock()  # on changing Pillow's limit
@@ -88,8 +89,42 @@ def read_image(
         PictureError: It is no picture that can be read, is cut off or damaged, or has too many pixels.
         OSError: The file cannot be opened.
     """
+    with _opened(source) as (file, name):
+        return _read(file, name, convert_colours, max_pixels, tell or _warn)
+
+
+def picture_size(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width that `read_image` will give a picture. Only a PNG with text behind its pixels is decoded.
+
+    Args:
+        source: A path, or the content of a file.
+        max_pixels: Refuse what has more pixels.
+
+    Raises:
+        FileNotFoundError, PictureError, OSError: As in `read_image`, as far as the beginning of the file tells.
+    """
+    with _opened(source) as (file, name):
+        prefix = _prefix(file, name)
+        with _refusing(name, max_pixels):
+            if prefix[:4] in _TIFF:
+                directory = _tiff_directory(file)
+                _check_tiff(directory, file, name, max_pixels)
+                height, width = int(directory[_HEIGHT]), int(directory[_WIDTH])
+                orientation = int(directory.get(_ORIENTATION, 1))
+            else:
+                image = _identified(file, prefix, name, max_pixels)
+                height, width = image.height, image.width
+                with _pillow_allows(height * width):  # a PNG may be decoded for its tags
+                    orientation = _orientation(image, name, lambda _: None) if _may_be_turned(file, image) else 1
+    return (width, height) if orientation in _TURNED else (height, width)
+
+
+@contextmanager
+def _opened(source: str | os.PathLike[str] | bytes) -> Iterator[tuple[IO[bytes], str]]:
+    """A picture's file, and what messages call it."""
     if isinstance(source, bytes | bytearray | memoryview):
-        return _read(io.BytesIO(source), "the picture", convert_colours, max_pixels, tell or _warn)
+        yield io.BytesIO(source), "the picture"
+        return
     path = Path(source)
     if path.is_dir():
         raise PictureError(f"{path} is a folder, not a picture")
@@ -98,7 +133,7 @@ def read_image(
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no image {path}") from None
     with file:
-        return _read(file, str(path), convert_colours, max_pixels, tell or _warn)
+        yield file, str(path)
 
 
 def picture_files(folder: str | os.PathLike[str]) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -161,14 +196,8 @@ def _warn(line: str) -> None:
 
 def _read(file: IO[bytes], name: str, convert_colours: bool, max_pixels: int, tell: Tell) -> NDArray[np.uint8]:
     """`read_image` of an open file."""
-    prefix = file.read(32)
-    file.seek(0)
-    if not prefix:
-        raise PictureError(f"{name} is empty")
-    if prefix[:4] == b"MM\0+":
-        raise PictureError(f"{name} is a BigTIFF file of big-endian byte order, which is not read: write it again")
-    prefix = prefix.ljust(32, b"\0")
-    try:
+    prefix = _prefix(file, name)
+    with _refusing(name, max_pixels):
         if prefix[:4] in _TIFF:
             directory = _tiff_directory(file)
             _check_tiff(directory, file, name, max_pixels)
@@ -178,14 +207,7 @@ def _read(file: IO[bytes], name: str, convert_colours: bool, max_pixels: int, te
                 pixels = _to_8_bits(_read_deep_tiff(file.read(), directory, name), name, tell)
                 profile = directory.get(_ICC) if convert_colours else None
                 return _finish(Image.fromarray(pixels), profile, int(directory.get(_ORIENTATION, 1)), name, tell)
-        try:
-            image = _identify(file, prefix)
-        except Image.DecompressionBombError:  # of WebP, which asks for Pillow's limit before its size is known here
-            with _pillow_allows(max_pixels):
-                image = _identify(file, prefix)
-        if image is None:
-            raise PictureError(_unknown(prefix, name))
-        _check_size(*image.size, name, max_pixels)
+        image = _identified(file, prefix, name, max_pixels)
         _tell_of_frames(image, name, tell)
         deep = None
         if image.format == "PPM" and prefix[:2] in (b"P5", b"P6") and (largest := _pnm_largest(image)) != 255:
@@ -205,6 +227,24 @@ def _read(file: IO[bytes], name: str, convert_colours: bool, max_pixels: int, te
         if deep is not None:
             image = Image.fromarray(_to_8_bits(deep, name, tell))
         return _finish(image, None if described else profile, orientation, name, tell, described)
+
+
+def _prefix(file: IO[bytes], name: str) -> bytes:
+    """The first 32 bytes of a file; those that it lacks are 0."""
+    prefix = file.read(32)
+    file.seek(0)
+    if not prefix:
+        raise PictureError(f"{name} is empty")
+    if prefix[:4] == b"MM\0+":
+        raise PictureError(f"{name} is a BigTIFF file of big-endian byte order, which is not read: write it again")
+    return prefix.ljust(32, b"\0")
+
+
+@contextmanager
+def _refusing(name: str, max_pixels: int) -> Iterator[None]:
+    """Within, whatever a broken file leads to becomes a `PictureError`."""
+    try:
+        yield
     except (PictureError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -214,6 +254,30 @@ def _read(file: IO[bytes], name: str, convert_colours: bool, max_pixels: int, te
     except Exception as error:  # of Pillow's readers, which raise whatever a broken file leads to
         why = " ".join(str(error).split())[:200]
         raise PictureError(f"{name} is cut off or damaged ({why}): get the file again") from error
+
+
+def _identified(file: IO[bytes], prefix: bytes, name: str, max_pixels: int) -> Image.Image:
+    """The picture, not yet decoded, of a size that is allowed."""
+    try:
+        image = _identify(file, prefix)
+    except Image.DecompressionBombError:  # of WebP, which asks for Pillow's limit before its size is known here
+        with _pillow_allows(max_pixels):
+            image = _identify(file, prefix)
+    if image is None:
+        raise PictureError(_unknown(prefix, name))
+    _check_size(*image.size, name, max_pixels)
+    return image
+
+
+def _may_be_turned(file: IO[bytes], image: Image.Image) -> bool:
+    """False where a PNG has no chunk that could hold its orientation: Pillow decodes it to find out."""
+    if image.format != "PNG":
+        return True
+    at = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(at)  # where Pillow reads on
+    return any(chunk in content for chunk in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"))
 
 
 @contextmanager
@@ -319,7 +383,7 @@ def _finish(
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Turned and mirrored as Exif's orientation tells, 1 to 8; other values mean nothing."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in _TURNED:
         pixels = pixels.swapaxes(0, 1)  # rows lie as columns
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]

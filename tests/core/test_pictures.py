@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from inter2former_deploy.core.pictures import PictureError, PictureWarning, picture_files, read_image
+from inter2former_deploy.core import pictures
+from inter2former_deploy.core.pictures import PictureError, PictureWarning, picture_files, picture_size
 
 try:
     import pillow_heif
@@ -24,6 +25,14 @@ except ImportError:
 else:
     pillow_heif.register_heif_opener()
     HEIF = ["HEIF"]
+
+
+def read_image(source: str | Path | bytes, **options: Any) -> np.ndarray:
+    """The picture; that its size is known without its pixels holds for every picture of these tests."""
+    pixels = pictures.read_image(source, **options)
+    assert picture_size(source) == pixels.shape[:2]
+    return pixels
+
 
 FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", *HEIF]
 

@@ -9,15 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from inter2former_deploy.core.errors import EncodedImageError, SessionStateError
 from inter2former_deploy.runtime import EncodedImage, EncodedImages, Segmenter, Session
 from inter2former_deploy.runtime.encoded import picture_key
 from inter2former_deploy.runtime.region import Region
-from inter2former_deploy.runtime.state import mask_of_runs, run_lengths
 
 H, W = 300, 400
 REGION = (100, 50, 356, 300)
@@ -231,23 +227,3 @@ def test_too_many_prompts_are_refused(segmenter: Segmenter) -> None:
     state["prompts"] = [{"stroke": [[1, 2]] * 60_000, "positive": True}] * 2
     with pytest.raises(SessionStateError, match="prompts are more than 100000"):
         segmenter.restore(IMAGE, state)
-
-
-@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=7)))
-def test_run_lengths(mask: np.ndarray) -> None:
-    counts = run_lengths(mask)
-    np.testing.assert_array_equal(mask_of_runs(counts, *mask.shape), mask)
-    coco = pytest.importorskip("pycocotools.mask")
-    height, width = mask.shape
-    theirs = coco.decode(coco.frPyObjects({"size": [height, width], "counts": counts}, height, width))
-    np.testing.assert_array_equal(theirs.astype(bool), mask)
-    assert all(count > 0 for count in counts[1:])
-
-
-@given(st.lists(st.integers(0, 5), max_size=8))
-def test_runs_of_no_length(counts: list[int]) -> None:
-    """Other tools may write empty runs."""
-    total = sum(counts)
-    if total:
-        expected = [i % 2 == 1 for i, count in enumerate(counts) for _ in range(count)]
-        assert mask_of_runs(counts, total, 1)[:, 0].tolist() == expected
