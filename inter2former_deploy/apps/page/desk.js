@@ -1,0 +1,322 @@
+/** @import {Api} from "./api.js" */
+/** @import {Box, Class, Classes, Encoding, Entry, Point, Prompt, Summary} from "./types.js" */
+/** @import {View} from "./view.js" */
+import { uuid } from "./api.js";
+import { Preview } from "./preview.js";
+import { holds, suits, windowOf } from "./regions.js";
+import { Saver } from "./saver.js";
+import { settings } from "./settings.js";
+import { Sheet } from "./sheet.js";
+
+const AHEAD = 2; // pictures that are encoded before one comes to them
+const REST = 600; // milliseconds for which the view must rest before its window is encoded
+const UNKNOWN = "#8a8f98"; // colour of a class that is not in the list
+
+/** @typedef {{id: string, picture: string, mine: Entry | null, theirs: Entry | null, decide: (keep: "mine" | "theirs") => void}} Conflict */
+
+/** What the page works with: the folder's pictures, the classes, the picture that is seen, and what is to be saved. */
+export class Desk {
+  /** @type {Summary[]} */
+  summaries = [];
+  /** That can be exported. @type {string[]} */
+  formats = [];
+  /** That can be imported. */
+  imports = ["coco", "labelme", "png"];
+  /** @type {Class[]} */
+  classes = [];
+  /** The class of the next object. */
+  class = "";
+  /** @type {Map<string, Sheet>} */
+  sheets = new Map();
+  /** @type {Sheet | null} */
+  sheet = null;
+  /** @type {Conflict[]} */
+  conflicts = [];
+  connected = true;
+  /** The picture that is to be seen, maybe not loaded yet. @type {string | null} */
+  #wanted = null;
+  #rest = 0;
+  /** Pictures of the objects. @type {Map<string, string>} */
+  #pictureOf = new Map();
+
+  /**
+   * @param {Api} api
+   * @param {View} view
+   * @param {{changed: () => void, shown: (sheet: Sheet) => void, notice: (message: string) => void, say: (text: string) => void}} tell
+   */
+  constructor(api, view, tell) {
+    this.api = api;
+    this.view = view;
+    this.tell = tell;
+    this.preview = new Preview(tell.changed);
+    /** @type {Saver<Entry>} */
+    this.saver = new Saver({
+      changed: tell.changed,
+      write: (id, entry, version) => {
+        const picture = /** @type {string} */ (this.#pictureOf.get(id));
+        return entry ? api.put(picture, { ...entry, version }) : api.remove(picture, id, version);
+      },
+      theirs: (id, entry) => this.sheets.get(this.#pictureOf.get(id) ?? "")?.replace(id, entry),
+      conflict: (id, mine, theirs, decide) => {
+        this.conflicts.push({ id, picture: this.#pictureOf.get(id) ?? "", mine, theirs, decide });
+        tell.changed();
+      },
+    });
+    /** @type {Saver<Classes>} */
+    this.classSaver = new Saver({
+      changed: tell.changed,
+      write: (_, classes, version) => api.putClasses({ version, classes: classes?.classes ?? [] }),
+      theirs: (_, classes) => this.#setClasses(classes?.classes ?? []),
+      conflict: (_, mine, theirs, decide) => {
+        const there = theirs?.classes ?? []; // both lists are wanted
+        const missing = (mine?.classes ?? []).filter(({ name }) => !there.some((one) => one.name === name));
+        decide("theirs");
+        if (missing.length) this.saveClasses([...there, ...missing]);
+      },
+    });
+  }
+
+  // Pictures
+
+  /** Read the folder's list, and the picture that is seen. */
+  async load() {
+    const { pictures, classes, classes_version: version, format_names: formats } = await this.api.pictures();
+    this.summaries = pictures;
+    this.formats = formats;
+    this.classSaver.heard("classes", { version, classes }, version);
+    for (const [id, sheet] of this.sheets) {
+      const kept = sheet.waiting.length > 0 || [...sheet.entries.keys()].some((entry) => this.saver.isDirty(entry));
+      if (sheet !== this.sheet && !kept) this.sheets.delete(id);
+    }
+    if (this.sheet) await this.#refresh(this.sheet);
+    this.tell.changed();
+  }
+
+  /** Take what changed while nothing was heard. @param {Sheet} sheet */
+  async #refresh(sheet) {
+    const picture = await this.api.picture(sheet.picture.id);
+    for (const entry of picture.objects) this.#hear(picture.id, entry);
+    const there = new Set(picture.objects.map(({ id }) => id));
+    for (const id of sheet.entries.keys()) if (!there.has(id) && !this.saver.isDirty(id)) sheet.replace(id, null);
+  }
+
+  /** @param {string} picture @param {Entry} entry  as the server has it */
+  #hear(picture, entry) {
+    this.#pictureOf.set(entry.id, picture);
+    this.saver.heard(entry.id, entry.deleted ? null : entry, entry.version);
+  }
+
+  /** @param {string} id */
+  async show(id) {
+    this.#wanted = id;
+    let sheet = this.sheets.get(id);
+    if (!sheet) {
+      const picture = await this.api.picture(id);
+      sheet = this.sheets.get(id) ?? this.#begin(picture);
+    }
+    if (this.#wanted !== id) return;
+    this.preview.want(null);
+    this.sheet = sheet;
+    this.tell.shown(sheet);
+    this.tell.changed();
+    const at = this.summaries.findIndex((summary) => summary.id === id);
+    const ahead = this.summaries.slice(at + 1, at + 1 + AHEAD).map((summary) => summary.id);
+    await sheet.open(null, ahead);
+  }
+
+  /** @param {import("./types.js").Picture} picture */
+  #begin(picture) {
+    const { id } = picture;
+    /** @type {Sheet} */
+    const sheet = new Sheet(this.api, picture, {
+      changed: this.tell.changed,
+      failed: this.tell.notice,
+      given: ({ class: name }, { area }) => this.tell.say(`${name || "object"}: ${area} pixels`),
+      save: (entryId, entry) => {
+        this.#pictureOf.set(entryId, id);
+        this.saver.save(entryId, entry);
+        this.preview.want(null);
+      },
+      saveClasses: (classes) => this.saveClasses(classes),
+    });
+    this.sheets.set(id, sheet);
+    for (const entry of picture.objects) this.#hear(id, entry);
+    sheet.ask = async (prompts, region) => {
+      const known = await this.preview.known(questionKey(id, prompts, region));
+      return known ?? this.api.predict(id, { prompts, region }, false);
+    };
+    return sheet;
+  }
+
+  /** @param {1 | -1} by */
+  turn(by) {
+    const at = this.summaries.findIndex(({ id }) => id === this.#wanted);
+    const next = this.summaries[at + by];
+    return next ? this.show(next.id) : Promise.resolve();
+  }
+
+  /** @param {any} event  of the server */
+  hear(event) {
+    if (event.type === "image") {
+      const { type: _, picture, region, ...encoding } = event;
+      this.sheets.get(picture)?.heard(/** @type {Encoding} */ (encoding), region ?? null);
+    } else if (event.type === "object") {
+      this.#count(event.picture, event.object);
+      this.#hear(event.picture, event.object);
+    } else if (event.type === "classes") {
+      this.classSaver.heard("classes", event, event.version);
+    }
+  }
+
+  /** Of pictures that are not loaded, the list knows only a number. @param {string} picture @param {Entry} entry */
+  #count(picture, { version, deleted }) {
+    const summary = this.summaries.find(({ id }) => id === picture);
+    if (!summary || this.sheets.has(picture)) return;
+    if (deleted) summary.objects--;
+    else if (version === 1) summary.objects++;
+    this.tell.changed();
+  }
+
+  // Classes
+
+  /** @param {string} name */
+  colourOf(name) {
+    return this.classes.find((one) => one.name === name)?.colour ?? UNKNOWN;
+  }
+
+  /** @param {Class[]} classes */
+  #setClasses(classes) {
+    this.classes = classes;
+    if (!classes.some(({ name }) => name === this.class)) this.class = classes[0]?.name ?? "";
+    this.tell.changed();
+  }
+
+  /** @param {Class[]} classes */
+  saveClasses(classes) {
+    this.#setClasses(classes);
+    this.classSaver.save("classes", { version: 0, classes });
+  }
+
+  /** Change the classes, as a step of the picture's history. @param {Class[]} classes */
+  changeClasses(classes) {
+    const step = [{ classesBefore: this.classes, classesAfter: classes }];
+    if (this.sheet) this.sheet.commit(step);
+    else this.saveClasses(classes);
+  }
+
+  /** The class of the active object, and of the next one. @param {string} name */
+  choose(name) {
+    this.class = name;
+    const entry = this.sheet?.entry;
+    if (entry && !entry.locked && entry.class !== name) this.sheet?.change(entry.id, { class: name });
+    this.tell.changed();
+  }
+
+  // Prompts
+
+  /** The window for a prompt of the active object, or of a new one. @param {Sheet} sheet @param {Point} at @returns {Box | null} */
+  #window(sheet, at) {
+    if (sheet.active !== null) return sheet.window;
+    const { picture } = sheet;
+    const visible = this.view.visible();
+    if (suits(sheet.region, picture, picture.region_size, visible, at)) return sheet.region;
+    return windowOf(picture, picture.region_size, visible);
+  }
+
+  /** The view is another: when it rests, what one looks at is encoded, for objects to come. */
+  moved() {
+    clearTimeout(this.#rest);
+    this.#rest = setTimeout(() => {
+      const { sheet } = this;
+      if (!sheet || sheet.active !== null) return;
+      const [x0, y0, x1, y1] = this.view.visible();
+      const region = this.#window(sheet, [(x0 + x1) / 2, (y0 + y1) / 2]);
+      if (JSON.stringify(region) === JSON.stringify(sheet.region) && sheet.encoding(region)) return;
+      sheet.region = region;
+      if (!sheet.encoding(region)) sheet.open(region).catch(() => {}); // the first prompt asks again
+    }, REST);
+  }
+
+  /** Why a prompt is not possible. @param {Sheet} sheet @param {Prompt} prompt @param {Box | null} region */
+  #refusal(sheet, prompt, region) {
+    if (sheet.broken) return sheet.broken;
+    const { entry } = sheet;
+    if (entry?.locked) return "This object is locked. Unlock it (K), or begin another one (N).";
+    if (entry?.hidden) return "This object is hidden. Show it (X), or begin another one (N).";
+    const away = ("positive" in prompt && !prompt.positive) || ("erase" in prompt && prompt.erase);
+    if (away && sheet.promptsOf(sheet.active).length === 0) return "There is nothing to take away from yet: begin with a click on the object.";
+    const points = "click" in prompt ? [prompt.click] : "stroke" in prompt ? prompt.stroke : [];
+    const box = "box" in prompt && region ? clipped(prompt.box, region) : null;
+    if (!points.every((point) => holds(region, point)) || (box && (box[2] <= box[0] || box[3] <= box[1]))) {
+      return "This object is segmented in the window with the dashed frame, and this lies outside. Begin another object there (N).";
+    }
+    return null;
+  }
+
+  /** @param {Prompt} prompt */
+  add(prompt) {
+    const { sheet } = this;
+    if (!sheet) return;
+    const region = this.#window(sheet, place(prompt));
+    const refusal = this.#refusal(sheet, prompt, region);
+    if (refusal) return this.tell.notice(refusal);
+    if ("box" in prompt && region) prompt = { box: clipped(prompt.box, region) };
+    const id = sheet.active ?? uuid();
+    if (sheet.active === null) sheet.region = region;
+    sheet.active = id;
+    const order = Math.max(-1, ...[...sheet.entries.values()].map((entry) => entry.order)) + 1;
+    const author = settings.author;
+    const draft = { id, version: 0, class: this.class, order, hidden: false, locked: false, region, author };
+    sheet.add({ id, prompt, region, draft });
+  }
+
+  /** Show what a prompt would do, if that can be had at once. @param {Prompt | null} prompt */
+  wish(prompt) {
+    const { sheet } = this;
+    if (!sheet || !prompt || sheet.waiting.length) {
+      if (!sheet?.waiting.length) this.preview.want(null);
+      return;
+    }
+    const region = this.#window(sheet, place(prompt));
+    if (sheet.encoding(region)?.state !== "ready" || this.#refusal(sheet, prompt, region)) return this.preview.want(null);
+    const { id } = sheet.picture;
+    const prompts = [...sheet.promptsOf(sheet.active), prompt];
+    this.preview.want({ key: questionKey(id, prompts, region), ask: () => this.api.predict(id, { prompts, region }, true) });
+  }
+
+  /** Begin another object with the next prompt. */
+  another() {
+    if (!this.sheet) return;
+    this.sheet.active = null;
+    this.preview.want(null);
+    this.moved();
+    this.tell.changed();
+  }
+
+  /** @param {string | null} id */
+  activate(id) {
+    if (!this.sheet) return;
+    this.sheet.active = id;
+    this.preview.want(null);
+    const entry = this.sheet.entry;
+    if (entry) this.class = entry.class;
+    if (entry && !this.sheet.encoding(entry.region)) this.sheet.open(entry.region).catch(() => {});
+    this.tell.changed();
+  }
+}
+
+/** What tells questions for a mask apart. @param {string} picture @param {Prompt[]} prompts @param {Box | null} region */
+const questionKey = (picture, prompts, region) => JSON.stringify([picture, region, prompts]);
+
+/** A point of a prompt. @param {Prompt} prompt @returns {Point} */
+function place(prompt) {
+  if ("click" in prompt) return prompt.click;
+  if ("box" in prompt) return [(prompt.box[0] + prompt.box[2]) / 2, (prompt.box[1] + prompt.box[3]) / 2];
+  if ("stroke" in prompt) return prompt.stroke[0];
+  return "paint" in prompt ? prompt.paint[0] : [0, 0];
+}
+
+/** @param {Box} box @param {Box} region @returns {Box} */
+function clipped([x0, y0, x1, y1], region) {
+  return [Math.max(x0, region[0]), Math.max(y0, region[1]), Math.min(x1, region[2]), Math.min(y1, region[3])];
+}

@@ -1,0 +1,485 @@
+/** @import {Action} from "./keys.js" */
+/** @import {Tool} from "./gestures.js" */
+/** @import {Point} from "./types.js" */
+/** @import {Scene} from "./viewer.js" */
+import { Api, ApiError } from "./api.js";
+import { Desk } from "./desk.js";
+import { askForToken, conflictDialog, exportDialog, importDialog, makeHelp, messageOf } from "./dialogs.js";
+import { byId, icon, iconButton, make } from "./dom.js";
+import { Gestures } from "./gestures.js";
+import { listen, shown } from "./keys.js";
+import { maskOf } from "./masks.js";
+import { Panels } from "./panels.js";
+import { Pointer } from "./pointer.js";
+import { set, settings } from "./settings.js";
+import { followTheme } from "./theme.js";
+import { Viewer } from "./viewer.js";
+
+const TOKEN = "i2f-token";
+const STEP = 12; // CSS pixels of the keyboard's cursor
+const PAN = 80; // CSS pixels of a key
+const ZOOM = 1.3;
+const [LARGEST_BRUSH, BRUSH_POWER] = [500, 2.2]; // pixels of the picture; the slider is finer for small ones
+
+const canvas = byId("canvas", HTMLCanvasElement);
+
+// The token comes behind the # of the address, where no server log sees it.
+const given = new URLSearchParams(location.hash.slice(1)).get("token");
+if (given) {
+  sessionStorage.setItem(TOKEN, given);
+  window.history.replaceState(null, "", location.pathname);
+}
+const api = new Api(sessionStorage.getItem(TOKEN) ?? "");
+
+/** Where the pointer or the keyboard's cursor is, pixels of the picture. @type {Point | null} */
+let at = null;
+let byKeyboard = false;
+
+const viewer = new Viewer(canvas, {
+  tile: (picture, tile, signal) => api.tile(picture, tile, signal),
+  scene,
+  refused: (message) => {
+    if (message.startsWith("a tile of") && desk.sheet) desk.sheet.broken = `What is shown is not what is segmented: ${message}.`;
+    notice(`A part of the picture could not be shown: ${message}`);
+  },
+  resized: () => changed(),
+});
+const { view } = viewer;
+const desk = new Desk(api, view, {
+  changed,
+  notice,
+  say: (text) => (byId("spoken", HTMLElement).textContent = text),
+  shown: (sheet) => {
+    viewer.show(sheet.picture);
+    at = null;
+    gestures.cancel();
+    document.title = `${sheet.picture.name} – Annotate`;
+    sessionStorage.setItem("i2f-picture", sheet.picture.id);
+  },
+});
+const gestures = new Gestures({
+  picture: () => desk.sheet?.picture ?? null,
+  scale: () => view.scale / view.ratio,
+  add: (prompt) => desk.add(prompt),
+  preview: (prompt) => desk.wish(prompt),
+  repaint: () => viewer.repaint(),
+});
+const pointer = new Pointer(canvas, view, gestures, {
+  moved,
+  pick,
+  at: (point) => {
+    at = point;
+    byKeyboard = false;
+    renderWhere();
+    if (gestures.tool === "brush" || gestures.tool === "eraser") viewer.repaint();
+  },
+});
+const panels = new Panels(desk, (id) => void show(() => desk.show(id)));
+const openExport = exportDialog(desk);
+const openImport = importDialog(desk);
+const showConflicts = conflictDialog(desk, (picture, context, small) => {
+  if (desk.sheet?.picture.id === picture) viewer.tiles.drawKept(context, small);
+});
+
+// What is seen
+
+/** @returns {Scene} */
+function scene() {
+  const sheet = desk?.sheet;
+  const brush = gestures.tool === "brush" || gestures.tool === "eraser";
+  const cursor = at && (byKeyboard || brush) ? { point: at, radius: brush ? gestures.radius : null } : null;
+  const colour = desk.colourOf(sheet?.entry?.class ?? desk.class);
+  const preview = desk.preview.shown;
+  const objects = (sheet?.sorted ?? [])
+    .filter((entry) => !entry.hidden)
+    .map((entry) => ({ mask: entry.mask, colour: desk.colourOf(entry.class), active: entry.id === sheet?.active }));
+  return {
+    objects,
+    preview: preview && { mask: preview.answer.mask, colour },
+    prompts: sheet && settings.masks && !sheet.entry?.hidden ? sheet.promptsOf(sheet.active) : [],
+    region: sheet && sheet.active !== null ? sheet.window : null,
+    live: gestures.live,
+    colour,
+    cursor,
+    crosshair: byKeyboard,
+    look: settings,
+  };
+}
+
+let due = false;
+
+/** Something is to be shown anew, in the next frame. */
+function changed() {
+  viewer?.repaint();
+  if (due) return;
+  due = true;
+  requestAnimationFrame(() => {
+    due = false;
+    render();
+  });
+}
+
+function render() {
+  panels.render();
+  renderWhere();
+  renderProgress();
+  renderSaving();
+  showConflicts();
+  const { sheet } = desk;
+  const index = desk.summaries.findIndex(({ id }) => id === sheet?.picture.id);
+  buttons.undo.disabled = !sheet || !(sheet.history.canUndo || sheet.waiting.length);
+  buttons.redo.disabled = !sheet?.history.canRedo;
+  buttons.previous.disabled = index <= 0;
+  buttons.next.disabled = index < 0 || index >= desk.summaries.length - 1;
+  title.textContent = sheet ? `${sheet.picture.name} (${index + 1} of ${desk.summaries.length})` : "";
+  title.title = sheet?.picture.name ?? "";
+  const { entry } = sheet ?? {};
+  canvas.setAttribute("aria-label", sheet ? `${sheet.picture.name}, ${sheet.entries.size} objects, ${entry ? `${entry.class} is active` : "none is active"}` : "No picture");
+  for (const [tool, button] of toolButtons) button.setAttribute("aria-pressed", String(tool === gestures.tool));
+  canvas.dataset.tool = gestures.tool;
+  byId("brush", HTMLElement).hidden = gestures.tool !== "brush" && gestures.tool !== "eraser";
+  radius.value = String(100 * (gestures.radius / LARGEST_BRUSH) ** (1 / BRUSH_POWER));
+  opacity.value = String(settings.opacity * 100);
+  for (const [name, box] of checks) box.checked = settings[name];
+  for (const side of /** @type {const} */ (["pictures", "panel"])) {
+    document.querySelector("main")?.classList.toggle(`no-${side}`, !settings[side]);
+    byId(`toggle-${side}`, HTMLElement).setAttribute("aria-expanded", String(settings[side]));
+  }
+}
+
+function renderWhere() {
+  const { sheet } = desk;
+  zoomText.textContent = `${Math.round((100 * view.scale) / view.ratio)} %`;
+  const inside = sheet && at && at[0] >= 0 && at[1] >= 0 && at[0] < sheet.picture.width && at[1] < sheet.picture.height;
+  const size = sheet ? `${sheet.picture.width} × ${sheet.picture.height}` : "";
+  byId("where", HTMLElement).textContent = inside && at ? `${size}    x ${Math.floor(at[0])}, y ${Math.floor(at[1])}` : size;
+}
+
+function renderProgress() {
+  const { sheet } = desk;
+  const encoding = sheet?.encoding(sheet.window);
+  const state = sheet?.waiting.length || sheet?.window === sheet?.region ? encoding?.state : "ready";
+  const busy = state === "queued" || state === "encoding";
+  const what = sheet?.window ? "this part of the picture" : "the picture";
+  const place = state === "queued" && encoding && encoding.position > 1 ? ` (number ${encoding.position} in the queue)` : "";
+  const waiting = sheet?.waiting.length ?? 0;
+  const then = waiting ? `. ${waiting === 1 ? "One prompt waits" : `${waiting} prompts wait`} for it.` : ". You can begin already.";
+  byId("progress", HTMLElement).hidden = !busy;
+  const text = busy ? `The model reads ${what}${place}${then}` : "";
+  const element = byId("progress-text", HTMLElement);
+  if (element.textContent !== text) element.textContent = text;
+  byId("encoding", HTMLElement).textContent = sheet?.broken ? "Cannot be segmented" : state === "ready" ? "Ready" : state === "failed" ? "Not readable by the model" : "";
+}
+
+function renderSaving() {
+  const unsaved = desk.saver.unsaved + desk.classSaver.unsaved;
+  const error = desk.saver.error ?? desk.classSaver.error;
+  const state = !unsaved ? (desk.connected ? "saved" : "failed") : error ? "failed" : "saving";
+  const lost = `Not saved (${unsaved} ${unsaved === 1 ? "change" : "changes"}): ${error}`;
+  const text = { saved: "Saved", saving: "Saving …", failed: unsaved ? lost : "The server does not answer" }[state];
+  const element = byId("saving-text", HTMLElement);
+  if (element.textContent !== text) element.textContent = text;
+  byId("saving", HTMLElement).dataset.state = state;
+  byId("saving-retry", HTMLButtonElement).hidden = state !== "failed" || !unsaved;
+}
+
+let noticeTimer = 0;
+
+/** @param {string} message */
+function notice(message) {
+  byId("notice-text", HTMLElement).textContent = message;
+  byId("notice", HTMLElement).hidden = false;
+  clearTimeout(noticeTimer);
+  noticeTimer = setTimeout(() => (byId("notice", HTMLElement).hidden = true), 9000);
+}
+
+// What is done
+
+/** @param {() => Promise<void>} turn */
+async function show(turn) {
+  try {
+    await turn();
+  } catch (error) {
+    notice(`The picture could not be opened: ${messageOf(error)}`);
+  }
+}
+
+/** The view is another. */
+function moved() {
+  desk.moved();
+  changed();
+}
+
+/** @param {number} scale  device pixels a pixel of the picture */
+function zoom(scale) {
+  const middle = /** @type {Point} */ ([canvas.width / 2, canvas.height / 2]);
+  view.zoomTo(scale, byKeyboard && at ? view.toCanvas(at) : middle);
+  moved();
+}
+
+/** Choose the highest object there. @param {Point} point */
+function pick(point) {
+  const found = desk.sheet?.sorted.reverse().find((entry) => !entry.hidden && maskOf(entry.mask).has(...point));
+  desk.activate(found?.id ?? null);
+}
+
+/** @param {Tool} tool */
+function choose(tool) {
+  gestures.cancel();
+  gestures.tool = tool;
+  changed();
+}
+
+/** Move the keyboard's cursor. @param {number} dx  CSS pixels @param {number} dy @param {boolean} fine  by a pixel of the picture */
+function step(dx, dy, fine) {
+  const { sheet } = desk;
+  if (!sheet) return;
+  const size = fine ? 1 : (STEP * view.ratio) / view.scale;
+  const { width, height } = sheet.picture;
+  const from = at ?? view.toPicture([canvas.width / 2, canvas.height / 2]);
+  const to = /** @type {Point} */ ([from[0] + dx * size, from[1] + dy * size]);
+  at = [Math.min(width - 0.5, Math.max(0.5, to[0])), Math.min(height - 0.5, Math.max(0.5, to[1]))];
+  byKeyboard = true;
+  const [x, y] = view.toCanvas(at);
+  const margin = 30 * view.ratio;
+  const over = (/** @type {number} */ place, /** @type {number} */ length) => Math.max(0, place - length + margin) + Math.min(0, place - margin);
+  view.pan(-over(x, canvas.width), -over(y, canvas.height));
+  gestures.move(at);
+  moved();
+}
+
+/** @param {boolean} negative */
+function clickAtCursor(negative) {
+  if (!at) return step(0, 0, false);
+  if (gestures.pressed) return gestures.up(at);
+  if (gestures.tool === "hand") return pick(at);
+  gestures.down(at, negative);
+  gestures.up(at);
+}
+
+function drawAtCursor() {
+  if (!at) return step(0, 0, false);
+  if (gestures.pressed) gestures.up(at);
+  else gestures.down(at, false);
+}
+
+/** @param {number} by */
+function neighbour(by) {
+  const sorted = desk.sheet?.sorted ?? [];
+  if (!sorted.length) return;
+  const now = sorted.findIndex(({ id }) => id === desk.sheet?.active);
+  desk.activate(sorted[now < 0 ? (by > 0 ? 0 : sorted.length - 1) : (now + by + sorted.length) % sorted.length].id);
+}
+
+/** @param {"hidden" | "locked"} what */
+function toggle(what) {
+  const entry = desk.sheet?.entry;
+  if (entry) desk.sheet?.change(entry.id, { [what]: !entry[what] });
+}
+
+/** @param {Partial<typeof settings>} what */
+function prefer(what) {
+  set(what);
+  changed();
+}
+
+/** @param {number} factor */
+function resizeBrush(factor) {
+  gestures.radius = Math.min(LARGEST_BRUSH, Math.max(0.5, gestures.radius * factor));
+  changed();
+}
+
+function escape() {
+  if (gestures.pressed) gestures.cancel();
+  else desk.another();
+}
+
+function remove() {
+  const { sheet } = desk;
+  if (!sheet || sheet.active === null) return;
+  if (sheet.entry?.locked) notice("This object is locked. Unlock it (K) to delete it.");
+  else sheet.remove(sheet.active);
+}
+
+/** @type {Record<string, Action>} */
+const actions = {
+  point: { group: "Tools", label: "Click and box", keys: ["P"], run: () => choose("point") },
+  stroke: { group: "Tools", label: "Stroke", keys: ["L"], run: () => choose("stroke") },
+  brush: { group: "Tools", label: "Brush", keys: ["B"], run: () => choose("brush") },
+  eraser: { group: "Tools", label: "Eraser", keys: ["E"], run: () => choose("eraser") },
+  hand: { group: "Tools", label: "Move, and choose objects", keys: ["H"], run: () => choose("hand") },
+  smaller: { group: "Tools", label: "Smaller brush", keys: ["["], run: () => resizeBrush(1 / 1.25) },
+  larger: { group: "Tools", label: "Larger brush", keys: ["]"], run: () => resizeBrush(1.25) },
+
+  up: { group: "Cursor", label: "Up (by one pixel: Shift)", keys: ["ArrowUp", "Shift+ArrowUp"], canvas: true, run: () => {} },
+  down: { group: "Cursor", label: "Down", keys: ["ArrowDown", "Shift+ArrowDown"], canvas: true, run: () => {} },
+  left: { group: "Cursor", label: "Left", keys: ["ArrowLeft", "Shift+ArrowLeft"], canvas: true, run: () => {} },
+  right: { group: "Cursor", label: "Right", keys: ["ArrowRight", "Shift+ArrowRight"], canvas: true, run: () => {} },
+  add: { group: "Cursor", label: "Add what is there", keys: ["Enter"], canvas: true, run: () => clickAtCursor(false) },
+  take: { group: "Cursor", label: "Take it away", keys: ["Shift+Enter"], canvas: true, run: () => clickAtCursor(true) },
+  draw: { group: "Cursor", label: "Begin and end a box or line", keys: ["D"], run: drawAtCursor },
+
+  another: { group: "Objects", label: "New object", keys: ["N"], run: () => desk.another() },
+  following: { group: "Objects", label: "Next object", keys: ["."], run: () => neighbour(1) },
+  preceding: { group: "Objects", label: "Previous object", keys: [","], run: () => neighbour(-1) },
+  class: { group: "Objects", label: "First to ninth class", keys: ["1", "9"], run: () => {} },
+  raise: { group: "Objects", label: "Up in the order", keys: ["Ctrl+ArrowUp"], run: () => desk.sheet?.active && desk.sheet.move(desk.sheet.active, 1) },
+  lower: { group: "Objects", label: "Down in the order", keys: ["Ctrl+ArrowDown"], run: () => desk.sheet?.active && desk.sheet.move(desk.sheet.active, -1) },
+  hide: { group: "Objects", label: "Hide or show", keys: ["X"], run: () => toggle("hidden") },
+  lock: { group: "Objects", label: "Lock or unlock", keys: ["K"], run: () => toggle("locked") },
+  remove: { group: "Objects", label: "Delete", keys: ["Delete", "Backspace"], run: remove },
+  escape: { group: "Objects", label: "Leave the object, stop drawing", keys: ["Escape"], run: escape },
+
+  undo: { group: "History", label: "Undo", keys: ["Ctrl+Z", "U"], run: () => desk.sheet?.undo() },
+  redo: { group: "History", label: "Redo", keys: ["Ctrl+Shift+Z", "Shift+U", "Ctrl+Y"], run: () => desk.sheet?.redo() },
+
+  next: { group: "Pictures", label: "Next picture", keys: ["PageDown"], run: () => void show(() => desk.turn(1)) },
+  previous: { group: "Pictures", label: "Previous picture", keys: ["PageUp"], run: () => void show(() => desk.turn(-1)) },
+  find: { group: "Pictures", label: "Find a picture", keys: ["/"], run: find },
+  export: { group: "Pictures", label: "Export", keys: ["Ctrl+E"], run: () => openExport() },
+  import: { group: "Pictures", label: "Import", keys: ["Ctrl+I"], run: () => openImport() },
+
+  zoomIn: { group: "View", label: "Zoom in", keys: ["+", "="], run: () => zoom(view.scale * ZOOM) },
+  zoomOut: { group: "View", label: "Zoom out", keys: ["-"], run: () => zoom(view.scale / ZOOM) },
+  fit: { group: "View", label: "Whole picture", keys: ["F", "0"], run: () => (view.fit(), moved()) },
+  whole: { group: "View", label: "A pixel a pixel", keys: ["Z"], run: () => zoom(view.ratio) },
+  panUp: { group: "View", label: "Move the view up", keys: ["Alt+ArrowUp"], run: () => (view.pan(0, PAN * view.ratio), moved()) },
+  panDown: { group: "View", label: "Move the view down", keys: ["Alt+ArrowDown"], run: () => (view.pan(0, -PAN * view.ratio), moved()) },
+  panLeft: { group: "View", label: "Move the view left", keys: ["Alt+ArrowLeft"], run: () => (view.pan(PAN * view.ratio, 0), moved()) },
+  panRight: { group: "View", label: "Move the view right", keys: ["Alt+ArrowRight"], run: () => (view.pan(-PAN * view.ratio, 0), moved()) },
+  masks: { group: "View", label: "Masks", keys: ["M"], run: () => prefer({ masks: !settings.masks }) },
+  outline: { group: "View", label: "Outlines", keys: ["O"], run: () => prefer({ outline: !settings.outline }) },
+  alone: { group: "View", label: "Masks alone", keys: ["A"], run: () => prefer({ alone: !settings.alone }) },
+  fainter: { group: "View", label: "Fainter masks", keys: [";"], run: () => prefer({ opacity: Math.max(0, settings.opacity - 0.1) }) },
+  stronger: { group: "View", label: "Stronger masks", keys: ["'"], run: () => prefer({ opacity: Math.min(1, settings.opacity + 0.1) }) },
+  theme: { group: "View", label: "Dark or light", keys: ["T"], run: followTheme(() => viewer.repaint()) },
+  help: { group: "View", label: "This sheet", keys: ["?"], run: () => byId("help", HTMLDialogElement).showModal() },
+};
+const arrows = /** @type {[string, number, number][]} */ ([["Up", 0, -1], ["Down", 0, 1], ["Left", -1, 0], ["Right", 1, 0]]);
+listen([
+  ...Object.values(actions).filter(({ label, keys }) => label !== actions.class.label && !keys[0].startsWith("Arrow")),
+  ...arrows.flatMap(([name, dx, dy]) =>
+    [false, true].map((fine) => ({ group: "", label: "", keys: [`${fine ? "Shift+" : ""}Arrow${name}`], canvas: true, run: () => step(dx, dy, fine) })),
+  ),
+  ...Array.from({ length: 9 }, (_, i) => ({ group: "", label: "", keys: [String(i + 1)], run: () => desk.classes[i] && desk.choose(desk.classes[i].name) })),
+]);
+makeHelp(Object.values(actions));
+
+function find() {
+  prefer({ pictures: true });
+  render();
+  byId("filter", HTMLInputElement).focus();
+}
+
+// The page's own buttons
+
+/** A button for an action. @param {string} name  of the icon @param {Action} action */
+const buttonOf = (name, { label, keys, run }) => iconButton(name, `${label} (${shown(keys[0])})`, run);
+
+const toolButtons = /** @type {[Tool, HTMLButtonElement][]} */ (
+  ["point", "stroke", "brush", "eraser", "hand"].map((tool) => [tool, buttonOf(tool, actions[tool])])
+);
+byId("tools", HTMLElement).append(...toolButtons.map(([, button]) => button));
+const buttons = {
+  undo: buttonOf("undo", actions.undo),
+  redo: buttonOf("redo", actions.redo),
+  previous: buttonOf("left", actions.previous),
+  next: buttonOf("right", actions.next),
+};
+byId("steps", HTMLElement).append(buttons.undo, buttons.redo);
+const title = make("output");
+byId("turn", HTMLElement).append(buttons.previous, title, buttons.next);
+const zoomText = make("output", { "aria-label": "Zoom" });
+byId("zoom", HTMLElement).append(buttonOf("minus", actions.zoomOut), zoomText, buttonOf("plus", actions.zoomIn), buttonOf("fit", actions.fit));
+byId("more", HTMLElement).append(
+  buttonOf("import", actions.import),
+  buttonOf("export", actions.export),
+  buttonOf("theme", actions.theme),
+  buttonOf("help", actions.help),
+);
+byId("notice-close", HTMLElement).append(icon("close"));
+byId("notice-close", HTMLElement).addEventListener("click", () => (byId("notice", HTMLElement).hidden = true));
+byId("new-object", HTMLElement).addEventListener("click", () => {
+  desk.another();
+  canvas.focus();
+});
+byId("saving-retry", HTMLElement).addEventListener("click", () => {
+  desk.saver.retry();
+  desk.classSaver.retry();
+});
+byId("toggle-pictures", HTMLElement).append(icon("list"));
+byId("toggle-panel", HTMLElement).append(icon("panel"));
+byId("toggle-pictures", HTMLElement).addEventListener("click", () => prefer({ pictures: !settings.pictures }));
+byId("toggle-panel", HTMLElement).addEventListener("click", () => prefer({ panel: !settings.panel }));
+const radius = byId("radius", HTMLInputElement);
+radius.addEventListener("input", () => {
+  gestures.radius = Math.max(0.5, LARGEST_BRUSH * (Number(radius.value) / 100) ** BRUSH_POWER);
+  viewer.repaint();
+});
+const opacity = byId("opacity", HTMLInputElement);
+opacity.addEventListener("input", () => prefer({ opacity: Number(opacity.value) / 100 }));
+const checks = /** @type {["masks" | "outline" | "alone", HTMLInputElement][]} */ (
+  ["masks", "outline", "alone"].map((name) => [name, byId(`look-${name}`, HTMLInputElement)])
+);
+for (const [name, box] of checks) box.addEventListener("change", () => prefer({ [name]: box.checked }));
+const author = byId("author", HTMLInputElement);
+author.value = settings.author;
+author.addEventListener("change", () => set({ author: author.value.trim() }));
+
+document.addEventListener("keydown", (event) => {
+  if (event.key !== " " || !/** @type {HTMLElement} */ (event.target).matches("canvas, body")) return;
+  event.preventDefault();
+  pointer.holding = true;
+});
+document.addEventListener("keyup", (event) => {
+  if (event.key === " ") pointer.holding = false;
+});
+addEventListener("beforeunload", (event) => {
+  const waiting = [...desk.sheets.values()].some((sheet) => sheet.waiting.length);
+  if (waiting || desk.saver.unsaved || desk.classSaver.unsaved) event.preventDefault();
+});
+addEventListener("online", () => {
+  desk.saver.retry();
+  desk.classSaver.retry();
+});
+
+// The beginning
+
+async function begin() {
+  for (;;) {
+    try {
+      await desk.load();
+      break;
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.status !== 401) throw error;
+      api.token = await askForToken();
+      sessionStorage.setItem(TOKEN, api.token);
+    }
+  }
+  void hearEvents();
+  const last = sessionStorage.getItem("i2f-picture");
+  const first = desk.summaries.find(({ id }) => id === last) ?? desk.summaries[0];
+  if (first) await show(() => desk.show(first.id));
+}
+
+/** For as long as the page lives. */
+function hearEvents() {
+  let lost = false;
+  return api.listen(
+    (event) => desk.hear(event),
+    (connected) => {
+      desk.connected = connected;
+      if (connected && lost) {
+        desk.saver.retry();
+        desk.classSaver.retry();
+        desk.load().catch(() => {});
+      }
+      lost = !connected;
+      changed();
+    },
+  );
+}
+
+/** For whoever measures or looks into the page. */
+Object.assign(window, { i2f: { desk, viewer, gestures, settings } });
+begin().catch((error) => notice(`The page cannot begin: ${messageOf(error)}`));

@@ -1,0 +1,176 @@
+/** @import {Desk} from "./desk.js" */
+/** @import {Class, Entry} from "./types.js" */
+import { byId, icon, iconButton, make } from "./dom.js";
+import { maskOf } from "./masks.js";
+
+const COLOURS = ["#2f7dff", "#e8710a", "#12a37b", "#c13fa8", "#d9a400", "#7a5af0", "#d33f49", "#1f9bc1", "#7c9a1d", "#a5673f"];
+
+/** The lists beside the picture. */
+export class Panels {
+  #pictures = byId("picture-list", HTMLUListElement);
+  #objects = byId("object-list", HTMLUListElement);
+  #classes = byId("class-list", HTMLUListElement);
+  #filter = byId("filter", HTMLInputElement);
+  /** @type {import("./types.js").Summary[]} */
+  #listed = [];
+  /** @type {Map<string, {row: HTMLLIElement, button: HTMLButtonElement, count: HTMLSpanElement}>} */
+  #rows = new Map();
+  /** What the lists show, so that they are made anew only when that changes. @type {Map<HTMLElement, string>} */
+  #states = new Map();
+
+  /** @param {Desk} desk @param {(id: string) => void} show */
+  constructor(desk, show) {
+    this.desk = desk;
+    this.show = show;
+    this.#filter.addEventListener("input", () => this.#applyFilter());
+    byId("class-add", HTMLButtonElement).append(icon("plus"));
+    const name = byId("class-name", HTMLInputElement);
+    byId("class-form", HTMLFormElement).addEventListener("submit", (event) => {
+      event.preventDefault();
+      const chosen = name.value.trim();
+      if (!chosen || desk.classes.some((one) => one.name === chosen)) return;
+      const colour = COLOURS.find((one) => !desk.classes.some((other) => other.colour === one)) ?? COLOURS[desk.classes.length % COLOURS.length];
+      desk.changeClasses([...desk.classes, { name: chosen, colour }]);
+      desk.choose(chosen);
+      name.value = "";
+    });
+  }
+
+  render() {
+    this.#renderPictures();
+    this.#renderObjects();
+    this.#renderClasses();
+  }
+
+  /** Make a list anew if it would be another, and keep the focus in it. @param {HTMLElement} list @param {unknown} state @param {() => Node[]} rows */
+  #renew(list, state, rows) {
+    const text = JSON.stringify(state);
+    if (this.#states.get(list) === text) return;
+    this.#states.set(list, text);
+    const focused = list.contains(document.activeElement) ? /** @type {HTMLElement} */ (document.activeElement).dataset.focus : null;
+    list.replaceChildren(...rows());
+    if (focused) /** @type {HTMLElement | null} */ (list.querySelector(`[data-focus="${CSS.escape(focused)}"]`))?.focus();
+  }
+
+  #renderPictures() {
+    const { summaries, sheet, sheets } = this.desk;
+    if (this.#listed !== summaries) {
+      this.#listed = summaries;
+      this.#rows = new Map(
+        summaries.map(({ id, name }) => {
+          const count = make("span", { className: "count" });
+          const label = make("bdi", {}, name);
+          const button = make("button", { type: "button", title: name, onclick: () => this.show(id) }, make("span", { className: "name" }, label), count);
+          return [id, { row: make("li", {}, button), button, count }];
+        }),
+      );
+      this.#pictures.replaceChildren(...[...this.#rows.values()].map(({ row }) => row));
+      this.#applyFilter();
+      byId("empty", HTMLElement).hidden = summaries.length > 0;
+    }
+    for (const summary of summaries) {
+      const { button, count } = /** @type {{button: HTMLButtonElement, count: HTMLSpanElement}} */ (this.#rows.get(summary.id));
+      const loaded = sheets.get(summary.id);
+      if (loaded) summary.objects = loaded.entries.size;
+      const text = summary.objects ? String(summary.objects) : "";
+      if (count.textContent !== text) {
+        count.textContent = text;
+        button.setAttribute("aria-label", `${summary.name}, ${summary.objects} ${summary.objects === 1 ? "object" : "objects"}`);
+      }
+      const current = String(sheet?.picture.id === summary.id);
+      if (button.getAttribute("aria-current") !== current) {
+        button.setAttribute("aria-current", current);
+        if (current === "true") button.scrollIntoView({ block: "nearest" });
+      }
+    }
+  }
+
+  #applyFilter() {
+    const wanted = this.#filter.value.trim().toLowerCase();
+    for (const { id, name } of this.#listed) {
+      const row = this.#rows.get(id)?.row;
+      if (row) row.hidden = !name.toLowerCase().includes(wanted);
+    }
+  }
+
+  #renderObjects() {
+    const { sheet, classes } = this.desk;
+    const entries = sheet ? sheet.sorted.reverse() : [];
+    const draft = sheet && sheet.active !== null && !sheet.entry ? this.desk.class || "object" : null;
+    const state = [entries.map((entry) => [entry.id, entry.class, entry.hidden, entry.locked, maskOf(entry.mask).box === null]), sheet?.active, classes, draft, sheet?.picture.id];
+    this.#renew(this.#objects, state, () => [
+      ...(draft === null ? [] : [make("li", { className: "row active" }, swatch(this.desk.colourOf(draft)), make("span", { className: "pick" }, `${draft} …`))]),
+      ...entries.map((entry) => this.#objectRow(entry, names(entries).get(entry.id) ?? "")),
+      ...(entries.length || draft !== null ? [] : [make("li", { className: "quiet" }, "None yet. Click on one in the picture.")]),
+    ]);
+  }
+
+  /** @param {Entry} entry @param {string} name */
+  #objectRow(entry, name) {
+    const { desk } = this;
+    const sheet = /** @type {import("./sheet.js").Sheet} */ (desk.sheet);
+    const { id, hidden, locked } = entry;
+    const active = sheet.active === id;
+    const empty = maskOf(entry.mask).box === null ? " (empty)" : "";
+    const tools = active
+      ? [
+          iconButton("up", `Move ${name} up`, () => sheet.move(id, 1), { "data-focus": `up ${id}` }),
+          iconButton("down", `Move ${name} down`, () => sheet.move(id, -1), { "data-focus": `down ${id}` }),
+          iconButton("trash", `Delete ${name}`, () => sheet.remove(id), { disabled: locked, "data-focus": `delete ${id}` }),
+        ]
+      : [];
+    return make(
+      "li",
+      { className: `row${active ? " active" : ""}${hidden ? " dimmed" : ""}` },
+      swatch(desk.colourOf(entry.class)),
+      make("button", { type: "button", className: "pick", "aria-pressed": active, onclick: () => desk.activate(active ? null : id), "data-focus": `pick ${id}` }, name + empty),
+      ...tools,
+      iconButton(locked ? "locked" : "open", `Lock ${name}`, () => sheet.change(id, { locked: !locked }), { "aria-pressed": locked, "data-focus": `lock ${id}` }),
+      iconButton(hidden ? "hidden" : "seen", `Hide ${name}`, () => sheet.change(id, { hidden: !hidden }), { "aria-pressed": hidden, "data-focus": `hide ${id}` }),
+    );
+  }
+
+  #renderClasses() {
+    const { desk } = this;
+    this.#renew(this.#classes, [desk.classes, desk.class], () => desk.classes.map((one, at) => this.#classRow(one, at)));
+  }
+
+  /** @param {Class} one @param {number} at */
+  #classRow({ name, colour }, at) {
+    const { desk } = this;
+    const chosen = desk.class === name;
+    const others = desk.classes.filter((other) => other.name !== name);
+    const recolour = (/** @type {Event} */ event) => {
+      const { value } = /** @type {HTMLInputElement} */ (event.target);
+      desk.changeClasses(desk.classes.map((other) => (other.name === name ? { name, colour: value } : other)));
+    };
+    return make(
+      "li",
+      { className: `row${chosen ? " active" : ""}` },
+      make("span", { className: "key", "aria-hidden": "true" }, at < 9 ? String(at + 1) : ""),
+      make("input", { type: "color", value: colour, title: `Colour of ${name}`, "aria-label": `Colour of ${name}`, onchange: recolour, "data-focus": `colour ${name}` }),
+      make("button", { type: "button", className: "pick", "aria-pressed": chosen, onclick: () => desk.choose(name), "data-focus": `class ${name}` }, name),
+      iconButton("close", `Remove the class ${name}`, () => desk.changeClasses(others), { disabled: others.length === 0, "data-focus": `remove ${name}` }),
+    );
+  }
+}
+
+/** @param {string} colour */
+function swatch(colour) {
+  const element = make("span", { className: "swatch" });
+  element.style.setProperty("--colour", colour);
+  return element;
+}
+
+/** Names of objects: their class, numbered from the first drawn. @param {Entry[]} entries  the highest first */
+function names(entries) {
+  /** @type {Map<string, number>} */
+  const numbers = new Map();
+  return new Map(
+    [...entries].reverse().map((entry) => {
+      const number = (numbers.get(entry.class) ?? 0) + 1;
+      numbers.set(entry.class, number);
+      return [entry.id, `${entry.class || "object"} ${number}`];
+    }),
+  );
+}

@@ -1,0 +1,334 @@
+"""The page in a real browser: what a person does, and what is then on the canvas and on the server."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .conftest import Server, Tab, offline, pixels, wait
+
+
+def test_the_pictures_pixels_are_on_the_canvas(tab: Tab, server: Server) -> None:
+    with Image.open(server.folder / "a.png") as image:
+        np.testing.assert_array_equal(tab.painted()[0], np.asarray(image))
+
+
+def test_hover_shows_the_mask_before_the_click(tab: Tab) -> None:
+    tab.hover(90, 60)
+    tab.wait("i2f.desk.preview.shown")
+    assert tab.entries == []
+    shown = pixels(tab.look("i2f.desk.preview.shown.answer.mask"))
+    assert shown.any()
+    tab.click(90, 60)
+    np.testing.assert_array_equal(pixels(tab.entries[0]["mask"]), shown)
+    tab.page.mouse.move(5, 5)  # away from the picture
+    tab.wait("!i2f.desk.preview.shown")
+
+
+def test_prompts_undo_and_redo(tab: Tab) -> None:
+    steps = [0]
+
+    def stored() -> Any:
+        return [(one["prompts"], pixels(one["mask"]).sum()) for one in tab.stored]
+
+    history = [stored()]
+    for step in (
+        lambda: tab.click(90, 60),
+        lambda: tab.click(120, 90, button="right"),
+        lambda: tab.drag((60, 30), (150, 120)),
+        lambda: (tab.press("b"), tab.drag((15, 15), (150, 24))),
+        lambda: (tab.press("e"), tab.drag((60, 60), (90, 90))),
+        lambda: (tab.press("l"), tab.drag((60, 120), (120, 135))),
+    ):
+        step()
+        steps.append(steps[-1] + 1)
+        history.append(stored())
+    prompts = tab.stored[0]["prompts"]
+    assert [next(iter(prompt)) for prompt in prompts] == ["click", "click", "box", "paint", "paint", "stroke"]
+    assert prompts[0]["click"] == pytest.approx([90, 60], abs=0.5)
+    assert [prompts[i]["positive"] for i in (0, 1, 5)] == [True, False, True]
+    assert [prompts[i]["erase"] for i in (3, 4)] == [False, True]
+    assert prompts[2]["box"] == pytest.approx([60, 30, 150, 120], abs=0.5)
+
+    for expected in reversed(history[:-1]):
+        tab.press("Control+z")
+        assert stored() == expected
+    for expected in history[1:]:
+        tab.press("Control+Shift+z")
+        assert stored() == expected
+    tab.press("Control+z", "p")
+    tab.click(90, 90)
+    tab.press("Control+Shift+z")  # there is nothing to do again after something new
+    assert stored()[0][0][:5] == history[-2][0][0]
+    assert "click" in stored()[0][0][5]
+
+
+def test_the_canvas_shows_exactly_the_servers_mask(tab: Tab) -> None:
+    tab.click(90, 60)
+    tab.click(120, 90, button="right")
+    tab.press("b")
+    tab.drag((9.9, 135.6), (167.1, 120.3))
+    tab.press("a", "p")
+    mask = pixels(tab.stored[0]["mask"])
+    assert 0 < mask.mean() < 1
+
+    def check() -> None:
+        shown, at = tab.painted()
+        np.testing.assert_array_equal(shown.any(axis=2), mask[at])
+
+    check()
+    tab.hover(90, 75)
+    for _ in range(6):
+        tab.page.mouse.wheel(0, -120)
+    tab.wait("i2f.viewer.view.scale > 12")
+    tab.settle()
+    check()
+    tab.page.mouse.wheel(3, 50)  # two fingers on a trackpad
+    tab.settle()
+    check()
+
+
+def test_several_objects(tab: Tab) -> None:
+    tab.click(90, 60)
+    tab.page.fill("#class-name", "cup")
+    tab.page.keyboard.press("Enter")
+    tab.wait("i2f.desk.class === 'cup' && i2f.desk.classSaver.unsaved === 0")
+    assert tab.stored[0]["class"] == "cup"  # the chosen class is that of the active object
+    tab.page.click("#new-object")
+    tab.press("1")
+    tab.click(120, 90)
+    first, second = tab.stored
+    assert (first["class"], second["class"]) == ("cup", "object")
+    assert len(second["prompts"]) == 1
+
+    tab.press("x", "k")
+    hidden = tab.stored[1]
+    assert (hidden["hidden"], hidden["locked"]) == (True, True)
+    tab.click(60, 60)
+    assert len(tab.stored[1]["prompts"]) == 1  # locked
+    assert "locked" in tab.page.inner_text("#notice")
+    tab.press("Delete")
+    assert len(tab.stored) == 2
+    tab.press("Control+z", "Control+z", "Control+ArrowDown")
+    assert [one["class"] for one in tab.stored] == ["object", "cup"]
+    tab.press("Delete")
+    assert [one["class"] for one in tab.stored] == ["cup"]
+    tab.press("Control+z")
+    assert [one["class"] for one in tab.stored] == ["object", "cup"]
+    names = tab.page.locator("#object-list .pick").all_inner_texts()
+    assert names == ["cup 1", "object 1"]  # the highest first
+
+
+def test_pictures_turn_and_come_back(tab: Tab, server: Server) -> None:
+    tab.click(90, 60)
+    tab.press("PageDown")
+    tab.wait("i2f.desk.sheet.picture.name === 'b.png' && i2f.desk.sheet.encoding(null)?.state === 'ready'")
+    assert tab.entries == []
+    tab.click(72, 90)
+    tab.page.click("#picture-list button >> nth=0")
+    tab.wait("i2f.desk.sheet.picture.name === 'a.png'")
+    assert len(tab.entries) == 1
+    tab.page.reload()
+    tab.wait("i2f.desk.sheet?.entries.size === 1")
+    assert [len(server.picture(name)["objects"]) for name in ("a.png", "b.png", "c.png")] == [1, 1, 0]
+    assert tab.page.locator("#picture-list .count").all_inner_texts() == ["1", "1", ""]
+
+
+def test_what_one_looks_at_is_the_region(tab: Tab, server: Server) -> None:
+    """A picture larger than the model: a new object is segmented in the window of the view."""
+    tab.press("PageUp", "PageDown", "PageDown")  # the first does nothing
+    tab.wait("i2f.desk.sheet.picture.name === 'c.png' && i2f.desk.sheet.encoding(null)?.state === 'ready'")
+    tab.hover(900, 450)
+    for _ in range(4):
+        tab.page.mouse.wheel(0, -240)
+    tab.hover(900, 450)
+    tab.wait("i2f.desk.sheet.region && i2f.desk.sheet.encoding(i2f.desk.sheet.region)?.state === 'ready'")
+    tab.click(900, 450)
+    (one,) = tab.stored
+    x0, y0, x1, y1 = one["region"]
+    visible = tab.look("i2f.viewer.view.visible()")
+    assert x0 <= visible[0] + 1 and y0 <= visible[1] + 1 and x1 >= visible[2] - 1 and y1 >= visible[3] - 1
+    assert x1 - x0 < 1100
+    inside = np.zeros((600, 1100), bool)
+    inside[y0:y1, x0:x1] = True
+    mask = pixels(one["mask"])
+    assert mask.any() and not (mask & ~inside).any()
+    tab.press("f")
+    tab.click(100, 100)  # outside the window of this object
+    assert len(tab.stored[0]["prompts"]) == 1
+    assert "dashed frame" in tab.page.inner_text("#notice")
+
+
+def test_tiles_of_all_levels_are_the_picture(tab: Tab, server: Server) -> None:
+    tab.press("PageDown", "PageDown")
+    tab.wait("i2f.desk.sheet.picture.name === 'c.png'")
+    tab.press("z")
+    tab.wait("i2f.viewer.view.scale === 1")
+    with Image.open(server.folder / "c.png") as image:
+        expected = np.asarray(image)
+
+    def shown() -> bool:
+        found, at = tab.painted()
+        return bool((found == expected[at]).all())
+
+    wait(shown, "the tiles of the full resolution")
+
+
+def test_first_prompts_wait_for_the_encoding(tab: Tab) -> None:
+    """They are accepted before the server knows the picture, and all answered."""
+    held: list[Any] = []
+    holding = True
+    tab.page.route("**/open", lambda route: held.append(route) if holding else route.continue_())
+    tab.page.keyboard.press("PageDown")
+    tab.wait("i2f.desk.sheet.picture.name === 'b.png' && i2f.viewer.view.picture.width === 144")
+    tab.page.evaluate("i2f.desk.sheet.encodings.clear()")
+    for x in (60, 90):
+        tab.page.mouse.click(*tab.place(x, 90))
+    tab.wait("i2f.desk.sheet.waiting.length === 2")
+    holding = False
+    for route in held:
+        route.continue_()
+    tab.settle()
+    assert [prompt["click"][0] for prompt in tab.stored[0]["prompts"]] == pytest.approx([60, 90], abs=0.5)
+
+
+def test_nothing_is_lost_without_the_server(tab: Tab) -> None:
+    tab.click(90, 60)
+    with offline(tab):
+        tab.page.keyboard.press("x")
+        tab.wait("document.getElementById('saving').dataset.state === 'failed'")
+        assert "Not saved (1 change)" in tab.page.inner_text("#saving")
+        assert tab.stored[0]["hidden"] is False
+    tab.settle()
+    assert tab.stored[0]["hidden"] is True
+    tab.wait("document.getElementById('saving').dataset.state === 'saved'")
+
+
+@pytest.mark.parametrize("keep", ["mine", "theirs"])
+def test_two_people_at_one_object(tab: Tab, server: Server, keep: str) -> None:
+    tab.click(90, 60)
+    (one,) = tab.stored
+    picture = tab.look("i2f.desk.sheet.picture.id")
+    path = f"/v1/pictures/{picture}/objects/{one['id']}"
+
+    def write(version: int, **change: object) -> Any:
+        names = ("class", "order", "hidden", "locked", "region", "prompts", "mask", "author")
+        return server.send("PUT", path, {name: one[name] for name in names} | {"version": version} | change)
+
+    # what others do is seen at once, and what was done here before can no longer be undone over it
+    two = write(one["version"], author="Ada", locked=True)
+    tab.wait("i2f.desk.sheet.sorted[0].locked")
+    tab.press("Control+z")
+    assert len(tab.stored) == 1
+    with offline(tab):
+        tab.page.keyboard.press(".")
+        tab.page.keyboard.press("x")
+        three = write(two["version"], author="Ada", order=7)
+    tab.page.locator("#conflict").wait_for()
+    assert "By Ada" in tab.page.inner_text("#conflict")
+    assert tab.stored[0]["version"] == three["version"]
+    tab.page.click(f"#keep-{keep}")
+    tab.settle()
+    (stored,) = tab.stored
+    assert (stored["hidden"], stored["order"]) == ((True, 0) if keep == "mine" else (False, 7))
+    assert tab.entries[0]["hidden"] == stored["hidden"]
+
+
+def test_two_tabs_see_each_other(tabs: Callable[..., Tab]) -> None:
+    first, second = tabs(), tabs()
+    first.click(90, 60)
+    second.wait("i2f.desk.sheet.entries.size === 1")
+    assert second.entries[0]["mask"] == first.entries[0]["mask"]
+    first.press("Control+z")
+    second.wait("i2f.desk.sheet.entries.size === 0")
+
+
+def test_the_keyboard_alone(tab: Tab) -> None:
+    tab.press("ArrowRight", "Shift+ArrowDown", "Enter")
+    (one,) = tab.stored
+    x, y = one["prompts"][0]["click"]
+    step = 12 / tab.look("i2f.viewer.view.scale")  # pixels of the screen
+    assert (x, y) == pytest.approx((90 + step, 75 + 1), abs=0.5)
+    tab.press("ArrowLeft", "ArrowLeft", "Shift+Enter")
+    assert tab.stored[0]["prompts"][1]["positive"] is False
+    tab.press("n", "d", *["ArrowUp"] * 8, *["ArrowLeft"] * 8, "d")
+    assert list(tab.stored[1]["prompts"][0]) == ["box"]
+    x0, y0, x1, y1 = tab.stored[1]["prompts"][0]["box"]
+    assert (x1 - x0, y1 - y0) == pytest.approx((8 * step, 8 * step), abs=0.1)
+    tab.press("b", "ArrowRight", "Enter")
+    assert "paint" in tab.stored[1]["prompts"][1]
+    tab.press("?")
+    assert tab.page.locator("#help").is_visible()
+    tab.page.keyboard.press("Delete")  # a dialog is open: keys do nothing
+    tab.page.keyboard.press("Escape")
+    assert tab.page.locator("#help").is_hidden()
+    assert len(tab.stored) == 2
+    tab.press(",", "Delete", "u")
+    assert len(tab.stored) == 2
+    names = tab.page.evaluate(
+        "[...document.querySelectorAll('button, input, select, canvas')].filter((e) => e.offsetParent !== null)"
+        ".map((e) => [e.id, e.ariaLabel || e.innerText || e.closest('label')?.innerText || ''])"
+    )
+    assert [name for name, label in names if not label.strip()] == []
+
+
+def test_every_key_is_in_the_help_sheet(tab: Tab) -> None:
+    tab.press("?")
+    text = tab.page.inner_text("#help")
+    for label in ("Click and box", "Brush", "Undo", "Next picture", "Masks alone", "New object", "This sheet"):
+        assert label in text
+
+
+def test_touch_pinches_and_taps(tabs: Callable[..., Tab]) -> None:
+    tab = tabs(has_touch=True)
+    tab.page.touchscreen.tap(*tab.place(90, 60))
+    tab.wait("i2f.desk.sheet.entries.size === 1")
+    tab.settle()
+    scale = tab.look("i2f.viewer.view.scale")
+    client = tab.page.context.new_cdp_session(tab.page)
+    (x0, y0), (x1, y1) = tab.place(75, 60), tab.place(105, 60)
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(places)]
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", (x0, y0))
+    touch("touchStart", (x0, y0), (x1, y1))
+    touch("touchMove", (x0 - 40, y0), (x1 + 40, y1))
+    touch("touchEnd")
+    tab.wait(f"i2f.viewer.view.scale > {scale} * 1.5")
+    assert len(tab.entries[0]["prompts"]) == 1  # two fingers draw nothing
+
+
+def test_export(tab: Tab, server: Server) -> None:
+    if not server.send("GET", "/v1/pictures")["format_names"]:
+        pytest.skip("this server has no formats")
+    tab.click(90, 60)
+    tab.press("Control+e")
+    tab.page.select_option("#export-format", "coco")
+    with tab.page.expect_download() as downloading:
+        tab.page.click("#export-form button[type=submit]")
+    with zipfile.ZipFile(io.BytesIO(downloading.value.path().read_bytes())) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".json"))
+        written = json.loads(archive.read(name))
+    assert len(written["annotations"]) == 1
+    assert written["annotations"][0]["area"] == pixels(tab.stored[0]["mask"]).sum()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_themes(tabs: Callable[..., Tab], scheme: str) -> None:
+    tab = tabs(color_scheme=scheme)
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark = sum(int(part) for part in tab.look(ground)[4:-1].split(",")) < 200
+    assert dark == (scheme == "dark")
+    tab.press("t")
+    assert (sum(int(part) for part in tab.look(ground)[4:-1].split(",")) < 200) != dark
+    tab.page.reload()
+    assert tab.wait("document.documentElement.dataset.theme") == ("light" if dark else "dark")
