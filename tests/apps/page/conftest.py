@@ -1,4 +1,4 @@
-"""One server on a toy bundle and one Chromium for all tests of the page; each test has a folder and a tab of its own."""
+"""One server on a toy bundle and one Chromium for all tests of the page; each test has a tab of its own."""
 
 from __future__ import annotations
 
@@ -48,11 +48,7 @@ def noise(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.fromarray(grains).resize((width, height), Image.Resampling.BICUBIC))
 
 
-PICTURES = {
-    "a.png": (150, 180),
-    "b.png": (192, 144),
-    "c.png": (600, 1100),
-}  # height, width: the last in tiles and windows
+PICTURES = {"a.png": (150, 180), "b.png": (192, 144), "c.png": (600, 1100)}  # height, width
 
 
 class Server:
@@ -139,7 +135,7 @@ class Tab:
         return self.page.evaluate(f"typeof i2f === 'undefined' ? null : {expression}")
 
     def wait(self, expression: str) -> Any:
-        """Until a JavaScript expression is true. (The page's policy forbids playwright's own way.)"""
+        """Until a JavaScript expression is true; the page's policy forbids playwright's own way."""
         return wait(lambda: self.look(expression), expression)
 
     def place(self, x: float, y: float) -> tuple[float, float]:

@@ -154,12 +154,14 @@ def test_what_one_looks_at_is_the_region(tab: Tab, server: Server) -> None:
     (one,) = tab.stored
     x0, y0, x1, y1 = one["region"]
     visible = tab.look("i2f.viewer.view.visible()")
-    assert x0 <= visible[0] + 1 and y0 <= visible[1] + 1 and x1 >= visible[2] - 1 and y1 >= visible[3] - 1
+    assert (np.array([x0, y0]) <= np.array(visible[:2]) + 1).all()
+    assert (np.array([x1, y1]) >= np.array(visible[2:]) - 1).all()
     assert x1 - x0 < 1100
     inside = np.zeros((600, 1100), bool)
     inside[y0:y1, x0:x1] = True
     mask = pixels(one["mask"])
-    assert mask.any() and not (mask & ~inside).any()
+    assert mask.any()
+    assert not (mask & ~inside).any()
     tab.press("f")
     tab.click(100, 100)  # outside the window of this object
     assert len(tab.stored[0]["prompts"]) == 1
