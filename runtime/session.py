@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from threading import RLock
 from typing import Any, TypeAlias
@@ -173,7 +172,7 @@ class Session:
         """A session of its own with the same prompts, on the same encoded image. Nothing is decoded."""
         with self._lock:
             steps = [replace(step) for step in self._steps]
-            copied = Session(self._frame, deepcopy(self._state), self._decode, self._origin)
+            copied = Session(self._frame, self._state.copy(), self._decode, self._origin)
         copied._steps = steps
         return copied
 

@@ -82,6 +82,9 @@ class PromptState(Protocol[PredictionT]):
     def fold(self, prediction: PredictionT) -> None:
         """Take in what the decoder made of `inputs`."""
 
+    def copy(self) -> PromptState[PredictionT]:
+        """Another state that has been told the same, and goes on by itself."""
+
 
 class Frame(Protocol):
     """Where an image lies in the model's square, which a family decides."""

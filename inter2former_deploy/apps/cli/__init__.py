@@ -22,6 +22,7 @@ from inter2former_deploy.apps.cli import (
     export,
     info,
     segment,
+    serve,
     train,
     verify,
 )
@@ -54,6 +55,7 @@ app.command("verify")(verify.verify)
 app.command("segment", cls=OrderedPrompts)(segment.segment)
 app.command("encode")(encode.encode)
 app.command("annotate")(annotate.annotate)
+app.command("serve")(serve.serve)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("ablate")(ablate.ablate)

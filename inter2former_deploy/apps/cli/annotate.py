@@ -2,37 +2,85 @@
 
 from __future__ import annotations
 
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from inter2former_deploy.apps.cli.packages import SERVE_MODULES, require
 from inter2former_deploy.apps.cli.segment import CustomOps, Decoder, Threads
+from inter2former_deploy.apps.cli.serve import (
+    Cache,
+    Certificate,
+    Host,
+    Key,
+    Names,
+    Port,
+    TokenFile,
+    WithoutTls,
+    settings_of,
+)
 
 
 def annotate(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of pictures.", show_default=False)],
     bundle: Annotated[Path, typer.Option(metavar="DIR", help="Bundle that i2f export wrote.", show_default=False)],
-    host: Annotated[str, typer.Option(help="Address to answer at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where masks are kept, such as postgresql://user@host/name; a file of SQLite beside the pictures if "
+            "not given.",
+            show_default=False,
+        ),
+    ] = None,
+    token_file: TokenFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    without_tls: WithoutTls = False,
+    names: Names = None,
+    cache: Cache = None,
     decoder: Decoder = None,
     threads: Threads = None,
     custom_ops: CustomOps = True,
 ) -> None:
-    """Open a page in which the pictures of a folder are annotated."""
-    require(*SERVE_MODULES, extra="serve", needed_by="i2f annotate")
+    """Open a page in which the pictures of a folder are annotated. Masks are kept beside the pictures.
 
-    from inter2former_deploy.apps.server.run import run
-    from inter2former_deploy.apps.server.settings import Settings
-
-    settings = Settings(
+    \b
+    Example:
+      i2f annotate photos/ --bundle bundle
+    """  # noqa: D301 - the backspace keeps the example on its lines
+    settings = settings_of(
+        "i2f annotate",
         bundle=bundle,
+        host=host,
+        port=port,
+        token_file=token_file,
+        certificate=certificate,
+        key=key,
+        without_tls=without_tls,
+        names=tuple(names or ()),
+        cache=cache,
         decoder=decoder,
         threads=threads,
         custom_ops=custom_ops,
-        host=host,
-        port=port,
         pictures=folder,
+        database=database,
     )
-    run(settings).run()
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+
+    from inter2former_deploy.apps.server.run import Server
+    from inter2former_deploy.apps.server.service import Service
+
+    server = Server(Service(settings), certificate=certificate, key=key)
+
+    def ready() -> None:
+        typer.echo(f"i2f annotate: {server.address} (Ctrl-C ends it)", err=True)
+        if browser:
+            webbrowser.open(server.address)
+
+    server.serve_until_stopped(ready)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+import traceback
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from socket import getfqdn, gethostname
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,32 +17,34 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 import inter2former_deploy
-from inter2former_deploy.apps.server.errors import ApiError, not_found
-from inter2former_deploy.apps.server.routes import model
-from inter2former_deploy.apps.server.security import Guard
+from inter2former_deploy.apps.server.errors import ApiError
+from inter2former_deploy.apps.server.routes import images, model
+from inter2former_deploy.apps.server.security import App, Guard, Message, Receive, Send
 from inter2former_deploy.apps.server.service import Service
-from inter2former_deploy.apps.server.settings import Settings
+from inter2former_deploy.apps.server.wire import ErrorAnswer
+from inter2former_deploy.core.errors import ConflictError, DatabaseError, DatabaseFullError
 
 _log = logging.getLogger(__name__)
 
 PAGE = Path(inter2former_deploy.__file__).parent / "apps" / "page"
+PATIENCE = 2  # seconds that a start waits for the pictures of a folder; the others are told of
+LATER = {"Retry-After": "5"}
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 OPEN = ("/", "/static/", "/v1/health", "/favicon.ico")
 UPLOADS = ("/v1/images",)
 
 
-def create_app(settings: Settings) -> Guard:
-    """The server as an ASGI application. Loads the bundle.
-
-    Raises:
-        BundleError, OperatorLibraryError, ValueError: as `runtime.Segmenter`.
-    """
-    service = Service(settings)
+def create_app(service: Service) -> Guard:
+    """The server as an ASGI application. It closes the service when it ends."""
+    settings = service.settings
+    closing: list[Callable[[], None]] = []
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         service.close()
+        for close in closing:
+            close()
 
     app = FastAPI(
         title="inter2former-deploy",
@@ -49,19 +53,20 @@ def create_app(settings: Settings) -> Guard:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        responses={"4XX": {"model": ErrorAnswer}, 503: {"model": ErrorAnswer, "description": "Come again later."}},
     )
     _answer_errors(app, service)
     app.include_router(model.router(service))
+    app.include_router(images.router(service))
     if settings.pictures is not None:
-        from inter2former_deploy.apps.server.routes import pictures
-        from inter2former_deploy.apps.server.standin import Project
-
-        app.include_router(pictures.router(service, Project(settings.database, settings.pictures)))
-        _serve_page(app)
+        _annotate(app, service, settings.pictures, closing)
+        if PAGE.is_dir():
+            _serve_page(app)
     return Guard(
         app,
         limits=settings.limits,
-        names=(*LOCAL, settings.host, *settings.names),
+        names=(*LOCAL, settings.host, *settings.names, *(() if settings.is_local else (gethostname(), getfqdn()))),
+        by_address=not settings.is_local,
         token=settings.token,
         open_paths=OPEN,
         upload_paths=UPLOADS,
@@ -69,14 +74,44 @@ def create_app(settings: Settings) -> Guard:
     )
 
 
+def _annotate(app: FastAPI, service: Service, folder: Path, closing: list[Callable[[], None]]) -> None:
+    """The page, and the routes that it works with."""
+    from inter2former_deploy.annotations.project import Project
+    from inter2former_deploy.apps.server.catalogue import Catalogue
+    from inter2former_deploy.apps.server.routes import pictures
+
+    project = Project.open(service.settings.database, folder)
+    catalogue = Catalogue(
+        project,
+        service.settings.limits.upload,
+        tell=lambda: service.events.send({"type": "pictures"}),
+        note=lambda line: _log.warning("not annotated: %s", line),
+    )
+    catalogue.done.wait(PATIENCE)
+    closing += [catalogue.close, project.close]
+    app.include_router(pictures.router(service, project, catalogue))
+
+    @app.exception_handler(ConflictError)
+    async def conflict(_: Request, error: ConflictError) -> Response:
+        refusal = pictures.conflict(error)
+        return JSONResponse(refusal.body(), refusal.status_code)
+
+    @app.exception_handler(DatabaseError)
+    async def lost(_: Request, error: DatabaseError) -> Response:
+        _log.error("the database: %s", error)
+        if isinstance(error, DatabaseFullError):
+            refusal = ApiError(507, "full", "the disk of the database is full, nothing was stored: make room")
+        else:
+            refusal = ApiError(503, "database", "the database does not answer, nothing was stored", headers=LATER)
+        return JSONResponse(refusal.body(), refusal.status_code, refusal.headers)
+
+
 def _serve_page(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
-        if not (PAGE / "index.html").is_file():
-            raise not_found("page")
         return FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
 
-    app.mount("/static", StaticFiles(directory=PAGE, check_dir=False))
+    app.mount("/static", StaticFiles(directory=PAGE))
 
 
 def _answer_errors(app: FastAPI, service: Service) -> None:
@@ -95,11 +130,32 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         return JSONResponse({"error": {"code": "bad_request", "message": _first(error.errors())}}, 400)
 
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:
-        service.metrics.failures.add()
-        _log.error("a request failed: %s", type(error).__name__)
-        return JSONResponse({"error": {"code": "internal", "message": "the server failed at this request"}}, 500)
+    app.add_middleware(_Failures, told=service.metrics.failures.add)
+
+
+class _Failures:
+    """Answers with 500 where the server itself fails. The log has the place, not what was worked on."""
+
+    def __init__(self, app: App, told: Callable[[], None]) -> None:
+        self._app, self._told = app, told
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            self._told()
+            place = "".join(traceback.format_tb(error.__traceback__)[-3:])
+            _log.error("a request failed: %s, at\n%s", type(error).__name__, place)
+            if not begun:
+                body = {"error": {"code": "internal", "message": "the server failed at this request"}}
+                await JSONResponse(body, 500)(scope, receive, send)
 
 
 def _first(found: Any) -> str:

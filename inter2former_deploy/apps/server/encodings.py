@@ -169,12 +169,13 @@ class Encodings:
             try:
                 opened = self._encode(job)
             except BaseException as error:
+                refusal = error if isinstance(error, ApiError) else ApiError(422, "picture", _told(error))
                 with self._changed:
                     self._running = None
-                    self._failed[job.key] = _told(error)
+                    self._failed[job.key] = refusal.detail
                     while len(self._failed) > FAILURES:
                         self._failed.popitem(last=False)
-                job.done.set_exception(ApiError(422, "picture", _told(error)))
+                job.done.set_exception(refusal)
             else:
                 with self._changed:
                     self._running = None
@@ -202,7 +203,5 @@ def _told(error: BaseException) -> str:
     """What a client may read of an error: nothing of paths."""
     if isinstance(error, PictureError):
         return str(error)
-    if isinstance(error, FileNotFoundError):
-        return "the picture's file is gone"
     _log.error("encoding failed: %s", type(error).__name__)
     return "the picture cannot be encoded: the server's log names the kind of error"

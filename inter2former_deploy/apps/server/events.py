@@ -35,7 +35,11 @@ class Events:
                 queue.put_nowait(text)
 
     def close(self) -> None:
-        """End all streams."""
+        """End all streams, from any thread or signal."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._close)
+
+    def _close(self) -> None:
         for queue in self._listeners:
             queue.put_nowait(None)
         self._listeners.clear()

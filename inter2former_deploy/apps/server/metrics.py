@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
@@ -73,11 +73,11 @@ class Metrics:
         self.refused = Counter("i2f_refused_total", "Requests that were refused, by host, origin, token or size.")
         self.failures = Counter("i2f_failures_total", "Requests that failed by a defect of the server.")
 
-    def text(self, gauges: dict[str, tuple[str, float]]) -> str:
+    def text(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> str:
         """All of it, and values of the moment by their names, each with what it means."""
         lines = [line for one in (self.predictions, self.stale, self.refused, self.failures) for line in one.lines()]
         for name, (meaning, value) in gauges.items():
-            lines += [*_head(name, meaning, "gauge"), f"{name} {value}"]
+            lines += [*_head(name, meaning, "gauge"), f"{name} {value()}"]
         return "\n".join(lines) + "\n"
 
 

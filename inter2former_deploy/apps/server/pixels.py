@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 import cv2
+import numpy as np
 
 from inter2former_deploy.apps.server.errors import not_found
 from inter2former_deploy.core.prompts import Image
@@ -26,7 +27,8 @@ class Pyramid:
         """Halve a picture until it fits into one tile."""
         levels = [image]
         for height, width in level_sizes(*image.shape[:2])[1:]:
-            levels.append(cv2.resize(levels[-1], (width, height), interpolation=cv2.INTER_AREA))
+            half = cv2.resize(levels[-1], (width, height), interpolation=cv2.INTER_AREA)
+            levels.append(np.asarray(half, np.uint8))
         return cls(tuple(levels))
 
     @property

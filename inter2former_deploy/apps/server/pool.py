@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from threading import Lock
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from threading import Condition
 from typing import TypeAlias
 
+import numpy as np
+
 from inter2former_deploy.apps.server.paint import Paint, painted
-from inter2former_deploy.apps.server.runs import Runs, mask_of
-from inter2former_deploy.core.prompts import Box, Click, Mask, StartMask, Stroke
+from inter2former_deploy.core.prompts import Box, Click, Mask, Prompt, StartMask, Stroke
+from inter2former_deploy.core.runs import Runs
 from inter2former_deploy.runtime.region import Region
 from inter2former_deploy.runtime.session import KEPT_PREDICTIONS, Session
+
+PATIENCE = 10  # seconds that a prompt waits for the one before it
 
 WirePrompt: TypeAlias = Click | Box | Stroke | Runs | Paint  # in pixels of the picture, as clients send them
 
@@ -45,15 +50,24 @@ class Work:
 
     def common(self, prompts: Sequence[WirePrompt]) -> int:
         """How many of the first prompts are those of this work."""
-        count = 0
-        for step, prompt in zip(self._steps, prompts, strict=False):
-            if type(step.prompt) is not type(prompt) or step.prompt != prompt:
-                break
-            count += 1
-        return count
+        return _same([step.prompt for step in self._steps], prompts)
 
     def __len__(self) -> int:
         return len(self._steps)
+
+    def copy(self) -> Work:
+        """Another work of the same prompts, which goes on by itself."""
+        copies: dict[int, Session] = {}
+
+        def copied(session: Session) -> Session:
+            if id(session) not in copies:
+                copies[id(session)] = session.copy()
+            return copies[id(session)]
+
+        other = Work(self.image, self._region, copied(self._start))
+        other._steps = [replace(step, session=copied(step.session)) for step in self._steps]
+        other._mask = self._mask
+        return other
 
     def predict(self, prompts: Sequence[WirePrompt]) -> Mask:
         """The mask of the region after these prompts; those that are new are decoded. Do not change it.
@@ -94,9 +108,7 @@ class Work:
         if isinstance(prompt, Paint):
             mask = painted(self._current(), prompt, self._region)
         else:
-            added = (
-                StartMask(mask_of(prompt, self._region)) if isinstance(prompt, Runs) else self._region.to_window(prompt)
-            )
+            added = _in_region(prompt, self._region)
             try:
                 if self._steps and isinstance(self._steps[-1].prompt, Paint):
                     if self._current().any():
@@ -120,8 +132,21 @@ class Work:
         return kept * size * size + (0 if self._mask is None else self._mask.nbytes)
 
 
+def _in_region(prompt: Click | Box | Stroke | Runs, region: Region) -> Prompt:
+    """A prompt in pixels of a region; ValueError where it reaches outside."""
+    if not isinstance(prompt, Runs):
+        return region.to_window(prompt)
+    mask = prompt.mask(region.sides)
+    if outside := prompt.area - int(np.count_nonzero(mask)):
+        raise ValueError(f"the start mask has {outside} pixels outside the region {list(region.sides)}")
+    return StartMask(mask)
+
+
 class Pool:
     """The works that were used last, as many as fit into a number of bytes. For several threads.
+
+    A preview works on a copy, so that the click that follows finds the work as the click before left it; of each client
+    the last preview is kept, as it often becomes a click.
 
     Args:
         limit: bytes.
@@ -131,45 +156,94 @@ class Pool:
     def __init__(self, limit: int, size: int) -> None:
         self._limit, self._size = limit, size
         self._idle: OrderedDict[Work, int] = OrderedDict()  # with its bytes; the last used at the end
-        self._lock = Lock()
+        self._busy: dict[Work, Sequence[WirePrompt]] = {}  # with the prompts that it is going to have
+        self._previews: dict[str, Work] = {}  # by client, of the idle works
+        self._changed = Condition()
 
-    def take(self, image: str, prompts: Sequence[WirePrompt], client: str, make: Callable[[], Work]) -> Work:
-        """The work that these prompts go on from best; a new one if there is none.
+    @contextmanager
+    def work(
+        self, image: str, prompts: Sequence[WirePrompt], client: str, preview: bool, make: Callable[[], Work]
+    ) -> Iterator[Work]:
+        """Within, the work that these prompts go on from best, for this thread alone; a new one if there is none.
 
-        One of another client is taken only if all its prompts are among these, so that clients who annotate the same
+        One of another client is taken only if next to nothing of it is lost, so that clients who annotate the same
         picture leave each other's work alone.
+
+        Args:
+            image: what tells the region of the picture apart from others.
+            prompts: all of them.
+            client: who asks.
+            preview: whether the last prompt may be taken back soon.
+            make: a new work.
         """
-        with self._lock:
-            best, most = None, 0
-            for work in reversed(self._idle):
-                if work.image != image:
-                    continue
-                common = work.common(prompts)
-                if common > most and (work.client == client or common == len(work)):
-                    best, most = work, common
-            if best is not None:
-                del self._idle[best]
-        best = best or make()
-        best.client = client
+        with self._changed:
+            best = self._best(image, prompts, client)
+            while self._comes(image, prompts, client, best):
+                if not self._changed.wait(PATIENCE):
+                    break
+                best = self._best(image, prompts, client)
+            if best is not None and (not preview or best is self._previews.get(client)):
+                self._remove(best)
+            elif best is not None:
+                best = best.copy()
+            best = best or make()
+            best.client = client
+            self._busy[best] = prompts
+        try:
+            yield best
+        finally:
+            with self._changed:
+                del self._busy[best]
+                self._keep(best, preview)
+                self._changed.notify_all()
+
+    def _best(self, image: str, prompts: Sequence[WirePrompt], client: str) -> Work | None:
+        """The idle work that has most of the prompts already."""
+        best, most = None, 0
+        for work in reversed(self._idle):
+            common = work.common(prompts) if work.image == image else 0
+            if common > most and (work.client == client or len(work) - common <= 1):
+                best, most = work, common
         return best
 
-    def give(self, work: Work) -> None:
-        """Keep a work for the next prompt."""
-        nbytes = work.nbytes(self._size)
-        with self._lock:
-            self._idle[work] = nbytes
-            total = sum(self._idle.values())
-            while total > self._limit:
-                total -= self._idle.popitem(last=False)[1]
+    def _comes(self, image: str, prompts: Sequence[WirePrompt], client: str, best: Work | None) -> bool:
+        """Whether a work of this client that is busy will have more of the prompts."""
+        most = 0 if best is None else best.common(prompts)
+        return any(
+            work.image == image
+            and work.client == client
+            and len(given) <= len(prompts)
+            and _same(given, prompts) > most
+            for work, given in self._busy.items()
+        )
 
-    def forget(self, image: str) -> None:
-        """Drop what was predicted on an image."""
-        with self._lock:
-            for work in [work for work in self._idle if work.image == image]:
-                del self._idle[work]
+    def _keep(self, work: Work, preview: bool) -> None:
+        if preview:
+            former = self._previews.get(work.client)
+            if former is not None:
+                self._remove(former)
+            self._previews[work.client] = work
+        self._idle[work] = work.nbytes(self._size)
+        while sum(self._idle.values()) > self._limit:
+            self._remove(next(iter(self._idle)))
+
+    def _remove(self, work: Work) -> None:
+        del self._idle[work]
+        if self._previews.get(work.client) is work:
+            del self._previews[work.client]
 
     @property
     def nbytes(self) -> int:
         """Memory of all that is kept, at most, bytes."""
-        with self._lock:
+        with self._changed:
             return sum(self._idle.values())
+
+
+def _same(some: Sequence[WirePrompt], others: Sequence[WirePrompt]) -> int:
+    """How many of the first prompts are the same."""
+    count = 0
+    for one, other in zip(some, others, strict=False):
+        if type(one) is not type(other) or one != other:
+            break
+        count += 1
+    return count

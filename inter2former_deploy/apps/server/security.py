@@ -15,11 +15,12 @@ import asyncio
 import base64
 import binascii
 import hmac
+import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
-from inter2former_deploy.apps.server.errors import ApiError
+from inter2former_deploy.apps.server.errors import ApiError, busy
 from inter2former_deploy.apps.server.settings import Limits
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -41,6 +42,8 @@ ALWAYS = (
     (b"cross-origin-opener-policy", b"same-origin"),
 )
 SAFE = ("GET", "HEAD", "OPTIONS")
+HEADER_BYTES = 16 << 10
+HEADER_COST = 32  # of one, beside its bytes
 GRACE_SECONDS = 30  # of a body, before its speed counts
 
 
@@ -51,6 +54,7 @@ class Guard:
         app: that is guarded.
         limits: of bodies.
         names: by which clients may call this host, without port.
+        by_address: they may call it by any IP address, too: no name can be made to lead there.
         token: that they must carry.
         open_paths: that need no token: beginnings of paths that end with "/", others whole.
         tool_paths: of tools that cannot send `X-I2F`: whole paths, or beginnings that end with "/". They must not be
@@ -65,6 +69,7 @@ class Guard:
         *,
         limits: Limits,
         names: Iterable[str],
+        by_address: bool,
         token: str | None,
         open_paths: tuple[str, ...],
         tool_paths: tuple[str, ...] = (),
@@ -72,7 +77,8 @@ class Guard:
         refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._app, self._limits, self._refused = app, limits, refused
-        self._names = {name.lower() for name in names}
+        self._names, self._by_address = {name.lower() for name in names}, by_address
+        self.in_flight = 0  # bytes of bodies
         self._token = None if token is None else token.encode()
         self._open, self._tools, self._uploads = open_paths, tool_paths, upload_paths
 
@@ -100,14 +106,20 @@ class Guard:
         except ApiError as error:
             self._refused()
             await _refuse(error, reply)
-        else:
-            await self._app(scope, self._bounded(scope, receive), reply)
+            return
+        body = _Body(receive, self._most(scope["path"]), self._limits, self)
+        try:
+            await self._app(scope, body, reply)
+        finally:
+            self.in_flight -= body.received
 
     def _check(self, scope: Message) -> None:
         headers = _Headers(scope["headers"])
         path, method = scope["path"], scope["method"]
+        if headers.nbytes + len(scope["query_string"]) + len(scope["raw_path"]) > HEADER_BYTES:
+            raise ApiError(431, "header", f"address and headers may have at most {HEADER_BYTES} bytes")
         host = headers.one(b"host")
-        if _name(host) not in self._names:
+        if _name(host) not in self._names and not (self._by_address and _is_address(_name(host))):
             raise ApiError(421, "host", "the Host header is none of this server's names: see --name")
         origin = headers.one(b"origin")
         if origin and origin not in (f"http://{host}", f"https://{host}"):
@@ -124,7 +136,7 @@ class Guard:
             self._check_token(headers, tool)
         length = headers.one(b"content-length")
         if length and (not length.isdecimal() or int(length[:20]) > self._most(path)):
-            raise ApiError(413, "too_large", f"the body may have at most {self._most(path)} bytes")
+            raise _too_large(self._most(path))
 
     def _check_token(self, headers: _Headers, tool: bool) -> None:
         scheme, _, value = headers.one(b"authorization").partition(" ")
@@ -143,30 +155,43 @@ class Guard:
     def _most(self, path: str) -> int:
         return self._limits.upload if _among(path, self._uploads) else self._limits.body
 
-    def _bounded(self, scope: Message, receive: Receive) -> Receive:
-        """`receive`, for a body of bounded size that comes in time."""
-        limits, most = self._limits, self._most(scope["path"])
-        begun = asyncio.get_running_loop().time()
-        received, complete = 0, False
 
-        async def bounded() -> Message:
-            nonlocal received, complete
-            if complete:
-                return await receive()  # waits until the client leaves
-            try:
-                message = await asyncio.wait_for(receive(), limits.idle_seconds)
-            except asyncio.TimeoutError:
-                raise ApiError(408, "slow", "the body did not come in time", headers={"Connection": "close"}) from None
-            received += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if received > most:
-                raise ApiError(413, "too_large", f"the body may have at most {most} bytes")
-            took = asyncio.get_running_loop().time() - begun
-            if not complete and took > GRACE_SECONDS + received / limits.slowest:
-                raise ApiError(408, "slow", "the body did not come in time", headers={"Connection": "close"})
-            return message
+class _Body:
+    """`receive` of a request whose body is of bounded size and comes in time."""
 
-        return bounded
+    def __init__(self, receive: Receive, most: int, limits: Limits, guard: Guard) -> None:
+        self._receive, self._most, self._limits, self._guard = receive, most, limits, guard
+        self._begun = asyncio.get_running_loop().time()
+        self._complete = False
+        self.received = 0  # bytes
+
+    async def __call__(self) -> Message:
+        if self._complete:
+            return await self._receive()  # waits until the client leaves
+        try:
+            message = await asyncio.wait_for(self._receive(), self._limits.idle_seconds)
+        except asyncio.TimeoutError:
+            raise _slow() from None
+        size = len(message.get("body", b""))
+        self.received += size
+        self._guard.in_flight += size
+        self._complete = not message.get("more_body", False)
+        if self.received > self._most:
+            raise _too_large(self._most)
+        if self._guard.in_flight > self._limits.in_flight:
+            raise busy("too much is being sent at once", 5)
+        took = asyncio.get_running_loop().time() - self._begun
+        if not self._complete and took > GRACE_SECONDS + self.received / self._limits.slowest:
+            raise _slow()
+        return message
+
+
+def _slow() -> ApiError:
+    return ApiError(408, "slow", "the body did not come in time", headers={"Connection": "close"})
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, "too_large", f"the body may have at most {most} bytes", headers={"Connection": "close"})
 
 
 class _Headers:
@@ -174,6 +199,10 @@ class _Headers:
 
     def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
         self._raw = list(raw)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(name) + len(value) + HEADER_COST for name, value in self._raw)
 
     def one(self, name: bytes) -> str:
         found = [value for key, value in self._raw if key.lower() == name]
@@ -187,6 +216,14 @@ def _name(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0].lower() + "]"
     return host.partition(":")[0].lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _among(path: str, paths: tuple[str, ...]) -> bool:

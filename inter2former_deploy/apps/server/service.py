@@ -13,24 +13,25 @@ from pathlib import Path
 from threading import Lock
 from typing import TypeVar
 
+from inter2former_deploy.apps.server.answers import runs_of
 from inter2former_deploy.apps.server.encodings import Encodings, Opened, Status
 from inter2former_deploy.apps.server.errors import ApiError, bad_request, busy, not_found
 from inter2former_deploy.apps.server.events import Events
 from inter2former_deploy.apps.server.metrics import Metrics
 from inter2former_deploy.apps.server.pixels import Pixels, Pyramid
 from inter2former_deploy.apps.server.pool import Pool, WirePrompt, Work
-from inter2former_deploy.apps.server.runs import Measured, measure
 from inter2former_deploy.apps.server.settings import Settings
 from inter2former_deploy.core.errors import PictureError
 from inter2former_deploy.core.pictures import read_image
 from inter2former_deploy.core.prompts import Image, Mask
+from inter2former_deploy.core.runs import Runs
 from inter2former_deploy.core.threads import available_cpus
 from inter2former_deploy.runtime import Segmenter
 from inter2former_deploy.runtime.region import Region
 
 T = TypeVar("T")
 
-CLIENTS = 4096  # whose last sequence number is remembered
+CLIENTS = 4096  # whose last sequence numbers are remembered
 LOOK_SECONDS = 2  # between two looks whether a client that waits has left
 
 
@@ -108,7 +109,17 @@ class Service:
             cache=settings.cache,
             tell=lambda key: self.on_encoding(key, self.encodings.status(key)),
         )
-        self._newest: OrderedDict[str, int] = OrderedDict()  # sequence number by client
+        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {
+            "i2f_queue_length": ("Encodings that wait.", lambda: len(self.encodings)),
+            "i2f_encodings": ("Encodings in memory.", lambda: self.encodings.kept),
+            "i2f_encoded_total": ("Pictures that were encoded.", lambda: self.encodings.made),
+            "i2f_pixels_bytes": ("Memory of decoded pictures.", lambda: self.pixels.nbytes),
+            "i2f_kept_bytes": ("Memory of what was predicted last, at most.", lambda: self.pool.nbytes),
+            "i2f_listeners": ("Clients that listen to events.", lambda: len(self.events)),
+        }
+        self._newest: OrderedDict[tuple[str, bool], int] = (
+            OrderedDict()
+        )  # sequence number of the last click and preview
         self._decoders = ThreadPoolExecutor(max(4, available_cpus()), thread_name_prefix="decode")
 
     def close(self) -> None:
@@ -135,21 +146,8 @@ class Service:
         Raises:
             ApiError: it lies in none, links followed, or is no picture; which of both is not said of files elsewhere.
         """
-        file = find_below(self.settings.folders, path)
-        limit = self.settings.limits.upload
-
-        def load() -> bytes:
-            with file.open("rb") as opened:
-                content = opened.read(limit + 1)
-            if len(content) > limit:
-                raise ApiError(413, "too_large", f"the file has more than {limit} bytes")
-            return content
-
-        try:
-            content = load()
-        except OSError:
-            raise not_found("file below the allowed folders") from None
-        source = self._source(content, load)
+        load = functools.partial(read_file, self.settings.folders, path, self.settings.limits.upload)
+        source = self._source(load(), load)
         self.uploads.add(source, 0)
         return source
 
@@ -159,7 +157,8 @@ class Service:
             image = self.pixels.get(key, functools.partial(self._decode, content)).levels[0]
         except PictureError as error:
             raise ApiError(422, "picture", str(error)) from error
-        return Source(key, *image.shape[:2], load)
+        height, width, _ = image.shape
+        return Source(key, height, width, load)
 
     def _decode(self, content: bytes) -> Image:
         return read_image(content, max_pixels=self.settings.limits.pixels, tell=lambda line: None)
@@ -200,6 +199,7 @@ class Service:
         *,
         client: str = "",
         sequence: int | None = None,
+        preview: bool = False,
         gone: Callable[[], Awaitable[bool]] | None = None,
         answer: Callable[[Mask, Region], T],
     ) -> T:
@@ -210,7 +210,9 @@ class Service:
             prompts: all of them, in order.
             region: what is encoded of the picture; all of it where None.
             client: who asks: the client's last prompts are remembered best.
-            sequence: of this client: a request is dropped when one with a greater number has come.
+            sequence: of this client: a request is dropped when a click with a greater number has come, or, if it is a
+                preview, another preview.
+            preview: the last prompt is only where the pointer is.
             gone: whether the client has left meanwhile.
             answer: makes the result of the region's mask, in the decoding thread; it must not change the mask.
 
@@ -219,17 +221,16 @@ class Service:
                 (409), or too many wait (503).
         """
         region = region or Region.whole(source.height, source.width)
-        if sequence is not None:
-            self._note(client, sequence)
+        self._note(client, sequence, preview)
         opened = await self._opened(source, region, gone)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._decoders, self._predict, source, opened, prompts, client, sequence, answer
+            self._decoders, self._predict, source, opened, prompts, client, sequence, preview, answer
         )
 
-    async def measure(self, source: Source, prompts: Sequence[WirePrompt], region: Region | None = None) -> Measured:
-        """Run lengths, box and area of the mask that prompts make of a picture: `predict` for the simplest case."""
-        return await self.predict(source, prompts, region, answer=measure)
+    async def runs(self, source: Source, prompts: Sequence[WirePrompt], region: Region | None = None) -> Runs:
+        """The mask that prompts make of a picture, as run lengths: `predict` for the simplest case."""
+        return await self.predict(source, prompts, region, answer=runs_of)
 
     async def _opened(self, source: Source, region: Region, gone: Callable[[], Awaitable[bool]] | None) -> Opened:
         future = self._request(source, region)
@@ -251,28 +252,35 @@ class Service:
         prompts: Sequence[WirePrompt],
         client: str,
         sequence: int | None,
+        preview: bool,
         answer: Callable[[Mask, Region], T],
     ) -> T:
-        self._check_newest(client, sequence)
+        self._check_newest(client, sequence, preview)
         key, region = _key(source, opened.region), opened.region
-        work = self.pool.take(key, prompts, client, lambda: Work(key, region, opened.session.copy()))
-        try:
-            with self.metrics.predictions.timed():
-                return answer(work.predict(prompts), region)
-        except (TypeError, ValueError) as error:
-            raise bad_request(str(error)) from error
-        finally:
-            self.pool.give(work)
+        make = lambda: Work(key, region, opened.session.copy())  # noqa: E731
+        with self.metrics.predictions.timed(), self.pool.work(key, prompts, client, preview, make) as work:
+            self._check_newest(client, sequence, preview)
+            try:
+                mask = work.predict(prompts)
+            except (TypeError, ValueError) as error:
+                raise bad_request(str(error)) from error
+        return answer(mask, region)
 
-    def _note(self, client: str, sequence: int) -> None:
-        newest = max(sequence, self._newest.pop(client, sequence))
-        self._newest[client] = newest
+    def _note(self, client: str, sequence: int | None, preview: bool) -> None:
+        if sequence is None:
+            return
+        key = client, preview
+        self._newest[key] = max(sequence, self._newest.pop(key, sequence))
         while len(self._newest) > CLIENTS:
             self._newest.popitem(last=False)
-        self._check_newest(client, sequence)
+        self._check_newest(client, sequence, preview)
 
-    def _check_newest(self, client: str, sequence: int | None) -> None:
-        if sequence is not None and self._newest.get(client, sequence) > sequence:
+    def _check_newest(self, client: str, sequence: int | None, preview: bool) -> None:
+        """Drop what is not waited for any more: what is older than a click, and previews older than another."""
+        if sequence is None:
+            return
+        kinds = (False, True) if preview else (False,)
+        if any(self._newest.get((client, kind), sequence) > sequence for kind in kinds):
             self.metrics.stale.add()
             raise ApiError(409, "stale", "a newer request of this client has come")
 
@@ -297,6 +305,22 @@ def find_below(folders: Sequence[Path], name: str) -> Path:
             if file.is_relative_to(root) and file.is_file():
                 return file
     raise not_found("file below the allowed folders")
+
+
+def read_file(folders: Sequence[Path], name: str, most: int) -> bytes:
+    """The content of such a file.
+
+    Raises:
+        ApiError: there is none (404), or it is too large (413).
+    """
+    try:
+        with find_below(folders, name).open("rb") as opened:
+            content = opened.read(most + 1)
+    except OSError:
+        raise not_found("file below the allowed folders") from None
+    if len(content) > most:
+        raise ApiError(413, "too_large", f"the file has more than {most} bytes")
+    return content
 
 
 def _key(source: Source, region: Region) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
 MIB = 1 << 20
+SHORTEST_TOKEN = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +26,34 @@ class Limits:
     kept_bytes: int = 1 << 29  # for what was predicted last, so that one more prompt is one decode
     queue: int = 32  # encodings that wait
     streams: int = 64  # clients that listen to events
+    in_flight: int = 1 << 30  # bytes of all bodies that are on their way
     connections: int = 256
     idle_seconds: float = 15  # between two pieces of a body
     slowest: int = 50_000  # bytes a second that a body must come at, after the first 30 seconds
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address reaches nobody but this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_token(path: Path) -> str:
+    """The token in a file: one line.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no token, or one that can be guessed.
+    """
+    token = path.read_text(encoding="ascii", errors="replace").strip()
+    if len(token) < SHORTEST_TOKEN or not token.isprintable() or not token.isascii() or " " in token:
+        raise ValueError(
+            f"--token-file {path} must hold one word of at least {SHORTEST_TOKEN} letters and digits: "
+            "make one with python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+    return token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +73,8 @@ class Settings:
     pictures: Path | None = None  # folder that is annotated; a server without the page's routes where None
     database: str | None = None  # URL; SQLite beside the pictures where None
     limits: Limits = Limits()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches the server."""
+        return is_loopback(self.host)

@@ -11,7 +11,7 @@ from inter2former_deploy.apps.server.encodings import Status
 from inter2former_deploy.apps.server.errors import bad_request
 from inter2former_deploy.apps.server.paint import Paint
 from inter2former_deploy.apps.server.pool import WirePrompt
-from inter2former_deploy.apps.server.runs import check_runs
+from inter2former_deploy.core.runs import Runs
 from inter2former_deploy.runtime.checks import check_box, check_click, check_stroke
 
 MOST_RUNS = 4_000_000
@@ -20,6 +20,7 @@ NAME = r"^[^\x00-\x1f\x7f]{0,200}$"
 
 Coordinate: TypeAlias = Annotated[float, Field(strict=True, ge=-1e6, le=1e6, allow_inf_nan=False)]
 Point: TypeAlias = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
+Sizes: TypeAlias = Annotated[list[Annotated[StrictInt, Field(ge=1, le=1 << 30)]], Field(min_length=2, max_length=2)]
 Sides: TypeAlias = Annotated[list[Annotated[StrictInt, Field(ge=0, le=1 << 30)]], Field(min_length=4, max_length=4)]
 
 
@@ -50,9 +51,7 @@ class StrokePrompt(_Model):
 class RunLengths(_Model):
     """A mask of the whole picture as COCO's uncompressed run lengths: down the columns, background first."""
 
-    size: Annotated[list[Annotated[StrictInt, Field(ge=1, le=1 << 30)]], Field(min_length=2, max_length=2)] = Field(
-        description="Height and width of the picture."
-    )
+    size: Sizes = Field(description="Height and width of the picture.")
     counts: Annotated[list[Annotated[StrictInt, Field(ge=0, le=1 << 40)]], Field(min_length=1, max_length=MOST_RUNS)]
 
 
@@ -80,6 +79,15 @@ class MaskAnswer(_Model):
     mask: RunLengths
     box: Sides = Field(description="Left, top, right, bottom of the object, exclusive; all 0 without any.")
     area: StrictInt = Field(description="Pixels.")
+
+
+class PolygonsAnswer(_Model):
+    """The object as outlines along the corners of pixels; outer ones and holes, to be combined by XOR."""
+
+    polygons: list[list[Point]]
+    size: Sizes = Field(description="Height and width of the picture.")
+    box: Sides
+    area: StrictInt
 
 
 class ImageAnswer(_Model):
@@ -145,11 +153,19 @@ def prompts_of(sent: Sequence[PromptJson], height: int, width: int, most: int) -
 
 def _prompt_of(prompt: PromptJson, height: int, width: int) -> WirePrompt:
     if isinstance(prompt, ClickPrompt):
-        return check_click(*prompt.click, prompt.positive)
+        x, y = prompt.click
+        return check_click(x, y, prompt.positive)
     if isinstance(prompt, BoxPrompt):
         return check_box(*prompt.box)
     if isinstance(prompt, StrokePrompt):
         return check_stroke(prompt.stroke, prompt.positive)
     if isinstance(prompt, MaskPrompt):
-        return check_runs(prompt.mask.size, prompt.mask.counts, height, width)
+        return _runs(prompt.mask, height, width)
     return Paint(tuple((x, y) for x, y in prompt.paint), prompt.radius, prompt.erase)
+
+
+def _runs(sent: RunLengths, height: int, width: int) -> Runs:
+    runs = Runs.from_json({"size": sent.size, "counts": sent.counts}, height, width)
+    if not runs.area:
+        raise ValueError("the start mask holds no object")
+    return runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,6 +81,12 @@ class SparsePrompts:
     def fold(self, prediction: MaskLogits) -> None:
         """The next decode starts from these logits."""
         self._known = replace(self._known, previous=prediction.values)
+
+    def copy(self) -> SparsePrompts:
+        """Another state that has been told the same."""
+        copied = copy(self)
+        copied._steps = list(self._steps)
+        return copied
 
 
 def start_logits(mask: npt.NDArray[np.bool_]) -> Floats:

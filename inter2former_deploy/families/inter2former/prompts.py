@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,6 +89,12 @@ class LabelMapPrompts:
         inside = foreground[top - first_row : bottom - first_row, left - first_column : right - first_column]
         np.greater(prediction.box_logits, 0, out=inside)
         fold_prediction(self._labels[first_row:end_row, first_column:end_column], foreground)
+
+    def copy(self) -> LabelMapPrompts:
+        """Another state that has been told the same; the maps of earlier prompts are shared, as they never change."""
+        copied = copy(self)
+        copied._labels, copied._steps = self._labels.copy(), list(self._steps)
+        return copied
 
 
 @dataclass(frozen=True)

@@ -46,15 +46,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Counters in Prometheus' text format."""
-        gauges = {
-            "i2f_queue_length": ("Encodings that wait.", float(len(service.encodings))),
-            "i2f_encodings": ("Encodings in memory.", float(service.encodings.kept)),
-            "i2f_encoded_total": ("Pictures that were encoded.", float(service.encodings.made)),
-            "i2f_pixels_bytes": ("Memory of decoded pictures.", float(service.pixels.nbytes)),
-            "i2f_kept_bytes": ("Memory of what was predicted last, at most.", float(service.pool.nbytes)),
-            "i2f_listeners": ("Clients that listen to events.", float(len(service.events))),
-        }
-        return Response(service.metrics.text(gauges), media_type="text/plain; version=0.0.4")
+        return Response(service.metrics.text(service.gauges), media_type="text/plain; version=0.0.4")
 
     return routes
 

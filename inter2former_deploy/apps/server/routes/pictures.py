@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import functools
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated, Any, TypeAlias
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
+from inter2former_deploy.annotations.project import Class, Classes, Draft, Object, Picture, Project
 from inter2former_deploy.apps.server.answers import runs_json
+from inter2former_deploy.apps.server.catalogue import Catalogue
 from inter2former_deploy.apps.server.encodings import Status
-from inter2former_deploy.apps.server.errors import ApiError, not_found
+from inter2former_deploy.apps.server.errors import ApiError, bad_request, not_found
 from inter2former_deploy.apps.server.pixels import TILE, level_sizes
-from inter2former_deploy.apps.server.routes import errors, gone, json_bytes
-from inter2former_deploy.apps.server.service import Service, Source, find_below
-from inter2former_deploy.apps.server.standin import ConflictError, Project
+from inter2former_deploy.apps.server.routes import json_bytes
+from inter2former_deploy.apps.server.service import Service
 from inter2former_deploy.apps.server.wire import (
     NAME,
+    Coordinate,
     ImageAnswer,
     MaskAnswer,
     Prompts,
@@ -28,6 +30,7 @@ from inter2former_deploy.apps.server.wire import (
     image_json,
     prompts_of,
 )
+from inter2former_deploy.core.errors import ConflictError
 
 
 class _Model(BaseModel):
@@ -56,7 +59,7 @@ class ObjectJson(_Model):
 
     version: Annotated[StrictInt, Field(ge=0, le=1 << 53)]
     class_: Annotated[str, Field(alias="class", pattern=NAME)]
-    order: Annotated[StrictInt, Field(ge=-(1 << 31), lt=1 << 31)]
+    order: Coordinate
     hidden: StrictBool
     locked: StrictBool
     region: Sides | None
@@ -72,145 +75,209 @@ class ClassJson(_Model):
     colour: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
-class Classes(_Model):
+class ClassesJson(_Model):
     """All classes."""
 
     version: Annotated[StrictInt, Field(ge=0, le=1 << 53)]
     classes: Annotated[list[ClassJson], Field(max_length=1000)]
 
 
-def router(service: Service, project: Project) -> APIRouter:
+class ObjectAnswer(_Model):
+    """An object as it is stored."""
+
+    id: str
+    version: int
+    class_: Annotated[str, Field(alias="class")]
+    order: float
+    hidden: bool
+    locked: bool
+    region: Sides | None
+    prompts: list[dict[str, Any]]
+    mask: RunLengths
+    author: str
+    changed: str
+    deleted: bool
+
+
+class PictureListed(_Model):
+    """A picture of the folder."""
+
+    id: str
+    name: str
+    width: int
+    height: int
+    state: str
+    objects: int = Field(description="How many there are on it.")
+
+
+class Pictures(_Model):
+    """All pictures, and what objects may be."""
+
+    pictures: list[PictureListed]
+    classes: list[ClassJson]
+    classes_version: int
+    format_names: list[str]
+
+
+class Level(_Model):
+    """A picture at one of its sizes."""
+
+    width: int
+    height: int
+
+
+class PictureAnswer(_Model):
+    """A picture, its sizes and objects."""
+
+    id: str
+    name: str
+    width: int
+    height: int
+    state: str
+    tile: int = Field(description="Side of a tile, pixels.")
+    levels: list[Level] = Field(description="0 is the full size, each next one half of it.")
+    region_size: int = Field(description="The model's resolution: a region of this size keeps every pixel.")
+    objects: list[ObjectAnswer]
+
+
+Place: TypeAlias = Annotated[int, Path(ge=0, lt=1 << 20)]
+Version: TypeAlias = Annotated[int, Query(ge=1, le=1 << 53)]
+Name: TypeAlias = Annotated[str, Query(pattern=NAME)]
+
+
+def router(service: Service, project: Project, catalogue: Catalogue) -> APIRouter:
     """The routes."""
     routes = APIRouter(tags=["pictures"])
     limits = service.settings.limits
 
-    def source(key: str) -> Source:
-        found = project.pictures_by_id.get(key)
-        if found is None:
-            raise not_found("picture")
-
-        def load() -> bytes:
-            return find_below([project.folder], found["name"]).read_bytes()
-
-        return Source(key, found["height"], found["width"], load)
-
-    def listed(key: str) -> dict[str, Any]:
-        found = project.pictures_by_id[key]
-        whole = source(key).region(None)
-        state = service.status(source(key), whole).state
-        return {"id": key, **found, "state": state, "objects": len(project.of(key))}
+    def listed(picture: Picture) -> dict[str, Any]:
+        source = catalogue.source(picture.id)
+        state = service.status(source, source.region(None)).state
+        return {**asdict(picture), "state": state}
 
     def tell(key: str, status: Status) -> None:
-        picture = key.partition("/")[0]
-        found = project.pictures_by_id.get(picture)
-        if found is not None:
-            image = image_json(picture, found["height"], found["width"], status)
-            region = key.partition("/")[2]
-            sides = [int(side) for side in region.split(",")] if region else None
-            service.events.send({"type": "image", **image, "picture": picture, "region": sides})
+        picture, _, sides = key.partition("/")
+        try:
+            source = catalogue.source(picture)
+        except ApiError:
+            return  # it was sent by a program
+        image = image_json(source.id, source.height, source.width, status)
+        region = [int(side) for side in sides.split(",")] if sides else None
+        service.events.send({"type": "image", **image, "picture": picture, "region": region})
 
     service.on_encoding = tell
 
-    @routes.get("/v1/pictures")
+    @routes.get("/v1/pictures", response_model=Pictures)
     def pictures() -> dict[str, Any]:
-        """All pictures of the folder, and the classes of objects."""
-        keys = project.pictures_by_id
+        """All pictures of the folder that were found so far, and the classes of objects."""
         return {
-            "pictures": [listed(key) for key in keys],
-            "classes": project.classes["classes"],
-            "classes_version": project.classes["version"],
+            "pictures": [listed(picture) for picture in catalogue.pictures()],
+            **_classes_json(project.classes(), "classes_version"),
             "format_names": [],
         }
 
-    @routes.get("/v1/pictures/{picture}", responses=errors(404))
+    @routes.get("/v1/pictures/{picture}", response_model=PictureAnswer)
     def one(picture: str) -> dict[str, Any]:
         """A picture, its sizes and its objects."""
-        found = source(picture)
-        levels = [{"width": width, "height": height} for height, width in level_sizes(found.height, found.width)]
+        source = catalogue.source(picture)
+        levels = [{"width": width, "height": height} for height, width in level_sizes(source.height, source.width)]
         sizes = {"tile": TILE, "levels": levels, "region_size": service.segmenter.size}
-        return {**listed(picture), **sizes, "objects": project.of(picture)}
+        objects = [_object_json(found) for found in project.objects(picture)]
+        return {**listed(project.picture(picture)), **sizes, "objects": objects}
 
-    @routes.get("/v1/pictures/{picture}/tiles/{level}/{column}/{row}", responses=errors(404, 422))
-    async def tile(picture: str, level: int, column: int, row: int) -> Response:
+    @routes.get(
+        "/v1/pictures/{picture}/tiles/{level}/{column}/{row}",
+        response_class=Response,
+        responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
+    )
+    def tile(picture: str, level: Place, column: Place, row: Place) -> Response:
         """A piece of the picture as PNG: level 0 has exactly the pixels that are segmented."""
-        found = source(picture)
-
-        def make() -> bytes:
-            return service.pyramid(found).tile(level, column, row)
-
-        data = await run_in_threadpool(make)
+        source = catalogue.source(picture)
+        data = service.pyramid(source).tile(level, column, row)
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
         return Response(data, media_type="image/png", headers=headers)
 
-    @routes.post("/v1/pictures/{picture}/open", response_model=ImageAnswer, responses=errors(400, 404, 503))
+    @routes.post("/v1/pictures/{picture}/open", response_model=ImageAnswer)
     def open_picture(picture: str, body: Open) -> dict[str, Any]:
         """Begin to encode a picture, or a region of it; then those that come next, if there is room."""
-        found = source(picture)
-        region = found.region(body.region)
-        status = service.open(found, region)
-        for key in body.ahead:
-            following = source(key)
+        source = catalogue.source(picture)
+        following = [catalogue.source(key) for key in body.ahead]
+        status = service.open(source, source.region(body.region))
+        for later in following:
             try:
-                service.open(following, following.region(None), ahead=True)
+                service.open(later, later.region(None), ahead=True)
             except ApiError:
                 break  # the queue is full: they are encoded when they are opened
-        return image_json(picture, found.height, found.width, status)
+        return image_json(picture, source.height, source.width, status)
 
-    @routes.post("/v1/pictures/{picture}/predict", response_model=MaskAnswer, responses=errors(400, 404, 409, 422, 503))
+    @routes.post("/v1/pictures/{picture}/predict", response_model=MaskAnswer)
     async def predict(picture: str, body: Predict, request: Request) -> Response:
-        """The mask of all prompts together. Waits until the picture is encoded."""
-        found = source(picture)
-        region = found.region(body.region)
-        prompts = prompts_of(body.prompts, found.height, found.width, limits.prompts)
-        more = {} if body.sequence is None else {"sequence": body.sequence}
-        answer = functools.partial(runs_json, **more)
+        """The mask of all prompts together. Waits until the picture is encoded.
+
+        A request is answered with 409 "stale" when a click of the same client with a greater number has come, a preview
+        also when another preview has.
+        """
+        source = catalogue.source(picture)
+        region = source.region(body.region)
+        prompts = prompts_of(body.prompts, source.height, source.width, limits.prompts)
+        answer = runs_json if body.sequence is None else functools.partial(runs_json, sequence=body.sequence)
         return json_bytes(
             await service.predict(
-                found,
+                source,
                 prompts,
                 region,
                 client=body.client,
                 sequence=body.sequence,
-                gone=gone(request),
+                preview=body.preview,
+                gone=request.is_disconnected,
                 answer=answer,
             )
         )
 
-    @routes.put("/v1/pictures/{picture}/objects/{key}", responses=errors(400, 404, 409))
+    def changed(picture: str, stored: Object) -> dict[str, Any]:
+        answer = _object_json(stored)
+        service.events.send({"type": "object", "picture": picture, "object": answer})
+        return answer
+
+    @routes.put("/v1/pictures/{picture}/objects/{key}", response_model=ObjectAnswer)
     def put(picture: str, key: UUID, body: ObjectJson) -> dict[str, Any]:
-        """Store an object: new with version 0, else with the version that is stored."""
-        source(picture)
+        """Store an object: new with version 0, else with the version that is stored, deleted or not."""
+        source = catalogue.source(picture)
         try:
-            stored = project.put(picture, str(key), body.model_dump(by_alias=True))
-        except ConflictError as error:
-            raise conflict(error) from error
-        service.events.send({"type": "object", "picture": picture, "object": stored})
-        return stored
+            draft = Draft.from_json(body.model_dump(by_alias=True), source.height, source.width)
+            return changed(picture, project.put_object(picture, str(key), draft, body.version))
+        except ValueError as error:
+            raise bad_request(str(error)) from error
 
-    @routes.delete("/v1/pictures/{picture}/objects/{key}", responses=errors(404, 409))
-    def delete(picture: str, key: UUID, version: Annotated[int, Query(ge=1)]) -> dict[str, Any]:
+    @routes.delete("/v1/pictures/{picture}/objects/{key}", response_model=ObjectAnswer)
+    def delete(picture: str, key: UUID, version: Version, author: Name = "") -> dict[str, Any]:
         """Delete an object. It is kept as deleted, and can be put again with the version that is answered."""
-        source(picture)
+        catalogue.source(picture)
         try:
-            stored = project.delete(picture, str(key), version)
-        except ConflictError as error:
-            raise conflict(error) from error
-        service.events.send({"type": "object", "picture": picture, "object": stored})
-        return stored
+            return changed(picture, project.delete_object(picture, str(key), version, author))
+        except LookupError:
+            raise not_found("object") from None
+        except ValueError as error:
+            raise bad_request(str(error)) from error
 
-    @routes.put("/v1/classes", responses=errors(400, 409))
-    def put_classes(body: Classes) -> dict[str, Any]:
-        """Store all classes."""
+    @routes.put("/v1/classes", response_model=ClassesJson)
+    def put_classes(body: ClassesJson) -> dict[str, Any]:
+        """Store all classes, with the version of those that they replace."""
         try:
-            stored = project.put_classes(body.version, body.model_dump()["classes"])
-        except ConflictError as error:
-            raise conflict(error) from error
+            classes = [Class.from_json(entry.model_dump()) for entry in body.classes]
+            stored = _classes_json(project.put_classes(classes, body.version))
+        except ValueError as error:
+            raise bad_request(str(error)) from error
         service.events.send({"type": "classes", **stored})
         return stored
 
-    @routes.get("/v1/events", responses=errors(503))
+    @routes.get(
+        "/v1/events",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    )
     async def events() -> StreamingResponse:
-        """What changes, from now on, as server-sent events."""
+        """What changes from now on, as server-sent events: image, object, classes, pictures (more were found)."""
         return StreamingResponse(service.events.listen(), media_type="text/event-stream")
 
     return routes
@@ -218,4 +285,16 @@ def router(service: Service, project: Project) -> APIRouter:
 
 def conflict(error: ConflictError) -> ApiError:
     """Somebody else wrote."""
-    return ApiError(409, "conflict", str(error), more={"object": error.now})
+    current = error.current
+    if isinstance(current, Classes):
+        return ApiError(409, "conflict", str(error), more=_classes_json(current))
+    now = _object_json(current) if isinstance(current, Object) else None
+    return ApiError(409, "conflict", str(error), more={"object": now})
+
+
+def _object_json(stored: Object) -> dict[str, Any]:
+    return {**stored.to_json(), "deleted": stored.deleted}
+
+
+def _classes_json(stored: Classes, version: str = "version") -> dict[str, Any]:
+    return {version: stored.version, "classes": [entry.to_json() for entry in stored.classes]}

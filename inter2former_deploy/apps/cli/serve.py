@@ -1,0 +1,152 @@
+"""`i2f serve`: masks for programs, over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from inter2former_deploy.apps.cli.packages import SERVE_MODULES, require
+from inter2former_deploy.apps.cli.segment import CustomOps, Decoder, Threads
+from inter2former_deploy.core.files import check_new_folder
+
+if TYPE_CHECKING:
+    from inter2former_deploy.apps.server.settings import Settings
+
+# Options that i2f annotate has, too.
+Host = Annotated[
+    str, typer.Option(help="Address to answer at. Any but this machine's own needs --token-file, and --certificate.")
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to answer at; 0 takes a free one.")]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="File with the word that every request must carry.", show_default=False),
+]
+Certificate = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Certificate for TLS, PEM; with --key.", show_default=False),
+]
+Key = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Private key of the certificate, PEM.", show_default=False)
+]
+WithoutTls = Annotated[
+    bool,
+    typer.Option(
+        "--without-tls",
+        help="Answer other machines without TLS: whoever is on the way reads pictures, masks and the token.",
+    ),
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option("--name", metavar="NAME", help="Further name of this machine that clients use; repeatable."),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CACHE",
+        help="Folder in which encodings are kept when the server ends, as those of i2f encode.",
+        show_default=False,
+    ),
+]
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="Bundle that i2f export wrote.", show_default=False)],
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    token_file: TokenFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    without_tls: WithoutTls = False,
+    names: Names = None,
+    folders: Annotated[
+        list[Path] | None,
+        typer.Option("--folder", metavar="DIR", help="Clients may name the files below it; repeatable."),
+    ] = None,
+    cache: Cache = None,
+    decoder: Decoder = None,
+    threads: Threads = None,
+    custom_ops: CustomOps = True,
+) -> None:
+    """Segment pictures for programs: POST /v1/images, then prompts. docs/serve.md has the interface.
+
+    \b
+    Example:
+      i2f serve bundle
+      curl -H "X-I2F: 1" -F file=@photo.jpg http://127.0.0.1:8000/v1/images
+    """  # noqa: D301 - the backspace keeps the example on its lines
+    settings = settings_of(
+        "i2f serve",
+        bundle=bundle,
+        host=host,
+        port=port,
+        token_file=token_file,
+        certificate=certificate,
+        key=key,
+        without_tls=without_tls,
+        names=tuple(names or ()),
+        folders=tuple(folders or ()),
+        cache=cache,
+        decoder=decoder,
+        threads=threads,
+        custom_ops=custom_ops,
+    )
+
+    from inter2former_deploy.apps.server.run import Server
+    from inter2former_deploy.apps.server.service import Service
+
+    server = Server(Service(settings), certificate=certificate, key=key)
+    typer.echo(f"i2f serve: {server.address} (Ctrl-C ends it)", err=True)
+    server.serve_until_stopped()
+
+
+def settings_of(
+    command: str,
+    *,
+    token_file: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    without_tls: bool,
+    **options: Any,
+) -> Settings:
+    """What both commands tell a server, checked before anything is loaded.
+
+    Args:
+        command: for messages.
+        token_file: with the token.
+        certificate: for TLS.
+        key: of the certificate.
+        without_tls: other machines may come without TLS.
+        options: fields of `Settings`.
+
+    Raises:
+        MissingPackageError: a package of the extra "serve" is not installed.
+        ValueError: the server would be open to whom it must not be, or a file or folder is wrong.
+        OSError: a file cannot be read.
+    """
+    require(*SERVE_MODULES, extra="serve", needed_by=command)
+
+    from inter2former_deploy.apps.server.settings import Settings, read_token
+
+    if (certificate is None) != (key is None):
+        raise ValueError("--certificate and --key go together")
+    for option, path in (("--certificate", certificate), ("--key", key)):
+        if path is not None and not path.is_file():
+            raise ValueError(f"{option} {path}: there is no such file")
+    for folder in options.get("folders", ()):
+        if not folder.is_dir():
+            raise ValueError(f"--folder {folder}: there is no such folder")
+    if options["cache"] is not None:
+        check_new_folder(options["cache"], "--cache")
+    token = None if token_file is None else read_token(token_file)
+    settings = Settings(token=token, **options)
+    if not settings.is_local:
+        reached = f"--host {settings.host} lets other machines in"
+        if token is None:
+            raise ValueError(f"{reached}: give --token-file, so that not everybody is")
+        if certificate is None and not without_tls:
+            raise ValueError(
+                f"{reached}: give --certificate and --key for TLS, or --without-tls if all may be read on the way"
+            )
+    return settings
