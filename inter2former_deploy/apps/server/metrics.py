@@ -70,12 +70,17 @@ class Metrics:
     def __init__(self) -> None:
         self.predictions = Histogram("i2f_predict_seconds", "Time of predictions, without waiting.")
         self.stale = Counter("i2f_stale_total", "Predictions that were dropped as newer ones had been asked for.")
+        self.left = Counter("i2f_left_total", "Clients that left before their prediction began.")
         self.refused = Counter("i2f_refused_total", "Requests that were refused, by host, origin, token or size.")
         self.failures = Counter("i2f_failures_total", "Requests that failed by a defect of the server.")
 
     def text(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> str:
         """All of it, and values of the moment by their names, each with what it means."""
-        lines = [line for one in (self.predictions, self.stale, self.refused, self.failures) for line in one.lines()]
+        lines = [
+            line
+            for one in (self.predictions, self.stale, self.left, self.refused, self.failures)
+            for line in one.lines()
+        ]
         for name, (meaning, value) in gauges.items():
             lines += [*_head(name, meaning, "gauge"), f"{name} {value()}"]
         return "\n".join(lines) + "\n"

@@ -239,6 +239,7 @@ class Service:
             waiting.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # it is looked at
             while not (await asyncio.wait({waiting}, timeout=LOOK_SECONDS))[0]:
                 if gone is not None and await gone():
+                    self.metrics.left.add()
                     raise ApiError(499, "gone", "the client has left")  # others may wait for it: it goes on
         try:
             return future.result()

@@ -126,6 +126,33 @@ def test_encodings_are_told_of(page: httpx.Client):
     assert [picture["state"] for picture in pictures(page)] == ["ready", "ready", "none"]
 
 
+def test_a_preview_leaves_the_clicks_alone(page: httpx.Client, monkeypatch: pytest.MonkeyPatch):
+    counted: list[int] = []
+    decode = Segmenter._decode
+    monkeypatch.setattr(Segmenter, "_decode", lambda *arguments: counted.append(1) or decode(*arguments))
+    key, sequence = pictures(page)[0]["id"], 0
+
+    def decodes(*points: tuple[int, int], preview: bool) -> int:
+        nonlocal sequence
+        sequence += 1
+        before = len(counted)
+        body = {
+            "prompts": [{"click": point, "positive": True} for point in points],
+            "client": "tab",
+            "sequence": sequence,
+            "preview": preview,
+        }
+        assert page.post(f"/v1/pictures/{key}/predict", json=body).status_code == 200
+        return len(counted) - before
+
+    assert decodes((10, 10), (20, 20), preview=False) == 2
+    assert [decodes((10, 10), (20, 20), (30 + x, 30), preview=True) for x in range(5)] == [1] * 5
+    assert decodes((10, 10), (20, 20), (34, 30), preview=False) == 0  # where the pointer was
+    assert decodes((10, 10), (20, 20), (34, 30), (50, 50), preview=True) == 1
+    assert decodes((10, 10), (20, 20), (34, 30), (60, 60), preview=False) == 1
+    assert decodes((10, 10), (20, 20), (34, 30), preview=False) == 0  # undo
+
+
 def test_old_requests_are_dropped(page: httpx.Client):
     key = pictures(page)[0]["id"]
 
