@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from socket import getfqdn, gethostname
 from typing import Any
@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 PAGE = Path(inter2former_deploy.__file__).parent / "apps" / "page"
 PATIENCE = 2  # seconds that a start waits for the pictures of a folder; the others are told of
+FIRST_COLOUR = "#2f7dff"  # of the class that a new project has
 LATER = {"Retry-After": "5"}
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 OPEN = ("/", "/static/", "/v1/health", "/favicon.ico")
@@ -76,11 +77,14 @@ def create_app(service: Service) -> Guard:
 
 def _annotate(app: FastAPI, service: Service, folder: Path, closing: list[Callable[[], None]]) -> None:
     """The page, and the routes that it works with."""
-    from inter2former_deploy.annotations.project import Project
+    from inter2former_deploy.annotations.project import Class, Project
     from inter2former_deploy.apps.server.catalogue import Catalogue
     from inter2former_deploy.apps.server.routes import pictures
 
     project = Project.open(service.settings.database, folder)
+    if project.classes().version == 0:
+        with suppress(ConflictError):  # another server on the same database was quicker
+            project.put_classes([Class("object", FIRST_COLOUR)], 0)
     catalogue = Catalogue(
         project,
         service.settings.limits.upload,

@@ -55,19 +55,19 @@ class Server:
     """`i2f annotate` in a thread."""
 
     def __init__(self, bundle: Path, folder: Path) -> None:
-        from inter2former_deploy.apps.server.run import run
+        from inter2former_deploy.apps.server import run
+        from inter2former_deploy.apps.server.service import Service
         from inter2former_deploy.apps.server.settings import Settings
 
         self.folder = folder
-        self._server = run(Settings(bundle=bundle, pictures=folder, port=0))
-        self._thread = threading.Thread(target=self._server.run)
+        self._server = run.Server(Service(Settings(bundle=bundle, pictures=folder, port=0)))
+        self._thread = threading.Thread(target=self._server.serve_until_stopped)
         self._thread.start()
         wait(lambda: self._server.started)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.address = f"http://127.0.0.1:{self.port}"
+        self.address = self._server.address.rstrip("/")
 
     def stop(self) -> None:
-        self._server.should_exit = True
+        self._server.stop()
         self._thread.join()
 
     def send(self, method: str, path: str, body: object = None) -> Any:
