@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from inter2former_deploy.apps.cli.evaluate import Splits
+from inter2former_deploy.apps.cli.options import Threads
 from inter2former_deploy.apps.cli.packages import PHOTO_MODULES, TORCH_MODULES, require
 from inter2former_deploy.apps.cli.train import Ema, LearningRate, RampShare, Stages, Targets, Warmup, train_config
 from inter2former_deploy.core.clicks import MAX_CLICKS
@@ -41,10 +42,7 @@ def ablate(
     length: Annotated[int, typer.Option(min=1, help="Number of synthetic pictures.")] = 100,
     clicks: Annotated[int, typer.Option(min=1, help="Clicks a session.")] = MAX_CLICKS,
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare training pictures.")] = 1,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Threads to use; as many as usable CPUs if not given.", show_default=False),
-    ] = None,
+    threads: Threads = None,
 ) -> None:
     """Train and score the paper's ablations: attention, prompt, upsampling, edge rule.
 

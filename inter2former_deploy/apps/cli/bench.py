@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from inter2former_deploy.apps.cli.options import Decoder
 from inter2former_deploy.apps.cli.packages import EXPORT_MODULES, PLOT_MODULES, require
-from inter2former_deploy.apps.cli.segment import Decoder
 from inter2former_deploy.core.files import check_new_folder, replacing
 
 app = typer.Typer(

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
+from inter2former_deploy.apps.cli.options import ConvertColours, CustomOps, MaxPixels, Threads
 from inter2former_deploy.apps.cli.prompts import region_of
-from inter2former_deploy.apps.cli.segment import ConvertColours, CustomOps, MaxPixels, Threads, note
+from inter2former_deploy.apps.cli.segment import note
 from inter2former_deploy.core.files import check_new_folder, check_space
 
 FAILED = 1

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inter2former_deploy.apps.cli.options import CustomOps, Decoder, Threads
 from inter2former_deploy.apps.cli.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
-from inter2former_deploy.apps.cli.segment import Decoder
 from inter2former_deploy.core.clicks import MAX_CLICKS
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def evaluate(
     convert_colours: ConvertColours = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of JSON, plot and overlays.")] = Path("eval"),
     save_worst: Annotated[int, typer.Option(min=0, help="Overlays of the worst samples to write.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads to use.", show_default=False)] = None,
-    custom_ops: Annotated[bool, typer.Option(help="The operator library, or plain onnxruntime.")] = True,
+    threads: Threads = None,
+    custom_ops: CustomOps = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score a model: NoC, mean IoU after n clicks, failures, and time a click.

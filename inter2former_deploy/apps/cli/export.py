@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from inter2former_deploy.apps.cli.options import CompareCustomOps, Threads
 from inter2former_deploy.apps.cli.packages import EXPORT_MODULES, require
 from inter2former_deploy.apps.cli.progress import Steps
 from inter2former_deploy.core.errors import ExportMismatchError
@@ -90,15 +91,8 @@ def export(
             "--keep-failed", help="If the graphs differ from PyTorch, leave them in DIR.failed, for i2f verify."
         ),
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Threads of onnxruntime; as many as usable CPUs if not given.",
-            show_default=False,
-        ),
-    ] = None,
-    custom_ops: Annotated[bool, typer.Option(help="Compare with the operator library, too.")] = True,
+    threads: Threads = None,
+    custom_ops: CompareCustomOps = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Export a model and compare it with PyTorch. The folder appears, or changes, only when they agree.

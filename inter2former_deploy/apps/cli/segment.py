@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inter2former_deploy.apps.cli.options import ConvertColours, CustomOps, Decoder, MaxPixels, Threads
 from inter2former_deploy.apps.cli.prompts import read_prompts, region_of, typed_prompts
 from inter2former_deploy.core.files import check_apart, check_new_file, nearest_folder, replacing
 
@@ -22,34 +23,6 @@ if TYPE_CHECKING:
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".pgm")  # a mask must come back as it was written
 PICTURES = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".jpg", ".jpeg", ".webp")
 LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383, ".png": 1_000_000}  # pixels; of the encoders
-
-# Options that i2f encode has, too.
-Threads = Annotated[
-    int | None,
-    typer.Option(min=1, help="Threads to use; as many as usable CPUs if not given.", show_default=False),
-]
-CustomOps = Annotated[
-    bool, typer.Option(help="Use the fast operator library, or plain onnxruntime: same masks, slower.")
-]
-ConvertColours = Annotated[
-    bool,
-    typer.Option(
-        help="Convert colours to sRGB by the picture's profile, as browsers do, or take them as they are, as the "
-        "evaluation of the release does."
-    ),
-]
-Decoder = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME", help="Which of the bundle's decoders (i2f info); the first if not given.", show_default=False
-    ),
-]
-MaxPixels = Annotated[
-    int | None,
-    typer.Option(
-        min=1, metavar="N", help="Refuse pictures of more pixels; 536,870,912 if not given.", show_default=False
-    ),
-]
 
 
 def segment(

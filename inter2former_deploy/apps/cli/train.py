@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inter2former_deploy.apps.cli.evaluate import ConvertColours, Crowds, EachId, Splits, Strict
+from inter2former_deploy.apps.cli.options import Threads
 from inter2former_deploy.apps.cli.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
 from inter2former_deploy.core.files import check_new_folder
 from inter2former_deploy.core.threads import available_cpus
@@ -101,10 +102,7 @@ def train(
     ] = None,
     distillation: Annotated[float, typer.Option(help="Weight of the teacher's term.")] = 1.0,
     device: Annotated[str, typer.Option(help="Of torch: cpu, cuda.")] = "cpu",
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="Of torch; as many as usable CPUs if not given.", show_default=False),
-    ] = None,
+    threads: Threads = None,
     processes: Annotated[
         int, typer.Option(min=1, help="Processes that share the pictures of every step, and the threads.")
     ] = 1,

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from inter2former_deploy.apps.cli.options import CompareCustomOps, Decoder, Threads
 from inter2former_deploy.apps.cli.packages import EXPORT_MODULES, require
 from inter2former_deploy.apps.cli.progress import Steps
-from inter2former_deploy.apps.cli.segment import Decoder
 
 
 def verify(
@@ -24,15 +24,8 @@ def verify(
         ),
     ] = None,
     decoder: Decoder = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Threads of onnxruntime; as many as usable CPUs if not given.",
-            show_default=False,
-        ),
-    ] = None,
-    custom_ops: Annotated[bool, typer.Option(help="Compare with the operator library, too.")] = True,
+    threads: Threads = None,
+    custom_ops: CompareCustomOps = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compare a bundle with PyTorch again. Prints every tensor's error and limit, and how masks agree.
