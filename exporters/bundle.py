@@ -37,6 +37,7 @@ from inter2former_deploy.core.manifest import (
 from inter2former_deploy.exporters.agreement import AgreementReport
 from inter2former_deploy.exporters.bodies import check_opset, inline_bodies
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, export_model
+from inter2former_deploy.exporters.half import store_half
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, ParityReport
 from inter2former_deploy.exporters.precision import reduce_precision
 from inter2former_deploy.families.checkpoint import (
@@ -464,7 +465,9 @@ def _write_decoder(
 def _write_graph(
     folder: Path, file: str, graph: onnx.ModelProto, tensors: dict[str, Any], opset: int, inline: bool
 ) -> GraphEntry:
+    """The file of a graph, in both forms if that is wanted. The graph is changed."""
     inline_form = inline_file(file) if inline else None
+    store_half(graph)
     _save(graph, folder / file)
     if inline_form is not None:
         _save(inline_bodies(graph), folder / inline_form)

@@ -8,6 +8,7 @@ Example:
 
 from inter2former_deploy.core.errors import BundleError, EncodedImageError, OperatorLibraryError, SessionStateError
 from inter2former_deploy.core.prompts import Box, Click, StartMask, Stroke
+from inter2former_deploy.runtime.bundle import ready_bundle
 from inter2former_deploy.runtime.encoded import EncodedImage, EncodedImages
 from inter2former_deploy.runtime.segmenter import Segmenter
 from inter2former_deploy.runtime.session import Session
@@ -25,4 +26,5 @@ __all__ = [
     "SessionStateError",
     "StartMask",
     "Stroke",
+    "ready_bundle",
 ]

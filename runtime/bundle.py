@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ class Bundle:
                     f"{self.folder / name} is not the file that {MANIFEST_FILE} was written for, it was changed or is "
                     "from another export: copy the whole bundle again or export it again"
                 )
+
+
+def ready_bundle() -> Path:
+    """The bundle that comes with this package: the small `demo` model at 1024 (weights/README.md)."""
+    return Path(str(files("inter2former_deploy") / "weights" / "demo"))
 
 
 def open_bundle(folder: Path, *, failed: bool = False) -> Bundle:
