@@ -252,7 +252,7 @@ def known_answers() -> list[OperatorCase]:
             "HybridAttention",
             {
                 "qkv": np.array([[0] * 8 + [1] * 4, [0] * 8 + [3] * 4], np.float32),
-                "edge": np.array([0]),
+                "edge_tokens": np.array([0]),
                 "code_weight": zeros(1, 4),
                 "code_bias": zeros(1),
                 "codewords": zeros(2, 4),
@@ -293,7 +293,7 @@ def known_answers() -> list[OperatorCase]:
             "HybridExperts",
             {
                 "x": full(5, 2, 2),
-                "edge": np.array([1]),
+                "edge_tokens": np.array([1]),
                 "input_norm_weight": full(1, 2),
                 "input_norm_bias": zeros(2),
                 "gate_weight": zeros(2, 2),
@@ -416,7 +416,7 @@ def known_answers() -> list[OperatorCase]:
                 "norm_bias": full(2, 1),
                 "conv_weight": centre_tap,
                 "conv_bias": full(0.5, 1),
-                "edge": full(1, 2, 2, 1),
+                "edge_map": full(1, 2, 2, 1),
                 "edge_border": zeros(4, 1, 2, 1),
                 "edge_corner": zeros(4, 1, 1, 1),
             },

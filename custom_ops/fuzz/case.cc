@@ -168,7 +168,7 @@ class Decoder {
         tokens[at] = wrong;
       }
     }
-    integers("edge", tokens);
+    integers("edge_tokens", tokens);
   }
 
   // Rectangles of labels on a ground of one, or noise.
@@ -376,7 +376,7 @@ class Decoder {
     weights("norm_bias", {in});
     weights("conv_weight", {out, in, 3, 3});
     weights("conv_bias", {out});
-    floats("edge", {side, side, out});
+    floats("edge_map", {side, side, out});
     floats("edge_border", {4, grid, side, out});
     floats("edge_corner", {4, grid, grid, out});
     epsilon();

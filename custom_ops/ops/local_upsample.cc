@@ -61,16 +61,16 @@ class LocalUpsample final : public Kernel {
     const auto x = context.get<float>(0, "x", {"Hc", "Wc", {"Ci", stage.in}});
     const auto box = context.get<int64_t>(1, "box", {4});
     const Dim channels("Co", stage.out);
-    const auto edge = context.get<float>(6, "edge", {"H", "W", channels});
+    const auto edge = context.get<float>(6, "edge_map", {"H", "W", channels});
     const int64_t side = edge.dim(0);
-    expect(edge.dim(1) == side, "edge [H, W, Co] with H = W", text({side, edge.dim(1), stage.out}));
+    expect(edge.dim(1) == side, "edge_map [H, W, Co] with H = W", text({side, edge.dim(1), stage.out}));
     const Dim w("W", side);
     const auto border = context.get<float>(7, "edge_border", {4, "h", w, channels});
     const int64_t grid = border.dim(1);
     const auto corner =
         context.get<float>(8, "edge_corner", {4, {"h", grid}, {"w", grid}, channels});
     expect(grid >= 1 && side >= 1 && side % (2 * grid) == 0,
-           "edge [H, W, Co] and edge_border [4, h, W, Co] with H a multiple of 2*h",
+           "edge_map [H, W, Co] and edge_border [4, h, W, Co] with H a multiple of 2*h",
            "H=" + std::to_string(side) + ", h=" + std::to_string(grid));
 
     const int64_t left = box.data[0], top = box.data[1], right = box.data[2], bottom = box.data[3];

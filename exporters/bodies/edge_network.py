@@ -113,5 +113,5 @@ def EdgeProjection(x, lateral_weight, lateral_bias, conv_weight, pixels: int = 2
         op.Unsqueeze(Pixels(op.Conv(below_behind, op.Slice(lower, two, three, columns))), zero),
         axis=0,
     )
-    edge = Pixels(op.Conv(padded, conv_weight))
-    return edge, border, corner
+    edge_map = Pixels(op.Conv(padded, conv_weight))
+    return edge_map, border, corner

@@ -177,7 +177,7 @@ def ToCodes(q, v, code, codewords, split_heads, scale):
 
 
 @script(helpers, default_opset=op)
-def Hybrid(q, k, v, edge, code, codewords, heads, side):
+def Hybrid(q, k, v, edge_tokens, code, codewords, heads, side):
     """Attention of tokens [L, D] whose keys have codes [L] as floats; heads and side (of the grid) int64 [1]."""
     one = op.Constant(value_ints=[1])
     width = op.Shape(q, start=1)
@@ -187,30 +187,30 @@ def Hybrid(q, k, v, edge, code, codewords, heads, side):
     by_codes = ToCodes(q, v, code, codewords, split_heads, scale)  # [L, D]
     keys = op.Transpose(Rotate(k, heads, side), perm=[1, 2, 0])  # [heads, Dh, L]
     values = op.Transpose(op.Reshape(v, split_heads), perm=[1, 0, 2])  # [heads, L, Dh]
-    edge_queries = op.Gather(Rotate(q, heads, side), edge) * scale  # [E, heads, Dh]
+    edge_queries = op.Gather(Rotate(q, heads, side), edge_tokens) * scale  # [E, heads, Dh]
     full = AttendInBlocks(op.Transpose(edge_queries, perm=[1, 0, 2]), keys, values)  # [heads, E, Dh]
-    full = op.Reshape(op.Transpose(full, perm=[1, 0, 2]), op.Concat(op.Shape(edge), width, axis=0))
-    return op.ScatterND(by_codes, op.Unsqueeze(edge, one), full)
+    full = op.Reshape(op.Transpose(full, perm=[1, 0, 2]), op.Concat(op.Shape(edge_tokens), width, axis=0))
+    return op.ScatterND(by_codes, op.Unsqueeze(edge_tokens, one), full)
 
 
 @script(operators, default_opset=op)
-def HybridAttention(qkv, edge, code_weight, code_bias, codewords, heads: int, grid_width: int):
+def HybridAttention(qkv, edge_tokens, code_weight, code_bias, codewords, heads: int, grid_width: int):
     """Full attention for edge tokens, attention to codes of bits for the others (custom_ops/OPERATORS.md)."""
     one = op.Constant(value_ints=[1])
     q, k, v = op.Split(qkv, axis=1, num_outputs=3)  # [L, D] each
     code = CodesOfBits(k, code_weight, code_bias)
     head_count = op.Reshape(op.Constant(value_int=heads), one)
-    return Hybrid(q, k, v, edge, code, codewords, head_count, op.Constant(value_int=grid_width))
+    return Hybrid(q, k, v, edge_tokens, code, codewords, head_count, op.Constant(value_int=grid_width))
 
 
 @script(operators, default_opset=op)
-def HybridAttentionVq(qkv, edge, code_weight, code_bias, codewords, heads: int, grid_width: int):
+def HybridAttentionVq(qkv, edge_tokens, code_weight, code_bias, codewords, heads: int, grid_width: int):
     """Full attention for edge tokens, attention to codes of scores for the others (custom_ops/OPERATORS.md)."""
     one = op.Constant(value_ints=[1])
     q, k, v = op.Split(qkv, axis=1, num_outputs=3)  # [L, D] each
     code = CodesOfScores(k, code_weight, code_bias)
     head_count = op.Reshape(op.Constant(value_int=heads), one)
-    return Hybrid(q, k, v, edge, code, codewords, head_count, op.Constant(value_int=grid_width))
+    return Hybrid(q, k, v, edge_tokens, code, codewords, head_count, op.Constant(value_int=grid_width))
 
 
 @script(helpers, default_opset=op)
@@ -226,17 +226,17 @@ def OfKnownSize(qkv, known_qkv, known_out, known_logsum, heads):
 
 @script(operators, default_opset=op)
 def HybridAttentionKnown(
-    qkv, edge, code_weight, code_bias, codewords, known_qkv, known_out, known_logsum, heads: int, grid_width: int
+    qkv, edge_tokens, code_weight, code_bias, codewords, known_qkv, known_out, known_logsum, heads: int, grid_width: int
 ):
     """HybridAttention (custom_ops/OPERATORS.md)."""
     same = OfKnownSize(qkv, known_qkv, known_out, known_logsum, op.Constant(value_int=heads))
-    return HybridAttention(same, edge, code_weight, code_bias, codewords, heads=heads, grid_width=grid_width)
+    return HybridAttention(same, edge_tokens, code_weight, code_bias, codewords, heads=heads, grid_width=grid_width)
 
 
 @script(operators, default_opset=op)
 def HybridAttentionVqKnown(
-    qkv, edge, code_weight, code_bias, codewords, known_qkv, known_out, known_logsum, heads: int, grid_width: int
+    qkv, edge_tokens, code_weight, code_bias, codewords, known_qkv, known_out, known_logsum, heads: int, grid_width: int
 ):
     """HybridAttentionVq (custom_ops/OPERATORS.md)."""
     same = OfKnownSize(qkv, known_qkv, known_out, known_logsum, op.Constant(value_int=heads))
-    return HybridAttentionVq(same, edge, code_weight, code_bias, codewords, heads=heads, grid_width=grid_width)
+    return HybridAttentionVq(same, edge_tokens, code_weight, code_bias, codewords, heads=heads, grid_width=grid_width)

@@ -115,10 +115,10 @@ MADE = MadeForSize(("HybridExperts",), "expert_bias", {"RoutedExperts": routed_e
 
 
 @script(helpers, default_opset=op)
-def Mixed(x, shared, edge, order, routed, mix):
+def Mixed(x, shared, edge_tokens, order, routed, mix):
     """Add the shared expert's results [L, C] to x, for edge tokens mixed with the routed ones [E, C] in their order."""
-    order = op.Reshape(order, op.Shape(edge))  # fails where a token has no expert
-    place = op.Gather(edge, order)
+    order = op.Reshape(order, op.Shape(edge_tokens))  # fails where a token has no expert
+    place = op.Gather(edge_tokens, order)
     weights_shared, weights_routed = op.Split(op.Gather(mix, order), axis=1, num_outputs=2)
     mixed = weights_shared * op.Gather(shared, place) + weights_routed * routed
     return x + op.ScatterND(shared, op.Unsqueeze(place, op.Constant(value_ints=[1])), mixed)
@@ -126,13 +126,13 @@ def Mixed(x, shared, edge, order, routed, mix):
 
 @script(operators, default_opset=op)
 def HybridExperts(
-    x, edge, input_norm_weight, input_norm_bias, gate_weight, gate_bias, expert_bias,
+    x, edge_tokens, input_norm_weight, input_norm_bias, gate_weight, gate_bias, expert_bias,
     w1, b1, w2, b2, norm_weight, norm_bias, w3, b3, epsilon: float = 1e-5,
 ):  # fmt: skip
     """Shared expert for all tokens, routed experts for edge tokens (custom_ops/OPERATORS.md)."""
     normed = op.LayerNormalization(x, input_norm_weight, input_norm_bias, axis=-1, epsilon=epsilon)
     shared = SharedExpert(normed, w1, b1, w2, b2, norm_weight, norm_bias, w3, b3, epsilon=epsilon)
-    tokens = op.Gather(normed, edge)  # [E, C]
+    tokens = op.Gather(normed, edge_tokens)  # [E, C]
     chosen, mix = Choose(tokens, gate_weight, gate_bias, expert_bias)
     order, routed = RoutedExperts(tokens, chosen, w1, b1, w2, b2, norm_weight, norm_bias, w3, b3, epsilon=epsilon)
-    return Mixed(x, shared, edge, order, routed, mix)
+    return Mixed(x, shared, edge_tokens, order, routed, mix)

@@ -73,7 +73,7 @@ def MeanOfRows(x):
 
 @script(helpers, default_opset=op)
 def UpsampleCrop(
-    x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge, edge_border, edge_corner, epsilon: float
+    x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge_map, edge_border, edge_corner, epsilon: float
 ):
     """GroupNorm, bicubic x2, edge features and 3 x 3 convolution on a crop (custom_ops/OPERATORS.md)."""
     height = op.Shape(x, start=0, end=1)
@@ -124,27 +124,27 @@ def UpsampleCrop(
     out = op.ScatterND(out, op.Reshape(spots, op.Constant(value_ints=[4, 2])), corners, reduction="add")
 
     first = op.Concat(top * scale, left * scale, axis=0)
-    features = op.Slice(edge, first, op.Concat(bottom * scale, right * scale, axis=0))
+    features = op.Slice(edge_map, first, op.Concat(bottom * scale, right * scale, axis=0))
     return out + features + op.Expand(conv_bias, op.Concat(width * 2, channels, axis=0))
 
 
 @script(operators, default_opset=op)
 def LocalUpsample(
-    x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge, edge_border, edge_corner, epsilon: float = 1e-5
+    x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge_map, edge_border, edge_corner, epsilon: float = 1e-5
 ):
     """A stage of local upsampling that ends in a SiLU (custom_ops/OPERATORS.md)."""
     return Silu(
         UpsampleCrop(
-            x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge, edge_border, edge_corner, epsilon=epsilon
+            x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge_map, edge_border, edge_corner, epsilon=epsilon
         )
     )
 
 
 @script(operators, default_opset=op)
 def LocalUpsampleLinear(
-    x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge, edge_border, edge_corner, epsilon: float = 1e-5
+    x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge_map, edge_border, edge_corner, epsilon: float = 1e-5
 ):
     """A stage of local upsampling without an activation (custom_ops/OPERATORS.md)."""
     return UpsampleCrop(
-        x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge, edge_border, edge_corner, epsilon=epsilon
+        x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge_map, edge_border, edge_corner, epsilon=epsilon
     )

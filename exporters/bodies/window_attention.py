@@ -37,7 +37,7 @@ def PartOf(count, starts):
 
 
 @script(helpers, default_opset=op)
-def Turns(rows, columns, head_width):
+def RotaryTables(rows, columns, head_width):
     """Cosines and sines of the rotary embedding at places [n], [n, head_width]: rows turn the first half of a head."""
     quarter = head_width / 4
     index = op.Cast(op.Range(0, op.Squeeze(quarter), 1), to=FLOAT)
@@ -127,7 +127,7 @@ def WindowAttention(
     eye = op.EyeLike(op.ConstantOfShape(op.Concat(half, half, axis=0)))
     turn = op.Unsqueeze(eye, op.Constant(value_ints=[1, 3])) * op.Constant(value=TURN)  # [Dh/2, 2, Dh/2, 2]
     turn = op.Reshape(turn, op.Concat(head_width, head_width, axis=0))
-    cos, sin = Turns(rows, columns, head_width)
+    cos, sin = RotaryTables(rows, columns, head_width)
     each = op.Concat(windows, one, slots, head_width, axis=0)
     cos = op.Reshape(cos, each)
     sin = op.Reshape(sin, each)

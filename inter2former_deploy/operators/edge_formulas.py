@@ -264,7 +264,7 @@ def project_edge(features: Tensor, weight: Tensor, pixels: int) -> tuple[Tensor,
         pixels: Side of a token, pixels.
 
     Returns:
-        With `h = H / pixels`: `edge` [H, H, Co], `edge_border` [4, h, H, Co], `edge_corner` [4, h, h, Co].
+        With `h = H / pixels`: `edge_map` [H, H, Co], `edge_border` [4, h, H, Co], `edge_corner` [4, h, h, Co].
     """
     padded = F.pad(features, (1, 1, 1, 1))
     # Of the rows of `padded`, before[k] lies above token row k and after[k] below it; so for columns.

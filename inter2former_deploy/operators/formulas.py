@@ -163,7 +163,7 @@ def _like_values(qkv: Tensor, *_: Any) -> Tensor:
 @operator(_like_values)
 def hybrid_attention(
     qkv: Tensor,
-    edge: Tensor,
+    edge_tokens: Tensor,
     code_weight: Tensor,
     code_bias: Tensor,
     codewords: Tensor,
@@ -178,7 +178,7 @@ def hybrid_attention(
 
     Args:
         qkv: Queries, keys and values side by side, [L, 3*D].
-        edge: int64 [E], ascending.
+        edge_tokens: int64 [E], ascending.
         code_weight: [B, D].
         code_bias: [B].
         codewords: [K, D].
@@ -193,10 +193,10 @@ def hybrid_attention(
         [L, D].
     """
     query, key, value = qkv.chunk(3, dim=1)  # [L, D]
-    other = all_but(edge, len(qkv))
+    other = all_but(edge_tokens, len(qkv))
     out = torch.zeros_like(query)
-    if len(edge):
-        out = out.index_copy(0, edge, attention_to_all(query, key, value, edge, heads, grid_width))
+    if len(edge_tokens):
+        out = out.index_copy(0, edge_tokens, attention_to_all(query, key, value, edge_tokens, heads, grid_width))
     if len(other):
         code = assign_codes(key, code_weight, code_bias, quantizer)
         out = out.index_copy(0, other, codebook_attention(query[other], code, value, codewords, heads))
@@ -386,7 +386,7 @@ def _like_first(x: Tensor, *_: Any) -> Tensor:
 @operator(_like_first)
 def hybrid_experts(
     x: Tensor,
-    edge: Tensor,
+    edge_tokens: Tensor,
     input_norm_weight: Tensor,
     input_norm_bias: Tensor,
     gate_weight: Tensor,
@@ -406,7 +406,7 @@ def hybrid_experts(
 
     Args:
         x: [L, C].
-        edge: int64 [E], ascending.
+        edge_tokens: int64 [E], ascending.
         input_norm_weight: Of the tokens' LayerNorm, [C].
         input_norm_bias: [C].
         gate_weight: Shared gate, then routed ones, [1+R, C].
@@ -427,12 +427,12 @@ def hybrid_experts(
     """
     normed = F.layer_norm(x, x.shape[1:], input_norm_weight, input_norm_bias, epsilon)
     parameters = (gate_weight, gate_bias, expert_bias, w1, b1, w2, b2, norm_weight, norm_bias, w3, b3)
-    return x + mix_experts(normed, edge, *parameters, epsilon)
+    return x + mix_experts(normed, edge_tokens, *parameters, epsilon)
 
 
 def mix_experts(
     x: Tensor,
-    edge: Tensor,
+    edge_tokens: Tensor,
     gate_weight: Tensor,
     gate_bias: Tensor,
     expert_bias: Tensor,
@@ -458,17 +458,19 @@ def mix_experts(
         return F.linear(hidden, w3[e], b3[e])
 
     shared = expert(0, x)
-    if len(edge) == 0:
+    if len(edge_tokens) == 0:
         return shared
-    tokens = x[edge]
+    tokens = x[edge_tokens]
     gates = torch.sigmoid(F.linear(tokens, gate_weight, gate_bias))  # [E, 1+R]
     chosen = route(gates[:, 1:], expert_bias)
     share = torch.stack((gates[:, 0], gates.gather(1, 1 + chosen[:, None])[:, 0]), dim=1).softmax(1)
     by_expert = chosen.argsort(stable=True)
     groups = torch.split(tokens[by_expert], chosen.bincount(minlength=len(expert_bias)).tolist())
     routed = torch.cat([expert(e, group) for e, group in enumerate(groups, start=1)])
-    mixed = share[:, :1] * shared[edge] + share[:, 1:] * torch.empty_like(routed).index_copy(0, by_expert, routed)
-    return shared.index_copy(0, edge, mixed.to(shared.dtype))
+    mixed = share[:, :1] * shared[edge_tokens] + share[:, 1:] * torch.empty_like(routed).index_copy(
+        0, by_expert, routed
+    )
+    return shared.index_copy(0, edge_tokens, mixed.to(shared.dtype))
 
 
 def route(scores: Tensor, expert_bias: Tensor) -> Tensor:
@@ -571,7 +573,7 @@ def local_upsample(
     norm_bias: Tensor,
     conv_weight: Tensor,
     conv_bias: Tensor,
-    edge: Tensor,
+    edge_map: Tensor,
     edge_border: Tensor,
     edge_corner: Tensor,
     activation: str,
@@ -586,8 +588,9 @@ def local_upsample(
         norm_bias: [Ci].
         conv_weight: [Co, Ci, 3, 3].
         conv_bias: [Co].
-        edge: conv3x3 of the edge features of the whole map, [2u*h, 2u*w, Co].
-        edge_border: What of `edge` comes from above, below, left and right of a token row or column, [4, h, 2u*w, Co].
+        edge_map: conv3x3 of the edge features of the whole map, [2u*h, 2u*w, Co].
+        edge_border: What of `edge_map` comes from above, below, left and right of a row or column of tokens,
+            [4, h, 2u*w, Co].
         edge_corner: What two borders of a token both hold, [4, h, w, Co].
         activation: "silu" or "none".
         epsilon: Of the GroupNorm.
@@ -599,8 +602,8 @@ def local_upsample(
     s = 2 * x.shape[0] // (bottom - top)  # pixels a token at the output
     rows, columns = slice(s * top, s * bottom), slice(s * left, s * right)
     y = upsample(x[None].permute(0, 3, 1, 2), norm_weight, norm_bias, epsilon)
-    y = F.conv2d(y, conv_weight, conv_bias, padding=1)[0].permute(1, 2, 0) + edge[rows, columns]
-    # The convolution of the cropped edge features sees zeros where `edge` saw the pixels around the crop.
+    y = F.conv2d(y, conv_weight, conv_bias, padding=1)[0].permute(1, 2, 0) + edge_map[rows, columns]
+    # The convolution of the cropped edge features sees zeros where `edge_map` saw the pixels around the crop.
     above, below, before, behind = edge_border
     y[0] -= above[top, columns]
     y[-1] -= below[bottom - 1, columns]

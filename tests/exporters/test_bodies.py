@@ -146,7 +146,7 @@ def attention_inputs(
 ) -> dict[str, Array]:
     return {
         "qkv": normal(rng, rows * columns, 3 * D, scale=scale),
-        "edge": edge.astype(np.int64),
+        "edge_tokens": edge.astype(np.int64),
         "code_weight": normal(rng, B, D),
         "code_bias": normal(rng, B),
         "codewords": normal(rng, 2**B if quantizer == "bsq" else B, D),
@@ -222,7 +222,7 @@ def test_unused_codeword_takes_no_part() -> None:
 def expert_inputs(rng: np.random.Generator, length: int, edge: Array) -> dict[str, Array]:
     return {
         "x": normal(rng, length, C),
-        "edge": edge.astype(np.int64),
+        "edge_tokens": edge.astype(np.int64),
         "input_norm_weight": normal(rng, C),
         "input_norm_bias": normal(rng, C),
         "gate_weight": normal(rng, 1 + R, C),
@@ -247,7 +247,9 @@ def test_hybrid_experts(length: int, share: float, only: int | None) -> None:
     inputs = expert_inputs(rng, length, np.flatnonzero(rng.random(length) < share))
     if only:
         inputs["expert_bias"][only - 1] = 9
-    out = run("HybridExperts", inputs, constant=[name for name in inputs if name not in ("x", "edge")], epsilon=1e-3)
+    out = run(
+        "HybridExperts", inputs, constant=[name for name in inputs if name not in ("x", "edge_tokens")], epsilon=1e-3
+    )
     assert_accurate(out, twins.hybrid_experts, *inputs.values(), epsilon=1e-3)
 
 
@@ -322,7 +324,7 @@ def upsample_inputs(
         "norm_bias": normal(rng, before),
         "conv_weight": weight,
         "conv_bias": normal(rng, after),
-        "edge": edge,
+        "edge_map": edge,
         "edge_border": border,
         "edge_corner": corner,
     }

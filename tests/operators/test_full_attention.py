@@ -147,8 +147,8 @@ def rows_from_known(
     taken = (shift != 0).any((1, 2))
     expected = 64 / weights(known["known_qkv"], inputs, heads)[1][taken]
     np.testing.assert_allclose(shift[taken], np.broadcast_to(expected[..., None], shift[taken].shape), rtol=1e-4)
-    assert_anew(library, inputs, out, np.setdiff1d(inputs["edge"], np.flatnonzero(taken)), heads, **attributes)
-    others = np.setdiff1d(EVERYONE, inputs["edge"])
+    assert_anew(library, inputs, out, np.setdiff1d(inputs["edge_tokens"], np.flatnonzero(taken)), heads, **attributes)
+    others = np.setdiff1d(EVERYONE, inputs["edge_tokens"])
     assert out[others].tobytes() == run(library, inputs, heads, **attributes)[others].tobytes()
     return np.asarray(taken)
 
@@ -157,7 +157,7 @@ def assert_anew(
     library: Library, inputs: dict[str, Array], out: Array, tokens: Array, heads: int = 1, **attributes: Any
 ) -> None:
     """Asserts that rows of `out` have the bits that they have where these are the edge tokens, and nothing is known."""
-    anew = run(library, inputs | {"edge": tokens}, heads, **attributes)
+    anew = run(library, inputs | {"edge_tokens": tokens}, heads, **attributes)
     assert out[tokens].tobytes() == anew[tokens].tobytes()
 
 
@@ -166,9 +166,9 @@ def test_nothing_changed(library: Library, heads: int) -> None:
     inputs = make_inputs(LENGTH, spread(LENGTH, 400))
     known = known_of(library, inputs["qkv"], heads)
     out = run(library, inputs | known, heads)
-    assert out[inputs["edge"]].tobytes() == known["known_out"][inputs["edge"]].tobytes()
+    assert out[inputs["edge_tokens"]].tobytes() == known["known_out"][inputs["edge_tokens"]].tobytes()
     taken = rows_from_known(library, inputs, known, heads)
-    np.testing.assert_array_equal(np.flatnonzero(taken), inputs["edge"])
+    np.testing.assert_array_equal(np.flatnonzero(taken), inputs["edge_tokens"])
 
 
 @pytest.mark.parametrize(("edges", "quantizer"), [(LENGTH, "bsq"), (300, "bsq"), (300, "vq")])

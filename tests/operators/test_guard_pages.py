@@ -142,7 +142,7 @@ def hybrid_attention() -> Iterator[Case]:
         width = heads * head_width
         inputs = {
             "qkv": floats(length, 3 * width),
-            "edge": edge,
+            "edge_tokens": edge,
             "code_weight": floats(scores, width),
             "code_bias": floats(scores),
             "codewords": floats(2**scores if quantizer == "bsq" else scores, width),
@@ -184,7 +184,7 @@ def hybrid_experts() -> Iterator[Case]:
             "b3": floats(n, channels),
         }
         for edge in some(length):
-            yield {"x": floats(length, channels), "edge": edge, **weights}, {}
+            yield {"x": floats(length, channels), "edge_tokens": edge, **weights}, {}
 
     for size in SIZES:
         yield from cases(3, size, 5, 2)
@@ -205,7 +205,7 @@ def local_upsample() -> Iterator[Case]:
             "norm_bias": floats(ci),
             "conv_weight": floats(co, ci, 3, 3),
             "conv_bias": floats(co),
-            "edge": floats(side, side, co),
+            "edge_map": floats(side, side, co),
             "edge_border": floats(4, grid, side, co),
             "edge_corner": floats(4, grid, grid, co),
         }

@@ -53,8 +53,14 @@ def make_inputs(
             break
         keys[close] = rng.standard_normal((int(close.sum()), width))
     codewords = rng.standard_normal((2**codes if quantizer == "bsq" else codes, width))
-    inputs = {"qkv": qkv, "edge": edge, "code_weight": code_weight, "code_bias": code_bias, "codewords": codewords}
-    return {name: np.asarray(x, np.int64 if name == "edge" else np.float32) for name, x in inputs.items()}
+    inputs = {
+        "qkv": qkv,
+        "edge_tokens": edge,
+        "code_weight": code_weight,
+        "code_bias": code_bias,
+        "codewords": codewords,
+    }
+    return {name: np.asarray(x, np.int64 if name == "edge_tokens" else np.float32) for name, x in inputs.items()}
 
 
 def spread(length: int, edges: int, seed: int = 0) -> Array:
@@ -78,7 +84,7 @@ def assert_accurate_on_average(actual: Array, inputs: dict[str, Array], **attrib
         twins.hybrid_attention(*inputs.values(), **attributes, dtype=dtype) for dtype in (np.float64, np.float32)
     )
     floor = TOLERANCES["operator", "float32"]
-    for tokens in (inputs["edge"], np.setdiff1d(np.arange(len(truth)), inputs["edge"])):
+    for tokens in (inputs["edge_tokens"], np.setdiff1d(np.arange(len(truth)), inputs["edge_tokens"])):
         allowed = 2 * np.abs(plain - truth)[tokens].mean() + floor.rtol * np.abs(truth[tokens]).mean()
         assert np.abs(actual - truth)[tokens].mean() <= allowed
 
@@ -92,7 +98,7 @@ def test_golden(library: Library, heads: int) -> None:
     codewords = np.concatenate([code_bits, 1 - code_bits], axis=1).astype(np.float32) @ block["codebook"]
     inputs = {
         "qkv": np.concatenate([block["q"], block["k"], block["v"]], axis=1),
-        "edge": block["edge"],
+        "edge_tokens": block["edge"],
         "code_weight": block["code_proj_weight"],
         "code_bias": block["code_proj_bias"],
         "codewords": codewords,
@@ -267,7 +273,7 @@ def test_nan_and_infinity(library: Library) -> None:
 
 def test_everything_nan(library: Library) -> None:
     inputs = make_inputs(300, spread(300, 150))
-    broken = {name: x if name == "edge" else np.full_like(x, np.nan) for name, x in inputs.items()}
+    broken = {name: x if name == "edge_tokens" else np.full_like(x, np.nan) for name, x in inputs.items()}
     for quantizer in ("bsq", "vq"):
         if quantizer == "vq":
             broken |= {name: broken[name][:4] for name in CONSTANT}
@@ -311,7 +317,7 @@ def test_no_tokens(library: Library) -> None:
     [([3, 3], "3 after 3"), ([5, 2], "2 after 5"), ([-1], "-1"), ([0, 12], "12 after 0"), ([2**40], str(2**40))],
 )
 def test_bad_edge(library: Library, edge: list[int], got: str) -> None:
-    expected = rf"expected edge strictly ascending in \[0, 12\), got {got}$"
+    expected = rf"expected edge_tokens strictly ascending in \[0, 12\), got {got}$"
     library.fails(expected, "HybridAttention", make_inputs(12, edge), grid_width=4)
 
 
@@ -332,7 +338,7 @@ def test_bad_inputs(library: Library) -> None:
     fails(r"expected qkv .* got 3\*D = 0 for 1 heads", qkv=good["qkv"][:, :0])
     fails(r"expected qkv .* got 3\*D = 780 for 1 heads", qkv=np.zeros((12, 780), np.float32))
     fails(r"expected L to be a multiple of grid_width=5, got 12", grid_width=5)
-    fails(r"expected edge int64 \[E\], got int64 \[1, 2\]", edge=good["edge"][None])
+    fails(r"expected edge_tokens int64 \[E\], got int64 \[1, 2\]", edge_tokens=good["edge_tokens"][None])
     fails(r"expected code_weight float32 \[B, D=32\], got float32 \[4, 31\]", code_weight=good["code_weight"][:, 1:])
     fails(r"expected code_bias float32 \[B=4\], got float32 \[3\]", code_bias=good["code_bias"][1:])
     fails(r"expected codewords float32 \[K, D=32\], got float32 \[16, 31\]", codewords=good["codewords"][:, 1:])

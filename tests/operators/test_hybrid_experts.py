@@ -63,7 +63,7 @@ def some_edges(x: Array, weights: dict[str, Array], share: float) -> NDArray[np.
 
 
 def inputs(x: Array, edge: Array, weights: dict[str, Array], **changes: Array) -> dict[str, Array]:
-    return {"x": x, "edge": np.asarray(edge, np.int64), **weights, **changes}
+    return {"x": x, "edge_tokens": np.asarray(edge, np.int64), **weights, **changes}
 
 
 def run(library: Library, x: Array, edge: Array, weights: dict[str, Array], **changes: Array) -> Array:
@@ -181,7 +181,7 @@ def test_no_tokens(library: Library) -> None:
     ],
 )
 def test_bad_edges(library: Library, edge: list[int], got: str) -> None:
-    message = rf"expected edge strictly ascending in \[0, 6\), got {got}"
+    message = rf"expected edge_tokens strictly ascending in \[0, 6\), got {got}"
     library.fails(message, "HybridExperts", inputs(tokens(6, 4), np.array(edge), parameters(4, 4, 2)))
 
 
@@ -196,8 +196,8 @@ def zeros(*shape: int) -> NDArray[np.float32]:
         ("x", zeros(6), r"expected x float32 \[L, C=4\], got float32 \[6\]"),
         ("x", zeros(6, 5), r"expected x float32 \[L, C=4\], got float32 \[6, 5\]"),
         ("x", np.zeros((6, 4)), r"expected x float32 \[L, C=4\], got float64 \[6, 4\]"),
-        ("edge", np.zeros(1, np.int32), r"expected edge int64 \[E\], got int32 \[1\]"),
-        ("edge", np.zeros((1, 1), np.int64), r"expected edge int64 \[E\], got int64 \[1, 1\]"),
+        ("edge_tokens", np.zeros(1, np.int32), r"expected edge_tokens int64 \[E\], got int32 \[1\]"),
+        ("edge_tokens", np.zeros((1, 1), np.int64), r"expected edge_tokens int64 \[E\], got int64 \[1, 1\]"),
         ("input_norm_weight", zeros(5), r"expected input_norm_weight float32 \[C=4\], got float32 \[5\]"),
         ("input_norm_bias", zeros(1, 4), r"expected input_norm_bias float32 \[C=4\], got float32 \[1, 4\]"),
         ("gate_weight", zeros(1, 4), r"expected gate_weight \[1\+R, C\] with R >= 1 and C >= 1, got \[1, 4\]"),

@@ -27,7 +27,7 @@ BOXES = {  # left, top, right, bottom
 
 def as_inputs(terms: tuple[Array, ...]) -> dict[str, Array]:
     """Edge terms of the twin under their names."""
-    names = ("edge", "edge_border", "edge_corner")
+    names = ("edge_map", "edge_border", "edge_corner")
     return {name: term.astype(np.float32) for name, term in zip(names, terms, strict=True)}
 
 
@@ -157,12 +157,12 @@ def test_golden(library: Library, golden: Any, assert_close: Any, stages: list[d
 def test_not_finite_edges_stay_where_they_are(library: Library, channels: tuple[int, int]) -> None:
     inputs = make_inputs(channels, 2, BOXES["inside"])
     clean = run(library, inputs)
-    for name, value in (("edge", np.nan), ("edge_border", np.inf), ("edge_corner", -np.inf)):
+    for name, value in (("edge_map", np.nan), ("edge_border", np.inf), ("edge_corner", -np.inf)):
         inputs[name] = np.full_like(inputs[name], value)
     s, (left, top, right, bottom) = 4, BOXES["inside"]
     rows, columns = slice(s * top, s * bottom), slice(s * left, s * right)
     original = make_inputs(channels, 2, BOXES["inside"])
-    inputs["edge"][rows, columns] = original["edge"][rows, columns]
+    inputs["edge_map"][rows, columns] = original["edge_map"][rows, columns]
     inputs["edge_border"][0, top, columns] = original["edge_border"][0, top, columns]
     inputs["edge_border"][1, bottom - 1, columns] = original["edge_border"][1, bottom - 1, columns]
     inputs["edge_border"][2, left, rows] = original["edge_border"][2, left, rows]
@@ -171,7 +171,7 @@ def test_not_finite_edges_stay_where_they_are(library: Library, channels: tuple[
         inputs["edge_corner"][i, row, column] = original["edge_corner"][i, row, column]
     np.testing.assert_array_equal(run(library, inputs), clean)  # what lies outside is not read
 
-    inputs["edge"][s * top + 3, s * left + 5, -1] = np.inf
+    inputs["edge_map"][s * top + 3, s * left + 5, -1] = np.inf
     inputs["edge_border"][2, left, s * top + 1, 0] = np.nan
     clean[3, 5, -1] = np.inf
     clean[1, 0, 0] = np.nan
@@ -220,8 +220,8 @@ def zeros(*shape: int) -> NDArray[np.float32]:
         ),
         ("conv_weight", zeros(3, 2, 5, 5), r"conv_weight float32 \[Co, Ci, 3, 3\], got float32 \[3, 2, 5, 5\]"),
         ("conv_bias", zeros(2), r"conv_bias float32 \[Co=3\], got float32 \[2\]"),
-        ("edge", zeros(20, 20, 2), r"edge float32 \[H, W, Co=3\], got float32 \[20, 20, 2\]"),
-        ("edge", zeros(20, 10, 3), r"edge \[H, W, Co\] with H = W, got \[20, 10, 3\]"),
+        ("edge_map", zeros(20, 20, 2), r"edge_map float32 \[H, W, Co=3\], got float32 \[20, 20, 2\]"),
+        ("edge_map", zeros(20, 10, 3), r"edge_map \[H, W, Co\] with H = W, got \[20, 10, 3\]"),
         ("edge_border", zeros(3, 5, 20, 3), r"edge_border float32 \[4, h, W=20, Co=3\], got float32 \[3, 5, 20, 3\]"),
         ("edge_border", zeros(4, 5, 10, 3), r"edge_border float32 \[4, h, W=20, Co=3\], got float32 \[4, 5, 10, 3\]"),
         ("edge_corner", zeros(4, 5, 4, 3), r"edge_corner float32 \[4, h=5, w=5, Co=3\], got float32 \[4, 5, 4, 3\]"),
@@ -235,7 +235,7 @@ def test_bad_inputs(library: Library, name: str, value: Array, message: str, con
 @pytest.mark.parametrize(("side", "grid"), [(22, 5), (5, 5), (0, 5), (0, 0), (20, 0)])
 def test_map_is_no_multiple_of_the_grid(library: Library, side: int, grid: int) -> None:
     inputs = make_inputs((2, 3), 2, BOXES["inside"])
-    inputs |= {"edge": zeros(side, side, 3), "edge_border": zeros(4, grid, side, 3)}
+    inputs |= {"edge_map": zeros(side, side, 3), "edge_border": zeros(4, grid, side, 3)}
     inputs["edge_corner"] = zeros(4, grid, grid, 3)
     message = r"expected edge \[H, W, Co\] and edge_border \[4, h, W, Co\] with H a multiple of 2\*h, got "
     library.fails(message + f"H={side}, h={grid}", "LocalUpsample", inputs)

@@ -75,7 +75,7 @@ def hybrid_attention(side: int, share: float, quantizer: str = "bsq") -> Case:
     rows = DECODER.code_bits if quantizer == "bsq" else 2**DECODER.code_bits
     inputs = {
         "qkv": _normal(rng, length, 3 * dim),
-        "edge": edge,
+        "edge_tokens": edge,
         "code_weight": _normal(rng, rows, dim),
         "code_bias": _normal(rng, rows),
         "codewords": _normal(rng, 2**DECODER.code_bits, dim),
@@ -117,7 +117,7 @@ def hybrid_experts(side: int, share: float, experts: int = DECODER.experts) -> C
     }
     return Case(
         operator="HybridExperts",
-        inputs={"x": _normal(rng, length, dim), "edge": edge, **weights},
+        inputs={"x": _normal(rng, length, dim), "edge_tokens": edge, **weights},
         constant=frozenset(weights),
         attributes={"epsilon": EPSILON},
         flop=(length + len(edge)) * hidden * (6.0 * dim + SILU_FLOP) + 2.0 * len(edge) * dim * (1 + experts),
@@ -234,7 +234,7 @@ def local_upsample(side: int, share: float, stage: int) -> Case:
             "x": _normal(rng, hc, wc, ci),
             "box": box,
             **weights,
-            "edge": _normal(rng, whole, whole, co),
+            "edge_map": _normal(rng, whole, whole, co),
             "edge_border": _normal(rng, 4, side, whole, co),
             "edge_corner": _normal(rng, 4, side, side, co),
         },

@@ -52,7 +52,7 @@ class UpsampleStage(nn.Module):
             tokens: Tokens a row, W / s with s pixels a token here; the map is square.
 
         Returns:
-            `edge` [H, W, Co], `edge_border` [4, tokens, W, Co], `edge_corner` [4, tokens, tokens, Co].
+            `edge_map` [H, W, Co], `edge_border` [4, tokens, W, Co], `edge_corner` [4, tokens, tokens, Co].
         """
         return edge_formulas.project_edge(edge, self.conv.weight, edge.shape[-1] // tokens)
 
