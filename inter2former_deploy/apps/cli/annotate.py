@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from inter2former_deploy.apps.cli.segment import CustomOps, Decoder, Threads
+from inter2former_deploy.apps.cli.options import CustomOps, Decoder, Threads
 from inter2former_deploy.apps.cli.serve import (
     Cache,
     Certificate,
@@ -24,7 +24,14 @@ from inter2former_deploy.apps.cli.serve import (
 
 def annotate(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of pictures.", show_default=False)],
-    bundle: Annotated[Path, typer.Option(metavar="DIR", help="Bundle that i2f export wrote.", show_default=False)],
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Bundle that i2f export wrote; the small model of this package if not given.",
+            show_default=False,
+        ),
+    ] = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
@@ -51,11 +58,13 @@ def annotate(
 
     \b
     Example:
-      i2f annotate photos/ --bundle bundle
+      i2f annotate photos/
     """  # noqa: D301 - the backspace keeps the example on its lines
+    from inter2former_deploy.runtime import ready_bundle
+
     settings = settings_of(
         "i2f annotate",
-        bundle=bundle,
+        bundle=ready_bundle() if bundle is None else bundle,
         host=host,
         port=port,
         token_file=token_file,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inter2former_deploy.apps.cli.options import CustomOps, Decoder, Threads
 from inter2former_deploy.apps.cli.packages import SERVE_MODULES, require
-from inter2former_deploy.apps.cli.segment import CustomOps, Decoder, Threads
 from inter2former_deploy.core.files import check_new_folder
 
 if TYPE_CHECKING:
