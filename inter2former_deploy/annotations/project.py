@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -378,12 +378,32 @@ class Project:
         """
         object_id = _checked_uuid(object_id)
         there = self.picture(picture)
-        if (draft.mask.height, draft.mask.width) != (there.height, there.width):
-            raise ValueError(
-                f"the mask is of {draft.mask.width} x {draft.mask.height} pixels, the picture of {there.width} x "
-                f"{there.height}"
-            )
+        _check_size(draft, there)
         return self._write(picture, object_id, draft, version, deleted=False)
+
+    def add_objects(self, picture: str, drafts: Mapping[str, Draft]) -> list[Object]:
+        """Write many new objects, all or none of them; those whose id is there already are left as they are.
+
+        Args:
+            picture: id of the picture.
+            drafts: by UUID; their masks are of the picture's size.
+
+        Raises:
+            LookupError: there is no such picture.
+            ValueError: an id is no UUID, or a draft does not fit the picture.
+        """
+        there = self.picture(picture)
+        drafts = {_checked_uuid(key): draft for key, draft in drafts.items()}
+        for draft in drafts.values():
+            _check_size(draft, there)
+        added = []
+        with self._database.writing() as connection:
+            for key, draft in drafts.items():
+                row = _row(picture, key, draft, version=1, deleted=False)
+                statement = db.insert(connection, db.objects).values(row).on_conflict_do_nothing()
+                if not self._versions(connection, picture, key, last=1) and connection.execute(statement).rowcount:
+                    added.append(_object(row | {"height": there.height, "width": there.width}))
+        return added
 
     def delete_object(self, picture: str, object_id: str, version: int, author: str = "") -> Object:
         """Delete an object; it is kept as deleted, with the next version.
@@ -422,21 +442,7 @@ class Project:
                     return current
                 if seen != version or (current is not None and deleted and current.deleted):
                     raise _conflict(object_id, version, current)
-                row = {
-                    "id": object_id,
-                    "version": version + 1,
-                    "picture": picture,
-                    "deleted": deleted,
-                    "changed": _now(),
-                    "class": draft.class_name,
-                    "order": draft.order,
-                    "hidden": draft.hidden,
-                    "locked": draft.locked,
-                    "author": draft.author,
-                    "region": None if draft.region is None else list(draft.region),
-                    "prompts": list(draft.prompts),
-                    "counts": list(draft.mask.counts),
-                }
+                row = _row(picture, object_id, draft, version=version + 1, deleted=deleted)
                 connection.execute(db.objects.insert().values(row))
                 connection.execute(
                     db.objects.delete().where(
@@ -456,6 +462,12 @@ class Project:
         with self._database.reading() as connection:
             row = connection.execute(statement).first()
         return Classes() if row is None else Classes(row.version, tuple(Class(**entry) for entry in row.classes))
+
+    def class_names(self) -> list[str]:
+        """The classes that objects have, listed or not, in the order of the alphabet."""
+        statement = _current(db.objects.c["class"]).where(db.objects.c.deleted.is_(False)).distinct()
+        with self._database.reading() as connection:
+            return sorted(connection.scalars(statement))
 
     def put_classes(self, classes: Sequence[Class], version: int, author: str = "") -> Classes:
         """Write the list of classes; objects keep the class that they have, listed or not.
@@ -580,6 +592,32 @@ def _object(row: Any) -> Object:
         prompts=tuple(row["prompts"]),
         mask=Runs(row["height"], row["width"], tuple(row["counts"])),
     )
+
+
+def _row(picture: str, object_id: str, draft: Draft, *, version: int, deleted: bool) -> Json:
+    return {
+        "id": object_id,
+        "version": version,
+        "picture": picture,
+        "deleted": deleted,
+        "changed": _now(),
+        "class": draft.class_name,
+        "order": draft.order,
+        "hidden": draft.hidden,
+        "locked": draft.locked,
+        "author": draft.author,
+        "region": None if draft.region is None else list(draft.region),
+        "prompts": list(draft.prompts),
+        "counts": list(draft.mask.counts),
+    }
+
+
+def _check_size(draft: Draft, picture: Picture) -> None:
+    if (draft.mask.height, draft.mask.width) != (picture.height, picture.width):
+        raise ValueError(
+            f"the mask is of {draft.mask.width} x {draft.mask.height} pixels, the picture of {picture.width} x "
+            f"{picture.height}"
+        )
 
 
 def _values(draft: Draft) -> Json:

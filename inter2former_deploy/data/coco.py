@@ -62,8 +62,8 @@ class CocoDataset(FileDataset):
     ) -> None:
         super().__init__(convert_colours=convert_colours, strict=strict)
         pycocotools()
-        data = _load(annotations)
-        entries = _by_id(annotations, data["images"])
+        data = load_annotations(annotations)
+        entries = images_by_id(annotations, data["images"])
         objects: list[tuple[str, dict[str, Any]]] = []  # id of the picture, annotation
         without_picture: list[str] = []
         for index, entry in enumerate(data["annotations"]):
@@ -71,7 +71,7 @@ class CocoDataset(FileDataset):
                 self.passed_over.add(UNREADABLE_ANNOTATIONS, f"annotation number {index} is no JSON object")
                 continue
             label = f"annotation {entry.get('id', f'number {index}')}"
-            key = _id(entry.get("image_id"))
+            key = entry_id(entry.get("image_id"))
             if key not in entries:
                 without_picture.append(f"{label}: image_id {entry.get('image_id')!r:.80}")
                 continue
@@ -100,7 +100,7 @@ class CocoDataset(FileDataset):
         objects: Sequence[tuple[str, dict[str, Any]]],
     ) -> None:
         used = list(dict.fromkeys(key for key, _ in objects))
-        names = {key: _file_name(entries[key]) for key in used}
+        names = {key: file_name(entries[key]) for key in used}
         folders = [images] if images else self._folders(annotations, list(names.values()))
         plain = [name.rsplit("/", 1)[-1] for name in names.values()]
         short = len(set(plain)) == len(plain)  # else, names with their folders tell pictures apart
@@ -340,7 +340,7 @@ def _kind(entry: dict[str, Any], image: dict[str, Any], crowds: bool) -> str:
     return STRAY_RINGS if stray else ""
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_annotations(path: Path) -> dict[str, Any]:
     """A COCO file's content: `images` and `annotations` are lists.
 
     Raises:
@@ -403,32 +403,34 @@ def _other_format(data: Any) -> str:
     return ""
 
 
-def _by_id(path: Path, images: list[Any]) -> dict[str, dict[str, Any]]:
+def images_by_id(path: Path, images: list[Any]) -> dict[str, dict[str, Any]]:
     """The images by their ids as text: in files of some tools ids are text here and numbers there."""
     entries: dict[str, dict[str, Any]] = {}
     twice: list[str] = []
     for index, entry in enumerate(images):
-        key = _id(entry.get("id")) if isinstance(entry, dict) else ""
+        key = entry_id(entry.get("id")) if isinstance(entry, dict) else ""
         if not key:
             raise DataError(f"{path}: images number {index} has no id")
-        name = _file_name(entry)
+        name = file_name(entry)
         if not name:
             raise DataError(f"{path}: image {key} has neither file_name nor coco_url")
-        if key in entries and _file_name(entries[key]) != name:
-            twice.append(f"id {key}: {_file_name(entries[key])} and {name}")
+        if key in entries and file_name(entries[key]) != name:
+            twice.append(f"id {key}: {file_name(entries[key])} and {name}")
         entries[key] = entry
     if twice:
         raise DataError(f"{path}: {len(twice)} ids belong to two images each: {first_names(twice)}")
     return entries
 
 
-def _id(value: Any) -> str:
+def entry_id(value: Any) -> str:
+    """An id as text, since files of some tools have it as text here and as a number there; "" if it is none."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip() if isinstance(value, int | str) and not isinstance(value, bool) else ""
 
 
-def _file_name(image: dict[str, Any]) -> str:
+def file_name(image: dict[str, Any]) -> str:
+    """The name of an image's file with slashes, "" if the entry has none."""
     name, url = image.get("file_name"), image.get("coco_url")
     if isinstance(name, str) and name:
         return name.replace("\\", "/")

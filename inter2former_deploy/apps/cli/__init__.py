@@ -26,9 +26,16 @@ from inter2former_deploy.apps.cli import (
     train,
     verify,
 )
+from inter2former_deploy.apps.cli.annotations import app as annotations_app
 from inter2former_deploy.apps.cli.prompts import OrderedPrompts
 from inter2former_deploy.apps.cli.stopping import Stopped, stopped_by_signals
-from inter2former_deploy.core.errors import BundleError, MissingPackageError, OperatorLibraryError, PictureWarning
+from inter2former_deploy.core.errors import (
+    BundleError,
+    DatabaseError,
+    MissingPackageError,
+    OperatorLibraryError,
+    PictureWarning,
+)
 
 # Exit codes beside 0; Typer itself exits with 2 on wrong usage.
 FAILED, BAD_INPUT, UNEXPECTED = 1, 2, 3
@@ -38,7 +45,7 @@ EXIT_CODES = (
     "a signal stopped it, such as 143 for SIGTERM."
 )
 # Of bad input and what is not installed; all others are defects.
-EXPECTED_ERRORS = (ValueError, OSError, BundleError, OperatorLibraryError, MissingPackageError)
+EXPECTED_ERRORS = (ValueError, OSError, BundleError, DatabaseError, OperatorLibraryError, MissingPackageError)
 
 app = typer.Typer(
     name="i2f",
@@ -56,6 +63,7 @@ app.command("segment", cls=OrderedPrompts)(segment.segment)
 app.command("encode")(encode.encode)
 app.command("annotate")(annotate.annotate)
 app.command("serve")(serve.serve)
+app.add_typer(annotations_app, name="annotations")
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("ablate")(ablate.ablate)

@@ -11,7 +11,8 @@ TORCH_MODULES = ("torch",)  # for the reference modules
 EXPORT_MODULES = (*TORCH_MODULES, "onnx", "onnx_ir", "onnxscript", "ml_dtypes")
 # Modules of the extra "train", which brings "export", too.
 PLOT_MODULES = ("matplotlib",)
-SERVE_MODULES = ("fastapi", "uvicorn", "pydantic", "multipart", "sqlalchemy", "alembic", "pycocotools")
+ANNOTATION_MODULES = ("sqlalchemy", "alembic", "pycocotools")  # of the extra "serve", like the next
+SERVE_MODULES = ("fastapi", "uvicorn", "pydantic", "multipart", *ANNOTATION_MODULES)
 PHOTO_MODULES = ("matplotlib", "skimage", "sklearn")  # synthetic scenes are made of photographs that lie in these
 
 
