@@ -11,7 +11,7 @@ import { listen, shown } from "./keys.js";
 import { maskOf } from "./masks.js";
 import { Panels } from "./panels.js";
 import { Pointer } from "./pointer.js";
-import { set, settings } from "./settings.js";
+import { set, settings, wide } from "./settings.js";
 import { followTheme } from "./theme.js";
 import { Viewer } from "./viewer.js";
 
@@ -409,6 +409,7 @@ byId("saving-retry", HTMLElement).addEventListener("click", () => {
 });
 byId("toggle-pictures", HTMLElement).append(icon("list"));
 byId("toggle-panel", HTMLElement).append(icon("panel"));
+wide.addEventListener("change", () => prefer({ pictures: wide.matches, panel: wide.matches }));
 byId("toggle-pictures", HTMLElement).addEventListener("click", () => prefer({ pictures: !settings.pictures }));
 byId("toggle-panel", HTMLElement).addEventListener("click", () => prefer({ panel: !settings.panel }));
 const radius = byId("radius", HTMLInputElement);

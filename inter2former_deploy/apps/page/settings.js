@@ -2,6 +2,9 @@
 
 const KEY = "i2f-settings";
 
+/** Whether there is room for lists beside the picture; as in style.css. */
+export const wide = matchMedia("(min-width: 1101px)");
+
 /** What somebody prefers, kept in the browser. @type {Look & {author: string, pictures: boolean, panel: boolean}} */
 export const settings = {
   opacity: 0.45,
@@ -9,9 +12,9 @@ export const settings = {
   masks: true,
   alone: false,
   author: "",
-  pictures: innerWidth > 1100,
-  panel: innerWidth > 1100,
   ...read(),
+  pictures: wide.matches,
+  panel: wide.matches,
 };
 
 function read() {
@@ -25,6 +28,6 @@ function read() {
 /** @param {Partial<typeof settings>} what */
 export function set(what) {
   Object.assign(settings, what);
-  const { alone: _, ...kept } = settings;
+  const { alone: _, pictures: __, panel: ___, ...kept } = settings;
   localStorage.setItem(KEY, JSON.stringify(kept));
 }

@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""What the page costs over the model: clicks and hover previews in Chromium, beside the decode alone.
+
+    python scripts/measure_page.py BUNDLE [--picture FILE] [--objects 12] [--seconds 6]
+
+A server is started on a folder with one picture and a headless Chromium opens its page. Prompts are given to the page and to
+the runtime in turn, so that both see the same machine. "Click to mask" is from the release of a finger on the picture (a
+finger does not hover, so nothing is known before) to the frame in which the mask is painted. "After hovering" is the same
+with a mouse that rested until the preview was there. "Decode" is `Session.click` of the runtime, in this process, with
+the same number of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import sync_playwright
+
+from inter2former_deploy.apps.server.run import run
+from inter2former_deploy.apps.server.settings import Settings
+from inter2former_deploy.core.pictures import read_image
+from inter2former_deploy.runtime import Segmenter
+
+ROOT = Path(__file__).resolve().parent.parent
+CLICKS = 4  # of an object
+PATIENCE = 120  # seconds
+
+# Resolves with the milliseconds from the next pointerup to the end of the frame that shows one prompt more.
+WAIT_FOR_MASK = """() => {
+    const { desk, viewer } = i2f;
+    const count = () => [...desk.sheet.entries.values()].reduce((sum, entry) => sum + entry.prompts.length, 0);
+    const before = count();
+    window.measured = new Promise((done) => {
+        let released = 0;
+        addEventListener("pointerup", () => (released = performance.now()), { once: true, capture: true });
+        let painted = Infinity;
+        const look = () => {
+            if (painted === Infinity && count() > before) painted = viewer.painted;
+            if (viewer.painted > painted) setTimeout(() => done(performance.now() - released));
+            else setTimeout(look, 1);
+        };
+        look();
+    });
+}"""
+
+# Moves the pointer in every frame and counts answers; the path never stays at a place.
+HOVER = """async ([seconds, width, height]) => {
+    const { desk, viewer } = i2f;
+    const { canvas, view } = viewer;
+    const box = canvas.getBoundingClientRect();
+    const [begun, answered, painted] = [performance.now(), desk.preview.answered, viewer.painted];
+    for (let i = 0; performance.now() - begun < 1000 * seconds; i++) {
+        const [x, y] = view.toCanvas([width * (0.5 + 0.4 * Math.sin(i / 37)), height * (0.5 + 0.4 * Math.cos(i / 23))]);
+        canvas.dispatchEvent(new PointerEvent("pointermove", {
+            pointerId: 1, pointerType: "mouse", bubbles: true, clientX: box.left + x / view.ratio, clientY: box.top + y / view.ratio,
+        }));
+        await new Promise(requestAnimationFrame);
+    }
+    const passed = (performance.now() - begun) / 1000;
+    return [(desk.preview.answered - answered) / passed, (viewer.painted - painted) / passed];
+}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--picture", type=Path, default=ROOT / "exporters" / "photograph.jpg")
+    parser.add_argument("--objects", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=6, help="of hovering")
+    parser.add_argument("--threads", type=int, default=None)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        shutil.copy(arguments.picture, work)
+        server = run(Settings(bundle=arguments.bundle, pictures=Path(work), port=0, threads=arguments.threads))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            measure(arguments, server)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def measure(arguments: argparse.Namespace, server: Any) -> None:
+    """Drive the page, print the figures."""
+    while not server.started:
+        time.sleep(0.05)
+    address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    image = read_image(arguments.picture)
+    height, width = image.shape[:2]
+    segmenter = Segmenter(arguments.bundle, num_threads=arguments.threads)
+    generator = np.random.default_rng(0)
+
+    def place() -> tuple[float, float]:
+        x, y = generator.uniform(0.1, 0.9, 2) * (width, height)
+        return float(x), float(y)
+
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_context(viewport={"width": 1280, "height": 800}, has_touch=True).new_page()
+        page.goto(address)
+        wait(page, "i2f.desk.sheet?.encoding(null)?.state === 'ready'")
+        session = segmenter.open(image)
+
+        def on_screen(x: float, y: float) -> tuple[float, float]:
+            left, top = page.evaluate(
+                """([x, y]) => {
+                    const { view, canvas } = i2f.viewer;
+                    const box = canvas.getBoundingClientRect();
+                    const [a, b] = view.toCanvas([x, y]);
+                    return [a / view.ratio + box.left, b / view.ratio + box.top];
+                }""",
+                [x, y],
+            )
+            return left, top
+
+        figures: dict[str, list[float]] = {"decode": [], "page": [], "hovered": []}
+        for number in range(2 * arguments.objects + 1):
+            page.keyboard.press("n")
+            session.reset()
+            for click in range(CLICKS):
+                x, y = place()
+                if number % 2 == 0:
+                    page.evaluate(WAIT_FOR_MASK)
+                    page.touchscreen.tap(*on_screen(x, y))
+                else:
+                    page.mouse.move(*on_screen(x, y))
+                    wait(page, f"JSON.parse(i2f.desk.preview.shown?.key ?? '[0,0,[]]')[2].length === {click + 1}")
+                    page.evaluate(WAIT_FOR_MASK)
+                    page.mouse.down()
+                    page.mouse.up()
+                took = page.evaluate("window.measured")
+                wait(page, "i2f.desk.saver.unsaved === 0")
+                begun = time.perf_counter()
+                session.click(x, y, positive=True)
+                decode = 1000 * (time.perf_counter() - begun)
+                if number == 0:
+                    continue  # to warm up
+                figures["hovered" if number % 2 else "page"].append(took)
+                figures["decode"].append(decode)
+                if number % 2 == 0:
+                    figures.setdefault("over", []).append(took - decode)
+
+        page.keyboard.press("n")
+        session.reset()
+        x, y = place()
+        page.touchscreen.tap(*on_screen(x, y))
+        wait(page, "i2f.desk.sheet.waiting.length === 0 && i2f.desk.saver.unsaved === 0")
+        session.click(x, y)
+        previews, frames, decodes = [], [], []
+        for _ in range(3):
+            answers, painted = page.evaluate(HOVER, [arguments.seconds / 3, width, height])
+            previews.append(answers)
+            frames.append(painted)
+            for _ in range(8):
+                begun = time.perf_counter()
+                session.click(*place())
+                decodes.append(1000 * (time.perf_counter() - begun))
+                session.undo()
+        browser.close()
+
+    median = {name: statistics.median(values) for name, values in figures.items()}
+    allowed = 1000 / statistics.median(decodes)
+    rate = statistics.median(previews)
+    print(f"picture {width} x {height}, model at {segmenter.size}, {len(figures['page'])} clicks each way; medians")
+    print(f"decode alone              {median['decode']:7.1f} ms")
+    print(f"click to mask             {median['page']:7.1f} ms   over its decode: {median['over']:.1f} ms")
+    print(f"click to mask, hovered    {median['hovered']:7.1f} ms")
+    print(
+        f"hover previews            {rate:7.1f} a second; a decode of them: {1000 / allowed:.1f} ms, {allowed:.1f} a second"
+    )
+    print(
+        f"                          {rate / allowed:7.2f} of what decoding allows; {statistics.median(frames):.0f} frames a second"
+    )
+
+
+def wait(page: Any, expression: str) -> None:
+    """Until a JavaScript expression is true."""
+    end = time.monotonic() + PATIENCE
+    while not page.evaluate(f"typeof i2f === 'undefined' ? false : Boolean({expression})"):
+        if time.monotonic() > end:
+            raise RuntimeError(f"waited in vain for {expression}")
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    main()
