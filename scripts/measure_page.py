@@ -3,11 +3,11 @@
 
     python scripts/measure_page.py BUNDLE [--picture FILE] [--objects 12] [--seconds 6]
 
-A server is started on a folder with one picture and a headless Chromium opens its page. Prompts are given to the page and to
-the runtime in turn, so that both see the same machine. "Click to mask" is from the release of a finger on the picture (a
-finger does not hover, so nothing is known before) to the frame in which the mask is painted. "After hovering" is the same
-with a mouse that rested until the preview was there. "Decode" is `Session.click` of the runtime, in this process, with
-the same number of threads.
+A server is started on a folder with one picture and a headless Chromium opens its page. Prompts are given to the page
+and to the runtime in turn, so that both see the same machine. "Click to mask" is from the release of a finger on the
+picture (a finger does not hover, so nothing is known before) to the frame in which the mask is painted; "hovered" is
+the same with a mouse that rested until the preview was there. The decode is `Session.click` of the runtime, in this
+process, with as many threads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 from playwright.sync_api import sync_playwright
 
-from inter2former_deploy.apps.server.run import run
+from inter2former_deploy.apps.server.run import Server
+from inter2former_deploy.apps.server.service import Service
 from inter2former_deploy.apps.server.settings import Settings
 from inter2former_deploy.core.pictures import read_image
 from inter2former_deploy.runtime import Segmenter
@@ -60,7 +61,8 @@ HOVER = """async ([seconds, width, height]) => {
     for (let i = 0; performance.now() - begun < 1000 * seconds; i++) {
         const [x, y] = view.toCanvas([width * (0.5 + 0.4 * Math.sin(i / 37)), height * (0.5 + 0.4 * Math.cos(i / 23))]);
         canvas.dispatchEvent(new PointerEvent("pointermove", {
-            pointerId: 1, pointerType: "mouse", bubbles: true, clientX: box.left + x / view.ratio, clientY: box.top + y / view.ratio,
+            pointerId: 1, pointerType: "mouse", bubbles: true,
+            clientX: box.left + x / view.ratio, clientY: box.top + y / view.ratio,
         }));
         await new Promise(requestAnimationFrame);
     }
@@ -79,21 +81,22 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         shutil.copy(arguments.picture, work)
-        server = run(Settings(bundle=arguments.bundle, pictures=Path(work), port=0, threads=arguments.threads))
-        thread = threading.Thread(target=server.run)
+        server = Server(
+            Service(Settings(bundle=arguments.bundle, pictures=Path(work), port=0, threads=arguments.threads))
+        )
+        started = threading.Event()
+        thread = threading.Thread(target=server.serve_until_stopped, args=(started.set,))
         thread.start()
         try:
-            measure(arguments, server)
+            started.wait(PATIENCE)
+            measure(arguments, server.address)
         finally:
-            server.should_exit = True
+            server.stop()
             thread.join()
 
 
-def measure(arguments: argparse.Namespace, server: Any) -> None:
+def measure(arguments: argparse.Namespace, address: str) -> None:
     """Drive the page, print the figures."""
-    while not server.started:
-        time.sleep(0.05)
-    address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     image = read_image(arguments.picture)
     height, width = image.shape[:2]
     segmenter = Segmenter(arguments.bundle, num_threads=arguments.threads)
@@ -169,18 +172,15 @@ def measure(arguments: argparse.Namespace, server: Any) -> None:
         browser.close()
 
     median = {name: statistics.median(values) for name, values in figures.items()}
-    allowed = 1000 / statistics.median(decodes)
+    decode = statistics.median(decodes)
     rate = statistics.median(previews)
     print(f"picture {width} x {height}, model at {segmenter.size}, {len(figures['page'])} clicks each way; medians")
-    print(f"decode alone              {median['decode']:7.1f} ms")
-    print(f"click to mask             {median['page']:7.1f} ms   over its decode: {median['over']:.1f} ms")
-    print(f"click to mask, hovered    {median['hovered']:7.1f} ms")
-    print(
-        f"hover previews            {rate:7.1f} a second; a decode of them: {1000 / allowed:.1f} ms, {allowed:.1f} a second"
-    )
-    print(
-        f"                          {rate / allowed:7.2f} of what decoding allows; {statistics.median(frames):.0f} frames a second"
-    )
+    print(f"decode alone            {median['decode']:7.1f} ms")
+    print(f"click to mask           {median['page']:7.1f} ms; {median['over']:.1f} ms over its decode")
+    print(f"click to mask, hovered  {median['hovered']:7.1f} ms")
+    print(f"decode of a preview     {decode:7.1f} ms, {1000 / decode:.1f} a second")
+    print(f"hover previews          {rate:7.1f} a second, {rate * decode / 1000:.2f} of what decoding allows")
+    print(f"frames while hovering   {statistics.median(frames):7.1f} a second")
 
 
 def wait(page: Any, expression: str) -> None:

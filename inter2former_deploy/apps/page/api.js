@@ -89,9 +89,8 @@ export class Api {
    * @returns {Promise<Answer>}
    */
   predict(id, { prompts, region }, preview) {
-    // Previews count by themselves, so that they never make a click stale.
-    const client = this.#client + (preview ? "-preview" : "");
-    return this.#json("POST", `/v1/pictures/${id}/predict`, { prompts, region, client, sequence: ++this.#sequence, preview });
+    const asked = { prompts, region, client: this.#client, sequence: ++this.#sequence, preview };
+    return this.#json("POST", `/v1/pictures/${id}/predict`, asked);
   }
 
   /** @param {string} picture @param {Entry} entry  with the version it replaces @returns {Promise<Entry>} */
@@ -100,9 +99,16 @@ export class Api {
     return this.#json("PUT", `/v1/pictures/${picture}/objects/${id}`, body);
   }
 
-  /** @param {string} picture @param {string} id @param {number} version @returns {Promise<{version: number} | null>} */
-  remove(picture, id, version) {
-    return this.#json("DELETE", `/v1/pictures/${picture}/objects/${id}?version=${version}`);
+  /**
+   * @param {string} picture
+   * @param {string} id
+   * @param {number} version  that is deleted
+   * @param {string} author
+   * @returns {Promise<{version: number}>}
+   */
+  remove(picture, id, version, author) {
+    const query = new URLSearchParams({ version: String(version), author });
+    return this.#json("DELETE", `/v1/pictures/${picture}/objects/${id}?${query}`);
   }
 
   /** @param {Classes} classes  with the version they replace @returns {Promise<Classes>} */

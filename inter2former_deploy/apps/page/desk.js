@@ -10,6 +10,7 @@ import { Sheet } from "./sheet.js";
 
 const AHEAD = 2; // pictures that are encoded before one comes to them
 const REST = 600; // milliseconds for which the view must rest before its window is encoded
+const MORE = 300; // milliseconds after which the list of pictures is read again when there are more
 const UNKNOWN = "#8a8f98"; // colour of a class that is not in the list
 
 /** @typedef {{id: string, picture: string, mine: Entry | null, theirs: Entry | null, decide: (keep: "mine" | "theirs") => void}} Conflict */
@@ -33,9 +34,12 @@ export class Desk {
   /** @type {Conflict[]} */
   conflicts = [];
   connected = true;
+  /** The picture to begin with, where there is one. @type {string | null} */
+  first = null;
   /** The picture that is to be seen, maybe not loaded yet. @type {string | null} */
   #wanted = null;
   #rest = 0;
+  #more = 0;
   /** Pictures of the objects. @type {Map<string, string>} */
   #pictureOf = new Map();
 
@@ -54,8 +58,9 @@ export class Desk {
       changed: tell.changed,
       write: (id, entry, version) => {
         const picture = /** @type {string} */ (this.#pictureOf.get(id));
-        return entry ? api.put(picture, { ...entry, version }) : api.remove(picture, id, version);
+        return entry ? api.put(picture, { ...entry, version }) : api.remove(picture, id, version, settings.author);
       },
+      there: ({ object }) => object,
       theirs: (id, entry) => this.sheets.get(this.#pictureOf.get(id) ?? "")?.replace(id, entry),
       conflict: (id, mine, theirs, decide) => {
         this.conflicts.push({ id, picture: this.#pictureOf.get(id) ?? "", mine, theirs, decide });
@@ -66,6 +71,7 @@ export class Desk {
     this.classSaver = new Saver({
       changed: tell.changed,
       write: (_, classes, version) => api.putClasses({ version, classes: classes?.classes ?? [] }),
+      there: ({ version, classes }) => ({ version, classes }),
       theirs: (_, classes) => this.#setClasses(classes?.classes ?? []),
       conflict: (_, mine, theirs, decide) => {
         const there = theirs?.classes ?? []; // both lists are wanted
@@ -89,6 +95,7 @@ export class Desk {
       if (sheet !== this.sheet && !kept) this.sheets.delete(id);
     }
     if (this.sheet) await this.#refresh(this.sheet);
+    else if (pictures.length) await this.show(pictures.find(({ id }) => id === this.first)?.id ?? pictures[0].id);
     this.tell.changed();
   }
 
@@ -165,6 +172,9 @@ export class Desk {
       this.#hear(event.picture, event.object);
     } else if (event.type === "classes") {
       this.classSaver.heard("classes", event, event.version);
+    } else if (event.type === "pictures") {
+      clearTimeout(this.#more);
+      this.#more = setTimeout(() => this.load().catch(() => {}), MORE); // the server tells of each as it finds it
     }
   }
 

@@ -447,6 +447,7 @@ addEventListener("online", () => {
 // The beginning
 
 async function begin() {
+  desk.first = sessionStorage.getItem("i2f-picture");
   for (;;) {
     try {
       await desk.load();
@@ -457,10 +458,7 @@ async function begin() {
       sessionStorage.setItem(TOKEN, api.token);
     }
   }
-  void hearEvents();
-  const last = sessionStorage.getItem("i2f-picture");
-  const first = desk.summaries.find(({ id }) => id === last) ?? desk.summaries[0];
-  if (first) await show(() => desk.show(first.id));
+  await hearEvents();
 }
 
 /** For as long as the page lives. */

@@ -18,7 +18,8 @@ const [FIRST_WAIT, LONGEST_WAIT] = [1000, 10_000]; // milliseconds between tries
 /**
  * @template T
  * @typedef {object} Host
- * @property {(id: string, thing: T | null, version: number) => Promise<{version: number} | null>} write  over `version`
+ * @property {(id: string, thing: T | null, version: number) => Promise<{version: number}>} write  over `version`
+ * @property {(answer: any) => (T & {version: number}) | null} there  what a refusal says that is stored
  * @property {() => void} changed  what is saved, or why not
  * @property {(id: string, thing: T | null) => void} theirs  take what somebody else wrote
  * @property {(id: string, mine: T | null, theirs: (T & {version: number}) | null, decide: (keep: "mine" | "theirs") => void) => void} conflict
@@ -119,11 +120,10 @@ export class Saver {
       return;
     }
     try {
-      const answer = await this.host.write(id, wanted, version);
-      kept.version = answer?.version ?? version + 1;
+      kept.version = (await this.host.write(id, wanted, version)).version;
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 409 || error.code !== "conflict") throw error;
-      this.#conflict(kept, error.data?.object ?? null);
+      this.#conflict(kept, this.host.there(error.data));
       return;
     }
     if (kept.wanted === wanted) kept.dirty = false;
