@@ -213,6 +213,14 @@ class Session:
         with self._lock:
             return tuple(step.prompt for step in self._steps)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of prompts and predictions, bytes, without the encoded image."""
+        with self._lock:
+            predictions = sum(step.prediction.nbytes for step in self._steps if step.prediction is not None)
+            masks = sum(step.prompt.mask.nbytes for step in self._steps if isinstance(step.prompt, StartMask))
+            return self._state.nbytes + predictions + masks
+
     def state(self) -> dict[str, Any]:
         """All that `Segmenter.restore` needs beside the image: plain JSON, of a version of its own.
 

@@ -85,6 +85,10 @@ class PromptState(Protocol[PredictionT]):
     def copy(self) -> PromptState[PredictionT]:
         """Another state that has been told the same, and goes on by itself."""
 
+    @property
+    def nbytes(self) -> int:
+        """Size of its arrays in memory, bytes."""
+
 
 class Frame(Protocol):
     """Where an image lies in the model's square, which a family decides."""
@@ -115,3 +119,7 @@ class Prediction(Protocol):
 
     def logits(self, frame: Any) -> Floats:
         """Logits of the model's square, padding included."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory, bytes."""

@@ -223,3 +223,46 @@ def test_clicks_of_one_session_from_several_threads_take_turns() -> None:
         replay.click(*click)
     assert len(replay.prompts) == 40
     assert_same(session, replay)
+
+
+def test_a_copy_goes_on_by_itself() -> None:
+    session, told = new_session(), [("click", 20, 30, True), ("start", DISC), ("click", 60, 80, False)]
+    for prompt in told:
+        tell(session, prompt)
+    copied, expected = session.copy(), new_session()
+    tell(copied, ("click", 5, 5, True))
+    copied.keep(1)
+    tell(expected, told[0])
+    assert_same(copied, expected)
+    for prompt in told[1:]:
+        tell(expected, prompt)
+    assert_same(session, expected)
+
+
+def test_keeping_the_first_prompts_is_undoing_the_others() -> None:
+    calls: list[int] = []
+    session, expected = new_session(lambda prompts: calls.append(1) or decode(prompts)), new_session()
+    for n in range(6):
+        session.click(10 * n, 10 * n)
+    made = len(calls)
+    session.keep(6)
+    session.keep(2)
+    assert len(calls) == made  # nothing is decoded for it
+    for n in range(2):
+        expected.click(10 * n, 10 * n)
+    assert_same(session, expected)
+    for count in (-1, 3):
+        with pytest.raises(ValueError, match="from 0 to 2"):
+            session.keep(count)
+
+
+def test_memory_is_that_of_labels_and_predictions() -> None:
+    session = new_session()
+    assert session.nbytes == 64 * 64
+    session.click(20, 30)
+    first = session.nbytes
+    assert first >= 64 * 64 + 4 * 40 * 40
+    session.click(40, 30)
+    assert session.nbytes > first
+    session.reset()
+    assert session.nbytes == 64 * 64

@@ -15,7 +15,7 @@ from inter2former_deploy.apps.server.paint import Paint, painted
 from inter2former_deploy.core.prompts import Box, Click, Mask, Prompt, StartMask, Stroke
 from inter2former_deploy.core.runs import Runs
 from inter2former_deploy.runtime.region import Region
-from inter2former_deploy.runtime.session import KEPT_PREDICTIONS, Session
+from inter2former_deploy.runtime.session import Session
 
 PATIENCE = 10  # seconds that a prompt waits for the one before it
 
@@ -126,10 +126,12 @@ class Work:
         self._steps.append(_Step(prompt, session, told))
         self._mask = mask
 
-    def nbytes(self, size: int) -> int:
-        """Memory that it takes at most, bytes, where the model's square has this side."""
-        kept = len(self._steps) + 1 + 4 * min(len(self._steps), KEPT_PREDICTIONS)
-        return kept * size * size + (0 if self._mask is None else self._mask.nbytes)
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, bytes."""
+        sessions = {id(session): session for session in (self._start, *(step.session for step in self._steps))}
+        masks = 0 if self._mask is None else self._mask.nbytes
+        return sum(session.nbytes for session in sessions.values()) + masks
 
 
 def _in_region(prompt: Click | Box | Stroke | Runs, region: Region) -> Prompt:
@@ -150,11 +152,10 @@ class Pool:
 
     Args:
         limit: bytes.
-        size: S, the side of the model's square.
     """
 
-    def __init__(self, limit: int, size: int) -> None:
-        self._limit, self._size = limit, size
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._idle: OrderedDict[Work, int] = OrderedDict()  # with its bytes; the last used at the end
         self._busy: dict[Work, Sequence[WirePrompt]] = {}  # with the prompts that it is going to have
         self._previews: dict[str, Work] = {}  # by client, of the idle works
@@ -223,7 +224,7 @@ class Pool:
             if former is not None:
                 self._remove(former)
             self._previews[work.client] = work
-        self._idle[work] = work.nbytes(self._size)
+        self._idle[work] = work.nbytes
         while sum(self._idle.values()) > self._limit:
             self._remove(next(iter(self._idle)))
 
@@ -234,7 +235,7 @@ class Pool:
 
     @property
     def nbytes(self) -> int:
-        """Memory of all that is kept, at most, bytes."""
+        """Memory of all that is kept, bytes."""
         with self._changed:
             return sum(self._idle.values())
 

@@ -99,7 +99,7 @@ class Service:
         self.metrics = Metrics()
         self.events = Events(limits.streams)
         self.pixels = Pixels(limits.decoded)
-        self.pool = Pool(limits.kept_bytes, self.segmenter.size)
+        self.pool = Pool(limits.kept_bytes)
         self.uploads = Uploads(limits.images)
         self.on_encoding: Callable[[str, Status], None] = lambda key, status: None
         self.encodings = Encodings(
@@ -114,7 +114,7 @@ class Service:
             "i2f_encodings": ("Encodings in memory.", lambda: self.encodings.kept),
             "i2f_encoded_total": ("Pictures that were encoded.", lambda: self.encodings.made),
             "i2f_pixels_bytes": ("Memory of decoded pictures.", lambda: self.pixels.nbytes),
-            "i2f_kept_bytes": ("Memory of what was predicted last, at most.", lambda: self.pool.nbytes),
+            "i2f_kept_bytes": ("Memory of what was predicted last.", lambda: self.pool.nbytes),
             "i2f_listeners": ("Clients that listen to events.", lambda: len(self.events)),
         }
         self._newest: OrderedDict[tuple[str, bool], int] = (

@@ -23,7 +23,7 @@ class Limits:
     encodings: int = 2 << 30  # bytes of encodings that are kept
     sessions: int = 256  # with an id of their own
     session_seconds: float = 1800  # after the last use of one
-    kept_bytes: int = 1 << 29  # for what was predicted last, so that one more prompt is one decode
+    kept_bytes: int = 1 << 30  # for what was predicted last, so that one more prompt is one decode
     queue: int = 32  # encodings that wait
     streams: int = 64  # clients that listen to events
     in_flight: int = 1 << 30  # bytes of all bodies that are on their way

@@ -27,3 +27,8 @@ class MaskLogits:
     def logits(self, frame: Frame) -> Floats:
         """A copy of the logits, `[S/4, S/4]`."""
         return self.values.copy()
+
+    @property
+    def nbytes(self) -> int:
+        """Size in memory, bytes."""
+        return self.values.nbytes

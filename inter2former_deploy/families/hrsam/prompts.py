@@ -88,6 +88,12 @@ class SparsePrompts:
         copied._steps = list(self._steps)
         return copied
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all logits in memory, bytes."""
+        known = (known.previous for known in (self._known, *self._steps))
+        return self._no_mask.nbytes + sum(previous.nbytes for previous in known if previous is not None)
+
 
 def start_logits(mask: npt.NDArray[np.bool_]) -> Floats:
     """A mask of the model's square as logits: where its border crosses a pixel of theirs, by the share inside.

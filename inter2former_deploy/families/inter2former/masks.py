@@ -40,6 +40,11 @@ class BoxLogits(NamedTuple):
         """The whole map of logits, `[S, S]`."""
         return paste_logits(self.box_logits, self.box, frame.size)
 
+    @property
+    def nbytes(self) -> int:
+        """Size in memory, bytes."""
+        return self.box_logits.nbytes
+
 
 def paste_logits(box_logits: Floats, box: Box, size: int) -> Floats:
     """The whole map of logits: -100 outside the box.

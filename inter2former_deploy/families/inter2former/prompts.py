@@ -96,6 +96,11 @@ class LabelMapPrompts:
         copied._labels, copied._steps = self._labels.copy(), list(self._steps)
         return copied
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all label maps in memory, bytes."""
+        return self._labels.nbytes + sum(step.labels.values.nbytes for step in self._steps)
+
 
 @dataclass(frozen=True)
 class _Crop:
