@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 import inter2former_deploy
 from inter2former_deploy.apps.server.errors import ApiError
@@ -126,15 +127,22 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
         return JSONResponse(error.body(), error.status_code, error.headers)
 
     @app.exception_handler(HTTPException)
-    async def of_starlette(_: Request, error: HTTPException) -> Response:
+    async def of_starlette(request: Request, error: HTTPException) -> Response:
+        headers = {"Allow": ", ".join(_methods(app, request.url.path))} if error.status_code == 405 else error.headers
         body = {"error": {"code": "http", "message": error.detail}}
-        return JSONResponse(body, error.status_code, error.headers)
+        return JSONResponse(body, error.status_code, headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         return JSONResponse({"error": {"code": "bad_request", "message": _first(error.errors())}}, 400)
 
     app.add_middleware(_Failures, told=service.metrics.failures.add)
+
+
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """What can be done with an address; Starlette knows of the first route alone."""
+    found = (known for form, known in app.openapi()["paths"].items() if compile_path(form)[0].match(path))
+    return sorted({method.upper() for known in found for method in known})
 
 
 class _Failures:

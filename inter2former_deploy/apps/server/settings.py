@@ -17,7 +17,7 @@ class Limits:
     upload: int = 256 * MIB  # bytes of a picture's file
     body: int = 16 * MIB  # bytes of any other body: start masks are the largest
     pixels: int = 1 << 28  # of a picture, known before it is decoded
-    prompts: int = 1000  # of one object; corners of strokes count
+    prompts: int = 10_000  # of one object; corners of lines count
     images: int = 1 << 30  # bytes of uploaded files that are kept; the oldest go
     decoded: int = 3 << 29  # bytes of pictures' pixels that are kept for tiles and regions
     encodings: int = 2 << 30  # bytes of encodings that are kept
@@ -26,7 +26,7 @@ class Limits:
     kept_bytes: int = 1 << 30  # for what was predicted last, so that one more prompt is one decode
     queue: int = 32  # encodings that wait
     streams: int = 64  # clients that listen to events
-    in_flight: int = 1 << 30  # bytes of all bodies that are on their way
+    in_flight: int = 1 << 29  # bytes of all bodies that are on their way
     connections: int = 256
     idle_seconds: float = 15  # between two pieces of a body
     slowest: int = 50_000  # bytes a second that a body must come at, after the first 30 seconds

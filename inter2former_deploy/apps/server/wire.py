@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, WithJsonSchema
 
 from inter2former_deploy.apps.server.encodings import Status
 from inter2former_deploy.apps.server.errors import bad_request
@@ -14,14 +14,34 @@ from inter2former_deploy.apps.server.pool import WirePrompt
 from inter2former_deploy.core.runs import Runs
 from inter2former_deploy.runtime.checks import check_box, check_click, check_stroke
 
-MOST_RUNS = 4_000_000
-MOST_POINTS = 10_000  # of one line
 NAME = r"^[^\x00-\x1f\x7f]{0,200}$"
 
+
+def _whole(value: float) -> int:
+    if not value.is_integer():
+        raise ValueError("must be a whole number")
+    return int(value)
+
+
+# JSON has one kind of number: 3.0 is a whole number like 3. Neither true nor "3" is one.
+_Whole: TypeAlias = Annotated[
+    StrictInt | Annotated[float, Field(strict=True, allow_inf_nan=False), AfterValidator(_whole)],
+    Field(union_mode="left_to_right"),
+]
+Natural: TypeAlias = Annotated[_Whole, WithJsonSchema({"type": "integer", "minimum": 0})]
+Whole: TypeAlias = Annotated[
+    _Whole, Field(ge=0, le=1 << 53), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 1 << 53})
+]
+Size: TypeAlias = Annotated[
+    _Whole, Field(ge=1, le=1 << 30), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 1 << 30})
+]
+Side: TypeAlias = Annotated[
+    _Whole, Field(ge=0, le=1 << 30), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 1 << 30})
+]
 Coordinate: TypeAlias = Annotated[float, Field(strict=True, ge=-1e6, le=1e6, allow_inf_nan=False)]
 Point: TypeAlias = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
-Sizes: TypeAlias = Annotated[list[Annotated[StrictInt, Field(ge=1, le=1 << 30)]], Field(min_length=2, max_length=2)]
-Sides: TypeAlias = Annotated[list[Annotated[StrictInt, Field(ge=0, le=1 << 30)]], Field(min_length=4, max_length=4)]
+Sizes: TypeAlias = Annotated[list[Size], Field(min_length=2, max_length=2)]
+Sides: TypeAlias = Annotated[list[Side], Field(min_length=4, max_length=4)]
 
 
 class _Model(BaseModel):
@@ -44,7 +64,7 @@ class BoxPrompt(_Model):
 class StrokePrompt(_Model):
     """A line on the object, or on what is not."""
 
-    stroke: Annotated[list[Point], Field(min_length=1, max_length=MOST_POINTS)]
+    stroke: Annotated[list[Point], Field(min_length=1)]
     positive: StrictBool
 
 
@@ -52,7 +72,7 @@ class RunLengths(_Model):
     """A mask of the whole picture as COCO's uncompressed run lengths: down the columns, background first."""
 
     size: Sizes = Field(description="Height and width of the picture.")
-    counts: Annotated[list[Annotated[StrictInt, Field(ge=0, le=1 << 40)]], Field(min_length=1, max_length=MOST_RUNS)]
+    counts: Annotated[list[Natural], Field(min_length=1)]
 
 
 class MaskPrompt(_Model):
@@ -64,13 +84,13 @@ class MaskPrompt(_Model):
 class PaintPrompt(_Model):
     """The brush: pixels whose centre lies within `radius` of the line become object, or background."""
 
-    paint: Annotated[list[Point], Field(min_length=1, max_length=MOST_POINTS)]
+    paint: Annotated[list[Point], Field(min_length=1)]
     radius: Annotated[float, Field(strict=True, gt=0, le=10_000, allow_inf_nan=False)]
     erase: StrictBool
 
 
 PromptJson: TypeAlias = ClickPrompt | BoxPrompt | StrokePrompt | MaskPrompt | PaintPrompt
-Prompts: TypeAlias = Annotated[list[PromptJson], Field(max_length=10_000)]
+Prompts: TypeAlias = list[PromptJson]
 
 
 class MaskAnswer(_Model):
@@ -141,9 +161,10 @@ def prompts_of(sent: Sequence[PromptJson], height: int, width: int, most: int) -
     prompts: list[WirePrompt] = []
     total = 0
     for number, prompt in enumerate(sent):
-        total += len(prompt.stroke) if isinstance(prompt, StrokePrompt) else 1
+        corners = prompt.stroke if isinstance(prompt, StrokePrompt) else getattr(prompt, "paint", ())
+        total += max(1, len(corners))
         if total > most:
-            raise bad_request(f"there are more than {most} prompts (corners of strokes count)")
+            raise bad_request(f"there are more than {most} prompts (corners of lines count)")
         try:
             prompts.append(_prompt_of(prompt, height, width))
         except (TypeError, ValueError) as error:

@@ -18,6 +18,8 @@ from inter2former_deploy.apps.server.service import Service, Source
 from inter2former_deploy.apps.server.sessions import ClientSession, Sessions
 from inter2former_deploy.apps.server.wire import (
     ImageAnswer,
+    MaskAnswer,
+    PolygonsAnswer,
     PromptJson,
     Prompts,
     Sides,
@@ -65,17 +67,8 @@ class SessionAnswer(_Model):
 MASKS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": 'The mask: with "answer" "png" as picture, with "polygons" as outlines.',
-        "content": {
-            "application/json": {
-                "schema": {
-                    "anyOf": [
-                        {"$ref": "#/components/schemas/MaskAnswer"},
-                        {"$ref": "#/components/schemas/PolygonsAnswer"},
-                    ]
-                }
-            },
-            "image/png": {"schema": {"type": "string", "format": "binary"}},
-        },
+        "model": MaskAnswer | PolygonsAnswer,
+        "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
 SENT = {
@@ -88,6 +81,7 @@ SENT = {
                     "type": "object",
                     "properties": {"file": {"type": "string", "format": "binary"}},
                     "required": ["file"],
+                    "additionalProperties": False,
                 }
             },
             "application/json": {"schema": File.model_json_schema()},
@@ -206,7 +200,7 @@ async def _content(request: Request, kind: str) -> bytes:
     """
     if kind == "multipart/form-data":
         try:
-            async with request.form(max_files=1, max_fields=1) as form:
+            async with request.form(max_files=1, max_fields=0) as form:
                 file = form.get("file")
                 if not isinstance(file, UploadFile):
                     raise bad_request('the form must have a file "file"')

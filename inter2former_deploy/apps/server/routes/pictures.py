@@ -9,7 +9,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from inter2former_deploy.annotations.project import Class, Classes, Draft, Object, Picture, Project
 from inter2former_deploy.apps.server.answers import runs_json
@@ -27,6 +27,7 @@ from inter2former_deploy.apps.server.wire import (
     Prompts,
     RunLengths,
     Sides,
+    Whole,
     image_json,
     prompts_of,
 )
@@ -50,14 +51,14 @@ class Predict(_Model):
     prompts: Prompts
     region: Sides | None = None
     client: Annotated[str, Field(max_length=64)] = ""
-    sequence: Annotated[StrictInt, Field(ge=0, le=1 << 53)] | None = None
+    sequence: Whole | None = None
     preview: StrictBool = False
 
 
 class ObjectJson(_Model):
     """An object as it is put."""
 
-    version: Annotated[StrictInt, Field(ge=0, le=1 << 53)]
+    version: Whole
     class_: Annotated[str, Field(alias="class", pattern=NAME)]
     order: Coordinate
     hidden: StrictBool
@@ -78,7 +79,7 @@ class ClassJson(_Model):
 class ClassesJson(_Model):
     """All classes."""
 
-    version: Annotated[StrictInt, Field(ge=0, le=1 << 53)]
+    version: Whole
     classes: Annotated[list[ClassJson], Field(max_length=1000)]
 
 
