@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 
+from inter2former_deploy.annotations.masks import outlines
 from inter2former_deploy.core.prompts import Mask
 from inter2former_deploy.core.runs import Runs
 from inter2former_deploy.runtime.region import Region
@@ -23,6 +24,14 @@ def runs_json(mask: Mask, region: Region, **more: int) -> bytes:
     """A `MaskAnswer`, and what else is told."""
     runs = runs_of(mask, region)
     return _json({"mask": runs.to_json(), "box": runs.box or NOWHERE, "area": runs.area, **more})
+
+
+def polygons_json(mask: Mask, region: Region) -> bytes:
+    """A `PolygonsAnswer`."""
+    runs = runs_of(mask, region)
+    polygons = [[ring.tolist() for ring in (part.ring, *part.holes)] for part in outlines(runs)]
+    size = [runs.height, runs.width]
+    return _json({"polygons": polygons, "size": size, "box": runs.box or NOWHERE, "area": runs.area})
 
 
 def png(mask: Mask, region: Region) -> bytes:

@@ -33,7 +33,7 @@ FIRST_COLOUR = "#2f7dff"  # of the class that a new project has
 LATER = {"Retry-After": "5"}
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 OPEN = ("/", "/static/", "/v1/health", "/favicon.ico")
-UPLOADS = ("/v1/images",)
+UPLOADS = ("/v1/images", "/v1/import")
 
 
 def create_app(service: Service) -> Guard:
@@ -80,7 +80,7 @@ def _annotate(app: FastAPI, service: Service, folder: Path, closing: list[Callab
     """The page, and the routes that it works with."""
     from inter2former_deploy.annotations.project import Class, Project
     from inter2former_deploy.apps.server.catalogue import Catalogue
-    from inter2former_deploy.apps.server.routes import pictures
+    from inter2former_deploy.apps.server.routes import exchange, pictures
 
     project = Project.open(service.settings.database, folder)
     if project.classes().version == 0:
@@ -95,6 +95,7 @@ def _annotate(app: FastAPI, service: Service, folder: Path, closing: list[Callab
     catalogue.done.wait(PATIENCE)
     closing += [catalogue.close, project.close]
     app.include_router(pictures.router(service, project, catalogue))
+    app.include_router(exchange.router(service, project, catalogue))
 
     @app.exception_handler(ConflictError)
     async def conflict(_: Request, error: ConflictError) -> Response:

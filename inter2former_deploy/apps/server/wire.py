@@ -102,9 +102,9 @@ class MaskAnswer(_Model):
 
 
 class PolygonsAnswer(_Model):
-    """The object as outlines along the corners of pixels; outer ones and holes, to be combined by XOR."""
+    """The object as outlines along the corners of pixels: of each part the outer ring, then its holes."""
 
-    polygons: list[list[Point]]
+    polygons: list[list[list[Point]]]
     size: Sizes = Field(description="Height and width of the picture.")
     box: Sides
     area: StrictInt

@@ -95,6 +95,12 @@ def test_all_prompts_and_answers_are_those_of_the_runtime(client: httpx.Client, 
     assert drawn.headers["content-type"] == "image/png"
     decoded = cv2.imdecode(np.frombuffer(drawn.content, np.uint8), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(decoded, session.mask * np.uint8(255))
+    outlined = predict(client, key, *prompts, answer="polygons")
+    crossings = np.zeros((HEIGHT, WIDTH + 1), int)  # vertical sides of outlines: inside is behind an odd number of them
+    for ring in itertools.chain.from_iterable(outlined["polygons"]):
+        for (x, y0), (_, y1) in zip(ring, ring[1:] + ring[:1], strict=True):
+            crossings[min(y0, y1) : max(y0, y1), x] += 1
+    np.testing.assert_array_equal(crossings.cumsum(1)[:, :WIDTH] % 2 == 1, session.mask)
     assert predict(client, key)["area"] == 0
 
 

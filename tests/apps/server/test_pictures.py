@@ -186,3 +186,33 @@ def test_a_file_that_changed_is_not_taken_for_the_picture(page: httpx.Client, fo
     answer = page.get(f"/v1/pictures/{key}/tiles/0/0/0")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "changed")
     assert page.post(f"/v1/pictures/{key}/predict", json={"prompts": []}).status_code == 409
+
+
+def test_objects_go_out_and_come_back(make_client: MakeClient, folder: Path, tmp_path: Path):
+    first = make_client(pictures=folder)
+    key = pictures(first)[0]["id"]
+    counts = [700, 70, HEIGHT * WIDTH - 770]
+    given = {
+        "version": 0,
+        "class": "cat",
+        "order": 1,
+        "hidden": False,
+        "locked": False,
+        "region": None,
+        "author": "ann",
+    }
+    given |= {"prompts": [], "mask": {"size": [HEIGHT, WIDTH], "counts": counts}}
+    assert first.put(f"/v1/pictures/{key}/objects/{uuid.uuid4()}", json=given).status_code == 200
+    archive = first.get("/v1/export", params={"format": "coco", "pictures": "all"})
+    assert archive.headers["content-type"] == "application/zip"
+    assert first.get("/v1/export", params={"format": "exe"}).status_code == 400
+    second = make_client(pictures=folder, database=f"sqlite:///{tmp_path / 'other.sqlite3'}")
+    files = {"file": ("../../coco.zip", archive.content, "application/zip")}
+    assert second.post("/v1/import", data={"format": "coco"}, files=files).json() == {"objects": 1, "notes": []}
+    (found,) = second.get(f"/v1/pictures/{key}").json()["objects"]
+    assert (found["class"], found["mask"]["counts"]) == ("cat", counts)
+    broken = {"file": ("coco.json", b"{", "application/json")}
+    refused = second.post("/v1/import", data={"format": "coco"}, files=broken)
+    assert refused.status_code == 400
+    assert "coco.json" in refused.json()["error"]["message"]
+    assert "/" not in refused.json()["error"]["message"]

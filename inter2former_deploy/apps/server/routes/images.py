@@ -27,7 +27,7 @@ from inter2former_deploy.apps.server.wire import (
     prompts_of,
 )
 
-Form: TypeAlias = Literal["runs", "png"]
+Form: TypeAlias = Literal["runs", "png", "polygons"]
 
 
 class _Model(BaseModel):
@@ -105,7 +105,7 @@ def router(service: Service) -> APIRouter:
     ) -> Response:
         region = source.region(sides)
         prompts = prompts_of(sent, source.height, source.width, limits.prompts)
-        make = {"runs": answers.runs_json, "png": answers.png}[answer]
+        make = {"runs": answers.runs_json, "png": answers.png, "polygons": answers.polygons_json}[answer]
         body = await service.predict(source, prompts, region, gone=request.is_disconnected, answer=make)
         return Response(body, media_type="image/png") if answer == "png" else json_bytes(body)
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
+from inter2former_deploy.annotations.formats import FORMATS
 from inter2former_deploy.annotations.project import Class, Classes, Draft, Object, Picture, Project
 from inter2former_deploy.apps.server.answers import runs_json
 from inter2former_deploy.apps.server.catalogue import Catalogue
@@ -174,7 +175,7 @@ def router(service: Service, project: Project, catalogue: Catalogue) -> APIRoute
         return {
             "pictures": [listed(picture) for picture in catalogue.pictures()],
             **_classes_json(project.classes(), "classes_version"),
-            "format_names": [],
+            "format_names": list(FORMATS),
         }
 
     @routes.get("/v1/pictures/{picture}", response_model=PictureAnswer)
