@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    StrictBool,
+    StrictInt,
+    WithJsonSchema,
+)
 
 from inter2former_deploy.apps.server.encodings import Status
 from inter2former_deploy.apps.server.errors import bad_request
@@ -24,10 +33,11 @@ def _whole(value: float) -> int:
 
 
 # JSON has one kind of number: 3.0 is a whole number like 3. Neither true nor "3" is one.
-_Whole: TypeAlias = Annotated[
+_NUMBER = Annotated[
     StrictInt | Annotated[float, Field(strict=True, allow_inf_nan=False), AfterValidator(_whole)],
     Field(union_mode="left_to_right"),
 ]
+_Whole: TypeAlias = Annotated[int, GetPydanticSchema(lambda _, handler: handler.generate_schema(_NUMBER))]
 Natural: TypeAlias = Annotated[_Whole, WithJsonSchema({"type": "integer", "minimum": 0})]
 Whole: TypeAlias = Annotated[
     _Whole, Field(ge=0, le=1 << 53), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 1 << 53})
