@@ -237,5 +237,5 @@ def test_map_is_no_multiple_of_the_grid(library: Library, side: int, grid: int) 
     inputs = make_inputs((2, 3), 2, BOXES["inside"])
     inputs |= {"edge_map": zeros(side, side, 3), "edge_border": zeros(4, grid, side, 3)}
     inputs["edge_corner"] = zeros(4, grid, grid, 3)
-    message = r"expected edge \[H, W, Co\] and edge_border \[4, h, W, Co\] with H a multiple of 2\*h, got "
+    message = r"expected edge_map \[H, W, Co\] and edge_border \[4, h, W, Co\] with H a multiple of 2\*h, got "
     library.fails(message + f"H={side}, h={grid}", "LocalUpsample", inputs)
