@@ -8,7 +8,7 @@ import { Overlay } from "./overlay.js";
 import { View } from "./view.js";
 
 const NAMES = /** @type {Record<string, string>} */ ({
-  coco: "COCO", labelme: "LabelMe", png: "Masks as PNG", cvat: "CVAT for images 1.1", label_studio: "Label Studio", yolo: "YOLO segmentation",
+  coco: "COCO", labelme: "LabelMe", png: "PNG, one for each object", index: "PNG with palette, one for each picture", cvat: "CVAT for images 1.1", "label-studio": "Label Studio", yolo: "YOLO segmentation",
 });
 
 for (const button of document.querySelectorAll("dialog .close")) button.append(icon("close"));

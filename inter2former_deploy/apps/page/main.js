@@ -471,6 +471,7 @@ function hearEvents() {
       if (connected && lost) {
         desk.saver.retry();
         desk.classSaver.retry();
+        viewer.tiles.retry();
         desk.load().catch(() => {});
       }
       lost = !connected;

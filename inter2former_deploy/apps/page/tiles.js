@@ -22,6 +22,8 @@ export class Tiles {
   #asked = new Map();
   /** @type {Set<string>} */
   #failed = new Set();
+  /** Another number whenever `draw` may give something else. */
+  version = 0;
   /** What is to be fetched, the most wanted first. @type {Tile[]} */
   #wanted = [];
 
@@ -44,14 +46,16 @@ export class Tiles {
     this.#asked.clear();
     this.#failed.clear();
     this.#picture = picture;
+    this.version++;
   }
 
   /** Ask again for what could not be fetched. */
   retry() {
     this.#failed.clear();
+    this.version++;
   }
 
-  /** @param {CanvasRenderingContext2D} context  in device pixels @param {View} view */
+  /** @param {CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D} context  in device pixels @param {View} view */
   draw(context, view) {
     const picture = this.#picture;
     if (!picture) return;
@@ -71,7 +75,7 @@ export class Tiles {
     this.#fetch(picture);
   }
 
-  /** Draw what is there, and ask for nothing. @param {CanvasRenderingContext2D} context @param {View} view */
+  /** Draw what is there, and ask for nothing. @param {CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D} context @param {View} view */
   drawKept(context, view) {
     const picture = this.#picture;
     if (!picture) return;
@@ -100,7 +104,7 @@ export class Tiles {
     return tiles.sort((a, b) => distance(a) - distance(b));
   }
 
-  /** @param {CanvasRenderingContext2D} context @param {Picture} picture @param {Tile[]} tiles @param {View} view */
+  /** @param {CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D} context @param {Picture} picture @param {Tile[]} tiles @param {View} view */
   #paint(context, picture, tiles, view) {
     for (const { key, level, column, row } of tiles) {
       const bitmap = this.#have.get(key);
@@ -151,6 +155,7 @@ export class Tiles {
       }
     } finally {
       if (this.#asked.get(tile.key) === request) this.#asked.delete(tile.key);
+      this.version++;
       this.arrived();
     }
   }

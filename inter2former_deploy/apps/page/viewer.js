@@ -26,6 +26,8 @@ export class Viewer {
   view = new View();
   #overlay = new Overlay();
   #due = false;
+  /** The picture without masks, once it was painted twice from the same view: hovering and drawing change only what is above. */
+  #still = { key: "", canvas: new OffscreenCanvas(1, 1), painted: false };
   /** How many times it has painted, for whoever measures. */
   painted = 0;
 
@@ -75,18 +77,9 @@ export class Viewer {
 
   #paint() {
     const { context, view } = this;
-    const { width, height } = this.canvas;
     const scene = this.host.scene();
     const { look } = scene;
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.fillStyle = getComputedStyle(this.canvas).getPropertyValue("--ground");
-    context.fillRect(0, 0, width, height);
-    if (look.alone) {
-      context.fillStyle = "#000";
-      context.fillRect(view.x, view.y, view.picture.width * view.scale, view.picture.height * view.scale);
-    } else {
-      this.tiles.draw(context, view);
-    }
+    this.#ground(look.alone);
     if (look.masks || look.alone) {
       for (const { mask, colour, active } of scene.objects) {
         const outline = look.alone || !look.outline ? 0 : active ? 1 : 0.65;
@@ -104,6 +97,33 @@ export class Viewer {
     if (scene.live) this.#live(scene.live, scene.colour);
     if (scene.cursor) this.#cursor(scene.cursor, scene.crosshair);
     this.painted++;
+  }
+
+  /** The picture, or black in its place, and what is around it. @param {boolean} black */
+  #ground(black) {
+    const { context, view } = this;
+    const { width, height } = this.canvas;
+    const around = getComputedStyle(this.canvas).getPropertyValue("--ground");
+    const paint = (/** @type {CanvasRenderingContext2D | OffscreenCanvasRenderingContext2D} */ target) => {
+      target.fillStyle = around;
+      target.fillRect(0, 0, width, height);
+      target.fillStyle = "#000";
+      if (black) target.fillRect(view.x, view.y, view.picture.width * view.scale, view.picture.height * view.scale);
+      else this.tiles.draw(target, view);
+    };
+    const key = [view.scale, view.x, view.y, width, height, this.tiles.version, black, around].join();
+    const still = this.#still;
+    if (still.key !== key) {
+      still.key = key;
+      still.painted = false;
+      return paint(context);
+    }
+    if (!still.painted) {
+      still.canvas = new OffscreenCanvas(width, height);
+      paint(/** @type {OffscreenCanvasRenderingContext2D} */ (still.canvas.getContext("2d", { alpha: false })));
+      still.painted = true;
+    }
+    context.drawImage(still.canvas, 0, 0);
   }
 
   /** A dark line below a light one is seen on any picture. @param {() => void} path @param {string} colour @param {number} width  CSS pixels */
