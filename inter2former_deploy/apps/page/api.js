@@ -116,9 +116,9 @@ export class Api {
     return this.#json("PUT", "/v1/classes", classes);
   }
 
-  /** @param {string} format @param {string} pictures  "all" or an identifier @returns {Promise<Blob>} */
-  async export(format, pictures) {
-    const query = new URLSearchParams({ format, pictures });
+  /** @param {string} format @param {string} pictures  "all" or an identifier @param {boolean} polygons @returns {Promise<Blob>} */
+  async export(format, pictures, polygons) {
+    const query = new URLSearchParams({ format, pictures, polygons: String(polygons) });
     return (await this.#send("GET", `/v1/export?${query}`)).blob();
   }
 

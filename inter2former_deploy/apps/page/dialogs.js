@@ -10,6 +10,7 @@ import { View } from "./view.js";
 const NAMES = /** @type {Record<string, string>} */ ({
   coco: "COCO", labelme: "LabelMe", png: "PNG, one for each object", index: "PNG with palette, one for each picture", cvat: "CVAT for images 1.1", "label-studio": "Label Studio", yolo: "YOLO segmentation",
 });
+const POLYGONS = new Set(["coco", "labelme"]); // formats that can hold them
 
 for (const button of document.querySelectorAll("dialog .close")) button.append(icon("close"));
 
@@ -46,13 +47,16 @@ export function exportDialog(desk) {
   const format = byId("export-format", HTMLSelectElement);
   const pictures = byId("export-pictures", HTMLSelectElement);
   const note = byId("export-note", HTMLElement);
-  const form = byId("export-form", HTMLFormElement);
-  form.addEventListener("submit", async (event) => {
+  const polygons = byId("export-polygons", HTMLInputElement);
+  const choose = () => (byId("export-outlines", HTMLElement).hidden = !POLYGONS.has(format.value));
+  format.addEventListener("change", choose);
+  byId("export-form", HTMLFormElement).addEventListener("submit", async (event) => {
     event.preventDefault();
     note.textContent = "Writing …";
     try {
       const one = desk.sheet?.picture.id ?? "all";
-      const blob = await desk.api.export(format.value, pictures.value === "all" ? "all" : one);
+      const outlines = polygons.checked && POLYGONS.has(format.value);
+      const blob = await desk.api.export(format.value, pictures.value === "all" ? "all" : one, outlines);
       const link = make("a", { href: URL.createObjectURL(blob), download: `annotations-${format.value}.zip` });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
@@ -63,6 +67,7 @@ export function exportDialog(desk) {
   });
   return () => {
     offer(format, desk.formats);
+    choose();
     const { unsaved } = desk.saver;
     note.textContent = unsaved ? `${unsaved} changes are not saved yet, and will be missing.` : "";
     dialog.showModal();
