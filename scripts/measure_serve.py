@@ -154,12 +154,12 @@ def sessions(bundle: Path, count: int, clicks: int) -> bool:
             return wrong
 
         wrong = play(0, single)
-        for _ in range(3):  # the memory after the first round is what the others must not exceed
+        for _ in range(2):  # the memory after the first time is what the second must not exceed
             with ThreadPoolExecutor(count) as threads:
                 wrong += sum(threads.map(lambda number: play(number, several), range(count)))
             memory.append(server.memory)
     told("one session", single)
-    told(f"{count} sessions at once, three times", several)
+    told(f"{count} sessions at once, twice", several)
     p95 = sorted(several)[int(0.95 * len(several))]
     ratio = p95 / statistics.median(single)
     print(f"p95 of {count} at once over the median of one: {ratio:.1f}")
@@ -171,14 +171,20 @@ def sessions(bundle: Path, count: int, clicks: int) -> bool:
 def hostile(bundle: Path, requests: int) -> bool:
     """Schemathesis, then a list of what must be refused."""
     with tempfile.TemporaryDirectory() as allowed, serving(bundle, "--folder", allowed) as server:
-        schema = f"{server.address}/openapi.json"
-        command = [str(Path(sys.executable).with_name("schemathesis")), "run", schema, "-H", "X-I2F: 1"]
-        ran = subprocess.run([*command, "--max-examples", "20", "--seed", "1"], capture_output=True, text=True)
+        with server.client() as client:
+            key = send(client, PHOTOGRAPH.read_bytes())
+            session = client.post(f"/v1/images/{key}/sessions").json()["id"]
+        config = Path(allowed, "schemathesis.toml")
+        config.write_text(f'[parameters]\n"path.image" = "{key}"\n"path.session" = "{session}"\n')
+        command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run"]
+        command += [f"{server.address}/openapi.json", "-H", "X-I2F: 1", "--max-examples", "20", "--seed", "1"]
+        # A schema cannot say which bytes are a picture, nor that a click lies in it.
+        command += ["--exclude-checks", "positive_data_acceptance"]
+        ran = subprocess.run(command, capture_output=True, text=True)
         print(ran.stdout if ran.returncode else "\n".join(ran.stdout.splitlines()[-12:]))
         before, found = server.memory, Counter[int]()
         wrong = []
         with server.client() as client:
-            key = send(client, PHOTOGRAPH.read_bytes())
             makers = list(_hostile(client, key, server.address))
             for number in range(requests):
                 name, make = makers[number % len(makers)]

@@ -60,6 +60,11 @@ class Server(uvicorn.Server):
 
     def __init__(self, service: Service, *, certificate: Path | None = None, key: Path | None = None) -> None:
         settings = service.settings
+        try:
+            self._socket = _listen(settings.host, settings.port)
+        except OSError:
+            service.close()
+            raise
         super().__init__(
             uvicorn.Config(
                 create_app(service),
@@ -79,7 +84,6 @@ class Server(uvicorn.Server):
             )
         )
         self._service = service
-        self._socket = _listen(settings.host, settings.port)
         scheme = "http" if certificate is None else "https"
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.address = f"{scheme}://{host}:{self._socket.getsockname()[1]}/"
@@ -119,11 +123,15 @@ class Server(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    found = None
     try:
         (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         found = socket.socket(family)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        found.listen()  # another server that has the port is noticed here, not later
     except OSError as error:
+        if found is not None:
+            found.close()
         raise OSError(f"{host}, port {port}: {error.strerror}: name another with --host and --port") from error
     return found
