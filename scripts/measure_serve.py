@@ -10,6 +10,7 @@ Each starts a server of its own and ends with 1 where something is not as it mus
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import socket
 import statistics
@@ -56,6 +57,12 @@ class Served:
         found = re.search(r"VmRSS:\s+(\d+)", status)
         return int(found[1]) / 1024 if found else 0.0
 
+    @property
+    def seconds(self) -> float:
+        """CPU time so far, of all threads."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
 
 @contextmanager
 def serving(bundle: Path, *options: str) -> Iterator[Served]:
@@ -94,30 +101,37 @@ def told(what: str, values: list[float]) -> None:
 
 
 def click(bundle: Path, clicks: int) -> bool:
-    """One more click on an object, by the runtime and over HTTP, in turn, on the same machine."""
+    """One more click on an object, by the runtime and over HTTP, in turn, on the same machine, by one thread each.
+
+    More threads would look for work for a while after a click, which is CPU time that nobody waits for.
+    """
     image = read_image(PHOTOGRAPH)
     height, width = image.shape[:2]
-    segmenter, random = Segmenter(bundle), np.random.default_rng(0)
+    segmenter, random = Segmenter(bundle, num_threads=1), np.random.default_rng(0)
     alone: list[float] = []
     served: list[float] = []
-    equal = True
-    with serving(bundle) as server, server.client() as client:
+    equal, here, there = True, 0.0, 0.0  # CPU seconds
+    with serving(bundle, "--threads", "1") as server, server.client() as client:
         key = send(client, PHOTOGRAPH.read_bytes())
+        began = server.seconds
         for _ in range(clicks // 10):
             session, prompts = segmenter.open(image), []
             for _ in range(10):
                 prompts.append(random_click(random, width, height))
                 (x, y), positive = prompts[-1]["click"], prompts[-1]["positive"]
-                begun = time.perf_counter()
+                begun, used = time.perf_counter(), time.process_time()
                 mask = session.click(x, y, positive)
                 alone.append(time.perf_counter() - begun)
+                here += time.process_time() - used
                 begun = time.perf_counter()
                 answer = client.post(f"/v1/images/{key}/predict", json={"prompts": prompts}).json()
                 served.append(time.perf_counter() - begun)
                 equal &= answer["mask"] == Runs.of(mask).to_json()
+        there = server.seconds - began
     told("runtime alone", alone)
     told("over HTTP, mask as run lengths", served)
     told("HTTP more than the runtime", [one - other for one, other in zip(served, alone, strict=True)])
+    print(f"CPU time a click: runtime {1e3 * here / len(alone):.1f} ms, server {1e3 * there / len(served):.1f} ms")
     print("all masks equal" if equal else "masks differ")
     return equal
 
