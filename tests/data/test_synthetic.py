@@ -28,7 +28,7 @@ def test_holes_are_cut_and_pens_never_vanish():
     assert cover[20, 64] == 255
 
 
-@pytest.mark.parametrize("family", [*{*SOLID}, *THIN], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("family", dict.fromkeys((*SOLID, *THIN)), ids=lambda f: f.__name__)
 def test_every_family_draws_something_within_reach(family):
     rng = np.random.default_rng(3)
     for _ in range(5):
