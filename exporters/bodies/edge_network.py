@@ -10,7 +10,7 @@ from __future__ import annotations
 from onnxscript import opset18 as op
 from onnxscript import script
 
-from inter2former_deploy.exporters.bodies.shared import helpers, operators
+from inter2former_deploy.exporters.bodies.shared import FLOAT, helpers, operators
 
 
 @script(helpers, default_opset=op)
@@ -27,8 +27,15 @@ def Pixels(x):
 
 @script(helpers, default_opset=op)
 def MeanOfPlanes(x):
-    """The mean of all values of [1, C, H, W], row by row: onnxruntime adds up all values of one reduction in turn."""
-    return op.ReduceMean(op.ReduceMean(x, op.Constant(value_ints=[3])), op.Constant(value_ints=[1, 2, 3]))
+    """The mean of all values of [1, C, H, W], [].
+
+    onnxruntime adds up all values of one reduction in turn, and where the picture is padded all of them are equal: in
+    thousands of such steps rounding errors do not cancel. So rows come first, then 64 of them at a time. The last ones
+    are filled up with zeros, which a pooling does for any number of rows.
+    """
+    rows = op.Reshape(op.ReduceMean(x, op.Constant(value_ints=[3])), op.Constant(value_ints=[1, 1, -1, 1]))
+    means = op.AveragePool(rows, kernel_shape=[64, 1], strides=[64, 1], pads=[0, 0, 63, 0], count_include_pad=1)
+    return op.ReduceSum(means, keepdims=0) * (64.0 / op.Cast(op.Size(rows), to=FLOAT))
 
 
 @script(helpers, default_opset=op)

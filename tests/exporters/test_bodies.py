@@ -444,15 +444,31 @@ def test_edge_stem() -> None:
     assert_accurate(run("EdgeStem", inputs, constant=("weight", "bias")), twins.edge_stem, *inputs.values())
 
 
+def block_weights(rng: np.random.Generator, channels: int) -> dict[str, Array]:
+    weights: dict[str, Array] = {}
+    for i in (1, 2):
+        weights |= {f"norm{i}_weight": normal(rng, channels), f"norm{i}_bias": normal(rng, channels)}
+        weights |= {f"conv{i}_weight": normal(rng, channels, channels, 3, 3), f"conv{i}_bias": normal(rng, channels)}
+    return weights
+
+
 @pytest.mark.parametrize("channels", [4, 20])
 def test_edge_block(channels: int) -> None:
     rng = np.random.default_rng(12)
-    inputs = {"x": 2 + normal(rng, 19, 14, channels)}
-    for i in (1, 2):
-        inputs |= {f"norm{i}_weight": normal(rng, channels), f"norm{i}_bias": normal(rng, channels)}
-        inputs |= {f"conv{i}_weight": normal(rng, channels, channels, 3, 3), f"conv{i}_bias": normal(rng, channels)}
-    out = run("EdgeBlock", inputs, constant=list(inputs)[1:], epsilon=1e-3)
-    assert_accurate(out, twins.edge_block, *inputs.values(), epsilon=1e-3)
+    x, weights = 2 + normal(rng, 19, 14, channels), block_weights(rng, channels)
+    out = run("EdgeBlock", {"x": x} | weights, constant=list(weights), epsilon=1e-3)
+    assert_accurate(out, twins.edge_block, x, *weights.values(), epsilon=1e-3)
+
+
+def test_statistics_of_a_padded_map() -> None:
+    """Where all values are equal, the rounding errors of a long sum go one way, and move every value of the result."""
+    rng = np.random.default_rng(0)
+    x = normal(rng, 512, 512, 4)
+    x[170:] = normal(rng, 4)  # the padding
+    weights = block_weights(rng, 4)
+    assert_accurate(
+        run("EdgeBlock", {"x": x} | weights, constant=list(weights)), twins.edge_block, x, *weights.values()
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 6), (9, 7)])
