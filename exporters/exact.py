@@ -41,7 +41,7 @@ Array = NDArray[Any]
 Module = TypeVar("Module", bound=nn.Module)
 T = TypeVar("T")
 
-WINDOWS = 2  # windows a side of the part of a large map whose embedding is computed in float64
+WINDOWS = 2  # windows along the border in the part of a large map whose embedding is computed in float64
 PART = 4  # tokens of a side of the parts in which a large map is judged
 NO_GRADIENT = 180  # direction of a pixel without any
 
@@ -67,7 +67,7 @@ class _Area:
 class ExactEmbedding:
     """The image embedding in float64, of large maps in a part at their border that is drawn anew each time.
 
-    The part lies in `WINDOWS` x `WINDOWS` windows, whose tokens go through all blocks in float64. Attention in shifted
+    The part lies in `WINDOWS` windows side by side, whose tokens go through all blocks in float64. Attention in shifted
     windows sees tokens around them, too, and these are what float32 made of them: half a window away from there, where
     the part begins, this hardly shows (docs/gate.md).
 
@@ -82,11 +82,14 @@ class ExactEmbedding:
         side = encoder.config.window
         count = -(-self._grid // side)  # windows a side of the map
         in_parts = size > tolerances.PARTS_ABOVE and type(encoder) is WindowEncoder  # whose blocks see windows alone
-        windows = min(WINDOWS, count) if in_parts else count
-        first = [int(rng.integers(0, count - windows + 1)), int(rng.choice((0, count - windows)))]  # at a border
-        rng.shuffle(first)
-        ends = [min((n + windows) * side, self._grid) for n in first]
-        (top, left), (bottom, right) = ((n * side for n in first), ends)
+        spans = [(0, self._grid)] * 2
+        if in_parts and count > WINDOWS:
+            along = int(rng.integers(0, count - WINDOWS + 1)) * side
+            last = (self._grid // side - 1) * side  # with what lies beyond the last whole window
+            across = ((0, side), (last, self._grid))[rng.integers(2)]  # at a border
+            spans = [(along, min(along + WINDOWS * side, self._grid)), across]
+            rng.shuffle(spans)
+        (top, bottom), (left, right) = spans
         self._inner = _Area(top, bottom, left, right)
         # With the shifted windows that reach into it; windows of a crop start where those of the whole map do.
         beyond = side - side // 2
@@ -201,6 +204,45 @@ def _unflatten(tokens: Tensor, *maps: Tensor) -> list[Tensor]:
     """Tokens [T, C] of several maps one after the other as maps of the same sizes as the given ones."""
     parts = torch.split(tokens, [len(x) * x.shape[1] for x in maps])
     return [torch.unflatten(part, 0, x.shape[:2]) for part, x in zip(parts, maps, strict=True)]
+
+
+class Float64Convolutions(TorchFunctionMode):
+    """Computes convolutions in float64 as one matrix product, whose rows are then shifted and added.
+
+    PyTorch has no quick convolution of float64: it copies what the kernel sees at each pixel first, which takes several
+    times as long as the sums themselves where a large map has few channels.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return (_convolve if func is F.conv2d else func)(*args, **(kwargs or {}))
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`F.conv2d`; a matrix product where it is one of a single map in float64 with steps of one pixel."""
+    channels, _, height, width = weight.shape
+    steps = all(n in (1, (1, 1)) for n in (stride, dilation, groups))
+    if x.dtype != torch.float64 or len(x) != 1 or not steps or isinstance(padding, str):
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    (rows, columns), (top, left) = x.shape[2:], (padding, padding) if isinstance(padding, int) else padding
+    products = weight.permute(2, 3, 0, 1).flatten(0, 2) @ x[0].flatten(1)
+    products = products.view(height, width, channels, rows, columns)
+    out = x.new_zeros(channels, rows + height - 1, columns + width - 1)  # wherever the kernel touches the map
+    for row, column in product(range(height), range(width)):
+        above, before = height - 1 - row, width - 1 - column
+        out[:, above : above + rows, before : before + columns] += products[row, column]
+    above, before = height - 1 - top, width - 1 - left
+    out = out[None, :, above : len(out[0]) - above, before : out.shape[2] - before]
+    return out if bias is None else out + bias[:, None, None]
 
 
 class ReducedLayers(TorchFunctionMode):
@@ -410,13 +452,15 @@ class ExactPreparation:
         own = dict(zip(EDGE_INPUTS, self._own.decode_head.project_edges(features), strict=True))
         if self._tokens * PATCH <= tolerances.PARTS_ABOVE:
             net, head = self._exact.edge_detector, self._exact.decode_head
-            exact = dict(zip(EDGE_INPUTS, head.project_edges(net.features(maps.double()[None])), strict=True))
+            with Float64Convolutions():
+                exact = dict(zip(EDGE_INPUTS, head.project_edges(net.features(maps.double()[None])), strict=True))
             return _Edges(features, {name: Exact.of(exact[name], own[name]) for name in EDGE_INPUTS}, [])
         whole = {name: Exact.of(values.double(), values) for name, values in own.items()}
         anywhere = (int(x) for x in self._rng.integers(0, self._tokens - PART + 1, 2))
         parts = []
         for part in (_Part(0, 0), _Part(*anywhere)):
-            exact = self._exact_part(maps, moments, part)
+            with Float64Convolutions():
+                exact = self._exact_part(maps, moments, part)
             by = {name: Exact.of(exact[name], part.of(name, own[name]), size_of=whole[name]) for name in EDGE_INPUTS}
             parts.append((part, by))
         return _Edges(features, whole, parts)
@@ -455,8 +499,9 @@ def _moments_of_norms(net: CannyNet) -> Iterator[list[tuple[Tensor, Tensor]]]:
     moments: list[tuple[Tensor, Tensor]] = []
 
     def collect(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        variance, mean = torch.var_mean(args[0].double(), correction=0)
-        moments.append((mean, variance))
+        x = args[0].double().flatten()
+        mean = x.mean()
+        moments.append((mean, x.dot(x) / len(x) - mean.square()))
 
     norms = [module for module in net.modules() if isinstance(module, nn.GroupNorm)]
     hooks = [norm.register_forward_pre_hook(collect) for norm in norms]

@@ -39,6 +39,7 @@ from inter2former_deploy.exporters.exact import (
     ExactCannyMaps,
     ExactEmbedding,
     ExactPreparation,
+    Float64Convolutions,
     ReducedLayers,
 )
 from inter2former_deploy.exporters.graphs import expose
@@ -471,7 +472,7 @@ def _inputs(labels: Array, features: Arrays) -> Arrays:
 def _decode(decoder: ClickGraph, inputs: Arrays, dtype: torch.dtype) -> tuple[dict[str, Tensor], Scores]:
     """The outputs of a decoder in PyTorch by name, and what it decided by."""
     given = (torch.from_numpy(inputs[name]) for name in CLICK_INPUTS)
-    with Watch(decoder) as watch:
+    with Watch(decoder) as watch, Float64Convolutions():
         outputs = decoder(*(x.to(dtype) if x.is_floating_point() else x for x in given))
     return dict(zip((*CLICK_OUTPUTS, *INNER["click"]), outputs, strict=True)), watch.scores
 

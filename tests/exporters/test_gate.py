@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from graphs import some_prepared
 from mutants import Trial, mutants
 from onnx import numpy_helper
@@ -23,6 +24,7 @@ from inter2former_deploy.exporters.exact import (
     ExactCannyMaps,
     ExactEmbedding,
     ExactPreparation,
+    Float64Convolutions,
     _moments_of_norms,
     _Part,
 )
@@ -297,6 +299,33 @@ def test_the_embedding_of_a_large_map_is_judged_in_a_part_and_as_a_whole(
         assert failures(area.top, 16 * off) == {"x"}
         assert failures(beyond, 60 * off) == {"x (whole map)"}
     assert len(parts) > 2
+
+
+@pytest.mark.parametrize(
+    ("kernel", "settings"),
+    [
+        ((3, 3), {"padding": 1}),
+        ((3, 3), {}),
+        ((5, 3), {"padding": (2, 1)}),
+        ((1, 1), {"bias": None}),
+        ((3, 3), {"padding": (0, 2)}),
+        ((3, 3), {"padding": 1, "stride": 2}),
+        ((3, 3), {"padding": 2, "dilation": 2}),
+        ((3, 3), {"padding": "same"}),
+    ],
+)
+def test_convolutions_in_float64_are_those_of_pytorch(kernel: tuple[int, int], settings: dict[str, Any]) -> None:
+    rng = torch.Generator().manual_seed(1)
+    x, weight, bias = (
+        torch.randn(shape, generator=rng, dtype=torch.float64) for shape in ((1, 3, 7, 9), (5, 3, *kernel), (5,))
+    )
+    settings = {"bias": bias} | settings
+    expected = F.conv2d(x, weight, **settings)
+    with Float64Convolutions():
+        found = F.conv2d(x, weight, **settings)
+        grouped = F.conv2d(x, weight[:3, :1], groups=3)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(grouped, F.conv2d(x, weight[:3, :1], groups=3))
 
 
 # ---- Decisions.
