@@ -289,6 +289,21 @@ def known_answers() -> list[OperatorCase]:
             (full(19, 1, 1),),
             {},
         ),
+        OperatorCase(  # after the norm, 0 in both channels: a norm's bias of 6 passes GELU whole, and so does 12
+            "MaskUpscaling",
+            {
+                "x": full(1, 1, 1, 2),
+                "first_weight": full(3, 8, 2),
+                "first_bias": full(1, 2),
+                "norm_weight": full(1, 2),
+                "norm_bias": full(6, 2),
+                "second_weight": full(1, 4, 2) * np.arange(1, 5, dtype=np.float32)[:, None],
+                "second_bias": zeros(1),
+                "mask": full(2, 1),
+            },
+            (np.tile(np.array([[24, 48], [72, 96]], np.float32), (2, 2)),),
+            {},
+        ),
         OperatorCase(  # experts are their last bias; gates are equal, so the edge token gets the mean of both
             "HybridExperts",
             {

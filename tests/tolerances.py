@@ -27,6 +27,12 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
         "OpenBLAS and 1.6e-6 with OPENBLAS_CORETYPE=Haswell, while the body loses 1.7e-6 either way "
         "(pytest tests/exporters/test_bodies.py -k window_attention)",
     ),
+    ("mask upscaling", "float32"): Tolerance(
+        rtol=2.0**-20,
+        atol=0,
+        reason="added, of the largest logit: two GELUs, within 3e-7 of their arguments (custom_ops/kernels/math.h), which "
+        "are several times as large as the sum of few channels that they end in",
+    ),
     ("twin", "float64"): Tolerance(
         rtol=1e-5,
         atol=0.0,

@@ -93,6 +93,7 @@ class Decoder {
                                {"EdgeProjection", &Decoder::edge_projection},
                                {"NormLinear", &Decoder::norm_linear},
                                {"LinearAdd", &Decoder::linear_add},
+                               {"MaskUpscaling", &Decoder::mask_upscaling},
                                {"WindowAttention", &Decoder::window_attention},
                                {"CycleScan", &Decoder::cycle_scan},
                                {"Int8Linear", &Decoder::int8_linear, true},
@@ -351,6 +352,20 @@ class Decoder {
     floats("residual", {rows, outputs});
     weights("weight", {outputs, inputs});
     weights("bias", {outputs});
+  }
+
+  void mask_upscaling() {
+    case_.op = "MaskUpscaling";
+    const int64_t channels = size(65), first = size(65), second = size(33);
+    floats("x", {between(0, 7), between(0, 30), channels});
+    weights("first_weight", {4 * first, channels});
+    weights("first_bias", {first});
+    weights("norm_weight", {first});
+    weights("norm_bias", {first});
+    weights("second_weight", {4 * second, first});
+    weights("second_bias", {second});
+    floats("mask", {second});
+    epsilon();
   }
 
   void local_upsample() {

@@ -536,6 +536,49 @@ def linear_add(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Ten
     return residual + F.linear(x, weight, bias)
 
 
+def _four_times_as_large(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(4 * x.shape[0], 4 * x.shape[1])
+
+
+@operator(_four_times_as_large)
+def mask_upscaling(
+    x: Tensor,
+    first_weight: Tensor,
+    first_bias: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    second_weight: Tensor,
+    second_bias: Tensor,
+    mask: Tensor,
+    epsilon: float,
+) -> Tensor:
+    """Image tokens, twice doubled in side, times a mask's channels: SAM's `output_upscaling` and hypernetwork product.
+
+    A transposed convolution of side and stride 2 is a linear layer of each pixel, with four results: rows, then columns
+    of what the pixel becomes.
+
+    Args:
+        x: A map of tokens, [h, w, C].
+        first_weight: Of the first doubling, [4*D, C].
+        first_bias: [D].
+        norm_weight: Of the LayerNorm after it, [D]; a GELU follows.
+        norm_bias: [D].
+        second_weight: Of the second doubling, which a GELU follows, [4*E, D].
+        second_bias: [E].
+        mask: [E].
+        epsilon: Of the LayerNorm.
+
+    Returns:
+        Logits, [4*h, 4*w].
+    """
+    height, width, _ = x.shape
+    pixels = F.linear(x.flatten(0, 1), first_weight, first_bias.repeat(4)).reshape(-1, len(first_bias))
+    pixels = F.gelu(F.layer_norm(pixels, pixels.shape[1:], norm_weight, norm_bias, epsilon))
+    pixels = F.gelu(F.linear(pixels, second_weight, second_bias.repeat(4)).reshape(-1, len(second_bias)))
+    logits = (pixels @ mask).view(height, width, 2, 2, 2, 2)  # rows and columns of the first doubling, of the second
+    return logits.permute(0, 2, 4, 1, 3, 5).reshape(4 * height, 4 * width)
+
+
 def _box_of_four(low_res: Tensor, threshold: float) -> Tensor:
     return low_res.new_empty(4, dtype=torch.int64)
 

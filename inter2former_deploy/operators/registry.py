@@ -63,6 +63,7 @@ OPERATORS: dict[str, Operator] = {
         Operator("Int8Linear", _FORMULAS, choice=_GELU, reduced_precision=True),
         Operator("LinearAdd", _FORMULAS),
         Operator("LocalUpsample", _FORMULAS, choice=("activation", {"silu": "", "none": "Linear"})),
+        Operator("MaskUpscaling", _FORMULAS),
         Operator("NormLinear", _FORMULAS, choice=_GELU),
         Operator("PromptEmbedding", _FORMULAS),
         Operator("TokenBox", _FORMULAS),

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from operators import test_cycle_scan as cycle_scan
+from operators import test_mask_upscaling as mask_upscaling
 from operators import test_reduced_precision_linear as reduced_precision_linear
 from operators import twins
 from operators.harness import assert_accurate, fed, one_node_model
@@ -111,6 +112,8 @@ def test_opsets(opset: int) -> None:
     maps = {"heads": 2, "window": 2, "heights": [3], "widths": [4], "offsets": [1]}
     out = run("WindowAttention", windows, opset=opset, **maps)
     assert_accurate(out, twins.window_attention, *windows.values(), **maps)
+    upscaling = mask_upscaling.make_inputs(2, 3, 6, 5, 3)
+    assert_accurate(run("MaskUpscaling", upscaling, opset=opset), twins.mask_upscaling, *upscaling.values())
     scan = cycle_scan.make_inputs([40, 3], 5, 2)
     out = run("CycleScan", scan, opset=opset, lengths=[40, 3])
     assert_accurate(out, twins.cycle_scan, *scan.values(), lengths=[40, 3])
@@ -295,6 +298,12 @@ def test_linear_layers(length: int) -> None:
     assert_accurate(out, twins.norm_linear, *inputs.values(), epsilon=0.3)
     inputs = linear_add_inputs(rng, length)
     assert_accurate(run("LinearAdd", inputs), twins.linear_add, *inputs.values())
+
+
+@pytest.mark.parametrize("grid", [(0, 3), (1, 1), (5, 7)])
+def test_mask_upscaling(grid: tuple[int, int]) -> None:
+    inputs = mask_upscaling.make_inputs(*grid, 6, 5, 3)
+    assert_accurate(run("MaskUpscaling", inputs, epsilon=0.3), twins.mask_upscaling, *inputs.values(), epsilon=0.3)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (64, 64)])

@@ -254,6 +254,22 @@ def linear_add() -> Iterator[Case]:
         )
 
 
+def mask_upscaling() -> Iterator[Case]:
+    for (channels, first), second in product(pairwise((*SIZES, 1)), (1, 8, 33)):
+        inputs = {
+            "x": floats(2, 3, channels),
+            "first_weight": floats(4 * first, channels),
+            "first_bias": floats(first),
+            "norm_weight": floats(first),
+            "norm_bias": floats(first),
+            "second_weight": floats(4 * second, first),
+            "second_bias": floats(second),
+            "mask": floats(second),
+        }
+        yield inputs, {}
+    yield {**inputs, "x": floats(13, 9, inputs["x"].shape[2])}, {}
+
+
 def window_attention() -> Iterator[Case]:
     def case(height: int, width: int, window: int, heads: int, head_width: int) -> Case:
         channels = 3 * heads * head_width

@@ -223,6 +223,35 @@ def linear_add(x: Array, residual: Array, weight: Array, bias: Array, *, dtype: 
     return residual.astype(dtype) + (x.astype(dtype) @ weight.astype(dtype).T + bias.astype(dtype))
 
 
+def mask_upscaling(
+    x: Array,
+    first_weight: Array,
+    first_bias: Array,
+    norm_weight: Array,
+    norm_bias: Array,
+    second_weight: Array,
+    second_bias: Array,
+    mask: Array,
+    *,
+    epsilon: float = 1e-6,
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """Two transposed convolutions of stride 2, each place by itself, and the product with a mask -> [4h, 4w]."""
+
+    def doubled(x: Array, weight: Array, bias: Array) -> Array:
+        height, width, _ = x.shape
+        kernel = weight.astype(dtype).reshape(2, 2, len(bias), -1)
+        y = np.empty((2 * height, 2 * width, len(bias)), dtype)
+        for row, column in product(range(2), repeat=2):
+            y[row::2, column::2] = x @ kernel[row, column].T + bias.astype(dtype)
+        return y
+
+    y = doubled(x.astype(dtype), first_weight, first_bias)
+    y = activated(layer_norm(y, norm_weight, norm_bias, epsilon, dtype), "gelu")
+    logits: Array = activated(doubled(y, second_weight, second_bias), "gelu") @ mask.astype(dtype)
+    return logits
+
+
 def window_attention(
     qkv: Array,
     padding: Array,

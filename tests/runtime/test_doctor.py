@@ -30,6 +30,7 @@ TWINS = {
     "HybridExperts": twins.hybrid_experts,
     "NormLinear": twins.norm_linear,
     "LinearAdd": twins.linear_add,
+    "MaskUpscaling": twins.mask_upscaling,
     "Int8Linear": twins.int8_linear,
     "Bf16Linear": twins.bf16_linear,
     "WindowAttention": twins.window_attention,

@@ -162,6 +162,31 @@ def linear_add(side: int) -> Case:
     )
 
 
+@measured()
+def mask_upscaling(side: int) -> Case:
+    """HRSAM: the logits of a mask from `side * side` image tokens."""
+    rng = np.random.default_rng(27)
+    length, dim = side * side, HRSAMPP_VIT_B.decoder.dim
+    first, second = HRSAMPP_VIT_B.decoder.upscaling
+    weights = {
+        "first_weight": _normal(rng, 4 * first, dim) / 16,
+        "first_bias": _normal(rng, first),
+        "norm_weight": 1 + _normal(rng, first) / 10,
+        "norm_bias": _normal(rng, first) / 10,
+        "second_weight": _normal(rng, 4 * second, first) / 8,
+        "second_bias": _normal(rng, second),
+    }
+    products, activations = 4 * first * dim + 16 * second * (first + 1), 4 * first + 16 * second
+    return Case(
+        operator="MaskUpscaling",
+        inputs={"x": _normal(rng, side, side, dim), **weights, "mask": _normal(rng, second)},
+        constant=frozenset(weights),
+        attributes={"epsilon": 1e-6},
+        flop=length * (2.0 * products + GELU_FLOP * activations),
+        nbytes=4.0 * length * (dim + 16),
+    )
+
+
 @measured(share=SHARES)
 def edge_tokens(side: int, share: float, rule: str = "exact") -> Case:
     """Edge tokens of a label map with a disc of `share` of the area."""

@@ -153,17 +153,10 @@ class ClickGraph(nn.Module):
         )
 
     def mask(self, image: Tensor, weights: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Image tokens [L, C], weights of the upscaled map's channels [1, channels] -> logits [4*h, 4*w].
-
-        A transposed convolution of side and stride 2 is a linear layer of each token, with four results side by side.
-        """
-        up_first, norm, _, up_second, _ = self.decode_head.output_upscaling
-        x = _four_pixels(up_first, image)
-        weight, bias = norm.get_parameter("weight"), norm.get_parameter("bias")
-        x = F.gelu(F.layer_norm(x, x.shape[1:], weight, bias, MAP_EPSILON))
-        x = F.gelu(_four_pixels(up_second, x))  # [16*L, channels]
-        logits: Tensor = (x @ weights.T).view(*grid, 2, 2, 2, 2)  # [h, w, rows, columns of halves, of quarters]
-        return logits.permute(0, 2, 4, 1, 3, 5).reshape(4 * grid[0], 4 * grid[1])
+        """Image tokens [L, C], weights of the upscaled map's channels [1, channels] -> logits [4*h, 4*w]."""
+        first, norm, _, second, _ = self.decode_head.output_upscaling
+        parameters = (*_linear(first), norm.get_parameter("weight"), norm.get_parameter("bias"), *_linear(second))
+        return formulas.mask_upscaling(torch.unflatten(image, 0, grid), *parameters, weights[0], MAP_EPSILON)
 
 
 class MaskEmbedding(NamedTuple):
@@ -303,8 +296,6 @@ def _channels_of_heads(x: Tensor, heads: int) -> Tensor:
     return torch.eye(heads, dtype=x.dtype).repeat_interleave(x.shape[1] // heads, dim=1)
 
 
-def _four_pixels(up: nn.Module, x: Tensor) -> Tensor:
-    """A transposed convolution of side and stride 2, [L, in] -> [4*L, out]: rows, then columns of a token's pixels."""
-    weight, bias = up.get_parameter("weight"), up.get_parameter("bias")  # [in, out, 2, 2]
-    matrix = weight.permute(2, 3, 1, 0).flatten(0, 2)
-    return F.linear(x, matrix, bias.repeat(matrix.shape[0] // len(bias))).reshape(-1, len(bias))
+def _linear(up: nn.Module) -> tuple[Tensor, Tensor]:
+    """A transposed convolution of side and stride 2 as a linear layer: weight [4*out, in], bias [out]."""
+    return up.get_parameter("weight").permute(2, 3, 1, 0).flatten(0, 2), up.get_parameter("bias")  # [in, out, 2, 2]

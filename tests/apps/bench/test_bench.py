@@ -22,6 +22,7 @@ SMALL = {
     "hybrid_experts": {"side": 8, "share": 0.2, "experts": 4},
     "norm_linear": {"side": 8},
     "linear_add": {"side": 8},
+    "mask_upscaling": {"side": 3},
     "edge_tokens": {"side": 8, "share": 0.2},
     "prompt_embedding": {"side": 8, "share": 0.2},
     "token_box": {"side": 8, "share": 0.2},
