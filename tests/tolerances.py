@@ -30,7 +30,7 @@ TOLERANCES: dict[tuple[str, str], Tolerance] = {
     ("mask upscaling", "float32"): Tolerance(
         rtol=2.0**-20,
         atol=0,
-        reason="added, of the largest logit: two GELUs, within 3e-7 of their arguments (custom_ops/kernels/math.h), which "
+        reason="added, of the largest logit: two GELUs, within 3e-7 of their arguments (kernels/math.h), which "
         "are several times as large as the sum of few channels that they end in",
     ),
     ("twin", "float64"): Tolerance(
