@@ -2,8 +2,9 @@
 
 Click sessions on pictures that both encoders get: the bundled photograph, objects cut from it and pasted back onto it,
 and drawn scenes. Clicks are those that the float32 side asks for. After every click the masks of both are compared, at
-the float32 side's label map: that decides. Reported besides is how sessions agree in which each side folds its own
-predictions into its label map: there a pixel that differs changes what follows, in float32 as well.
+the float32 side's prompt state: that decides. Reported besides is how sessions agree in which each side folds its own
+predictions into its prompt state: there a pixel that differs changes what follows, in float32 as well. What a family
+does with pictures, clicks and predictions is asked of its interface.
 """
 
 from __future__ import annotations
@@ -20,16 +21,15 @@ import onnx
 from numpy.typing import NDArray
 
 from inter2former_deploy.core.clicks import next_click
+from inter2former_deploy.core.contract import GraphName
 from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.core.masks import iou
-from inter2former_deploy.core.prompts import Click
+from inter2former_deploy.core.prompts import Click, PromptState
 from inter2former_deploy.exporters.judgement import Check
-from inter2former_deploy.exporters.parity import CLICKS, OPERATORS, PLAIN, Arrays, Clicks, Graph, load_photograph
+from inter2former_deploy.exporters.parity import CLICKS, OPERATORS, PLAIN, Arrays, Graph, load_photograph
 from inter2former_deploy.exporters.precision import count_layers
-from inter2former_deploy.families.inter2former.config import PAD_MULTIPLE
-from inter2former_deploy.families.inter2former.interface import CLICK_OUTPUTS, EMBEDDING, LABELS, PICTURE, PREPARED
-from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
-from inter2former_deploy.families.pictures import PAD_RGB
+from inter2former_deploy.families import Interface, interface
+from inter2former_deploy.families.config import Config
 
 Array = NDArray[Any]
 
@@ -46,8 +46,8 @@ class AgreementReport:
     layers: int  # that are in this precision
     images: int
     clicks: int  # of all sessions
-    mean_iou: float  # of masks with float32's at the same label maps, over all clicks
-    session_iou: float  # the same where each side has its own label map
+    mean_iou: float  # of masks with float32's at the same prompt states, over all clicks
+    session_iou: float  # the same where each side has its own prompt state
     min_iou: float  # that was asked for
     worst: dict[str, float]  # mean over a picture's clicks, the three lowest
     embedding_error: float  # root mean square over the standard deviation of the embedding
@@ -100,6 +100,7 @@ def pictures_for(size: int) -> int:
 
 
 def check_agreement(
+    config: Config,
     reference: Path,
     encoder: Path,
     prepare: Path,
@@ -115,6 +116,7 @@ def check_agreement(
     """Compare the masks of two encoders, click by click.
 
     Args:
+        config: Of the model, of any family.
         reference: encoder.onnx in float32.
         encoder: The same in reduced precision.
         prepare: prepare.onnx.
@@ -127,23 +129,31 @@ def check_agreement(
         progress: Told what comes next.
     """
     start = time.perf_counter()
-    scenes = list(make_scenes(size, pictures_for(size)))
-    settings: dict[str, Any] = {"custom_ops": custom_ops, "num_threads": num_threads}
-    embeddings: list[list[Arrays]] = []
+    of_family = interface(config.family)
+    tensors = of_family.graph_tensors(config, size)
+    scenes = list(make_scenes(of_family, size, pictures_for(size)))
+
+    def load(path: Path, graph: GraphName) -> Callable[[Arrays], Arrays]:
+        """A graph that takes what it needs of the arrays that are there."""
+        run = Graph(path, list(tensors[graph]["outputs"]), custom_ops=custom_ops, num_threads=num_threads)
+        return lambda arrays: run({name: arrays[name] for name in tensors[graph]["inputs"]})
+
+    (picture,), (embedding,) = tensors["encoder"]["inputs"], tensors["encoder"]["outputs"]
+    encoded: list[list[Arrays]] = []
     for name, path in (("fp32", reference), (precision, encoder)):  # one after the other: each needs much memory
-        graph = Graph(path, [EMBEDDING], **settings)
-        embeddings.append([])
+        encode = load(path, "encoder")
+        encoded.append([])
         for number, scene in enumerate(scenes, 1):
             progress(f"encode picture {number} of {len(scenes)} in {name}")
-            embeddings[-1].append(graph({PICTURE: scene.picture}))
-        del graph
-    errors = [_embedding_error(one[EMBEDDING], other[EMBEDDING]) for one, other in zip(*embeddings, strict=True)]
-    preparation, decode = Graph(prepare, PREPARED, **settings), Clicks(click, CLICK_OUTPUTS, **settings)
+            encoded[-1].append(encode({picture: scene.picture}))
+        del encode
+    errors = [_embedding_error(one[embedding], other[embedding]) for one, other in zip(*encoded, strict=True)]
+    preparation, decode = load(prepare, "prepare"), load(click, "click")
     agreement: dict[str, list[tuple[float, float]]] = {}
-    for scene, *both in zip(scenes, *embeddings, strict=True):
+    for scene, *both in zip(scenes, *encoded, strict=True):
         progress(f"click on {scene.name}")
-        features = [its | preparation({PICTURE: scene.picture} | its) for its in both]
-        agreement[scene.name] = list(_session(scene, size, decode, features))
+        features = [its | preparation({picture: scene.picture} | its) for its in both]
+        agreement[scene.name] = list(_session(scene, size, of_family, decode, features))
     means = {name: float(np.mean([same for same, _ in values])) for name, values in agreement.items()}
     every = [value for values in agreement.values() for value in values]
     mean_iou, session_iou = np.mean(every, axis=0)
@@ -162,25 +172,37 @@ def check_agreement(
     )
 
 
-def _session(scene: Scene, size: int, decode: Clicks, features: Sequence[Arrays]) -> Iterator[tuple[float, float]]:
-    """IoU of both encoders' masks after each click: at the first's label map, and each at its own."""
+def _session(
+    scene: Scene, size: int, of_family: Interface, decode: Callable[[Arrays], Arrays], features: Sequence[Arrays]
+) -> Iterator[tuple[float, float]]:
+    """IoU of both encoders' masks after each click: at the first's prompt state, and each at its own."""
+    frame = of_family.make_frame(size, size, size)  # of masks in the model's square
     clicks: list[Click] = []
-    maps = [unknown_labels(size) for _ in features]
+    states: list[PromptState[Any]] = [of_family.make_prompts(size) for _ in features]
     mask = np.zeros((size, size), bool)
+
+    def predict(inputs: Arrays, its: Arrays) -> tuple[Any, Array]:
+        """What the decoder makes of a state, and its mask."""
+        prediction = of_family.read_prediction(decode(its | inputs))
+        logits = cv2.resize(prediction.logits(frame), (size, size), interpolation=cv2.INTER_LINEAR)
+        return prediction, logits > 0
+
     while len(clicks) < (len(scene.clicks) or BUDGET):
         asked = scene.clicks[len(clicks)] if scene.clicks else next_click(mask, scene.target, clicks)
         if asked is None:
             return  # the object is found exactly
         clicks.append(asked)
-        for labels in maps:
-            add_clicks(labels, [asked])
-        mask, theirs = (decode({LABELS: maps[0], **its})["logits"] > 0 for its in features)
+        for state in states:
+            state.add(asked)
+        inputs, own = (dict(state.inputs()) for state in states)
+        prediction, mask = predict(inputs, features[0])
+        other, theirs = predict(inputs, features[1])
         same = iou(mask, theirs)
-        if not np.array_equal(maps[0], maps[1]):
-            theirs = decode({LABELS: maps[1], **features[1]})["logits"] > 0
+        if not all(np.array_equal(inputs[name], own[name]) for name in inputs):
+            other, theirs = predict(own, features[1])
         yield same, iou(mask, theirs)
-        for labels, predicted in zip(maps, (mask, theirs), strict=True):
-            fold_prediction(labels, predicted)
+        for state, predicted in zip(states, (prediction, other), strict=True):
+            state.fold(predicted)
 
 
 def _embedding_error(one: Array, other: Array) -> float:
@@ -200,21 +222,21 @@ class Scene:
     clicks: tuple[Click, ...] = ()
 
 
-def make_scenes(size: int, count: int) -> Iterator[Scene]:
+def make_scenes(of_family: Interface, size: int, count: int) -> Iterator[Scene]:
     """The photograph as it is, then by turns pictures of real and of drawn textures, always the same ones.
 
     Args:
+        of_family: How a picture and clicks come into the model's square.
         size: S.
         count: How many.
     """
     photograph = load_photograph()
-    side = -(-max(photograph.shape[:2]) // PAD_MULTIPLE) * PAD_MULTIPLE
-    padded = np.empty((side, side, 3), np.uint8)
-    padded[:] = np.rint(PAD_RGB)
-    padded[: photograph.shape[0], : photograph.shape[1]] = photograph
-    clicks = tuple(Click(int(size / side * c.x), int(size / side * c.y), c.positive) for c in CLICKS)
+    height, width = photograph.shape[:2]
+    frame = of_family.make_frame(height, width, size)
+    clicks = tuple(frame.to_model(click) for click in CLICKS)
     nothing = np.zeros((size, size), np.uint8)
-    yield Scene(name="photograph", picture=_scaled(padded, size), target=nothing, clicks=clicks)
+    picture = of_family.make_input(photograph, frame)
+    yield Scene(name="photograph", picture=picture, target=nothing, clicks=clicks)
     for index in range(1, count):
         rng = np.random.default_rng(index)
         real = index % 2 == 1

@@ -34,7 +34,7 @@ from inter2former_deploy.core.manifest import (
     check_name,
     sha256,
 )
-from inter2former_deploy.exporters.agreement import AgreementReport
+from inter2former_deploy.exporters.agreement import AgreementReport, check_agreement
 from inter2former_deploy.exporters.bodies import check_opset, inline_bodies
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, export_model
 from inter2former_deploy.exporters.half import store_half
@@ -128,8 +128,6 @@ def export_bundle(
     check_new_bundle(folder, force=force, keep_failed=keep_failed)
     steps = _Steps(progress)
     model, weights = steps.load_weights(checkpoint, config=config, edge_rule=edge_rule, seed=seed)
-    if precision != "fp32" and not hasattr(families.gate(model.config.family), "check_agreement"):
-        raise ValueError(f"models of the family {model.config.family} are exported in fp32 only: leave precision out")
     name = _name(name, model)
     families.interface(model.config.family).graph_tensors(model.config, size)  # checks the size
     kept = 1 if precision == "fp32" else 2  # encoders, while they are compared
@@ -514,8 +512,7 @@ def _compare(
     """The gates: of the graphs, and where these pass (or `always`) of masks in reduced precision."""
     precision, decoder = manifest.encoder.precision, manifest.decoder(name)
     encoder, prepare, click = (folder / g.file for g in (manifest.encoder.graph, decoder.prepare, decoder.click))
-    gate = families.gate(manifest.family)
-    parity = gate.check_parity(
+    parity = families.gate(manifest.family).check_parity(
         model,
         reference,
         prepare,
@@ -528,7 +525,8 @@ def _compare(
     )
     if precision == "fp32" or not (always or parity.passed):
         return parity, None
-    agreement = gate.check_agreement(
+    agreement = check_agreement(
+        model.config,
         reference,
         encoder,
         prepare,

@@ -18,40 +18,16 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
+from inter2former_deploy.apps.bench.clicks import model_of
+from inter2former_deploy.apps.bench.hrsam_clicks import export_one_graph, scene_arrays
 from inter2former_deploy.core import library
-from inter2former_deploy.exporters.graphs import export_graph
+from inter2former_deploy.exporters.graphs import export_model
 from inter2former_deploy.families.hrsam.config import HRSAM_PROBE
-from inter2former_deploy.families.hrsam.graphs import ClickGraph, PrepareGraph
-from inter2former_deploy.families.hrsam.interface import EMBEDDING, LOGITS, PROMPTS, graph_tensors
-from inter2former_deploy.families.hrsam.model import HRSAM
 
 CLICKS = (1, 5, 10, 20)
 Arrays = dict[str, NDArray[Any]]
-
-
-class SamDecoder(nn.Module):
-    """The prompts and the image embedding -> all masks and their estimated IoUs, with nothing computed beforehand."""
-
-    def __init__(self, model: HRSAM) -> None:
-        super().__init__()
-        self.neck, self.decode_head = model.neck, model.decode_head
-        self.prompts = ClickGraph(model)
-
-    def forward(
-        self, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor, has_mask_input: Tensor, embedding: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The prompts as `ClickGraph` takes them, embedding [h, w, C] -> masks [4, 4*h, 4*w], IoUs [4]."""
-        height, width, _ = embedding.shape
-        sparse = self.prompts.sparse(point_coords, point_labels, (16 * height, 16 * width))[None]
-        given = self.neck.dense(mask_input[None, None], (height, width))
-        dense = torch.where(has_mask_input > 0, given, self.neck.no_mask_embed.weight[..., None, None])
-        image = embedding.permute(2, 0, 1)[None]
-        masks, iou = self.decode_head(image, self.neck.position_map((height, width)), sparse, dense)
-        return masks[0], iou[0]
 
 
 def _session(graph: onnx.ModelProto, threads: int, *, operators: bool) -> onnxruntime.InferenceSession:
@@ -76,34 +52,15 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="without the operator library on our side, too")
     arguments = parser.parse_args()
     clock = time.process_time if arguments.threads == 1 else time.perf_counter
-    torch.manual_seed(0)
-    model = HRSAM(HRSAM_PROBE).eval()
-    tensors = graph_tensors(model.config, arguments.size)
-    stated = tensors["click"]["inputs"]
-    shapes = {name: [3 if isinstance(n, str) else n for n in tensor["sizes"]] for name, tensor in stated.items()}
-    examples = {name: torch.zeros(shapes[name], dtype=getattr(torch, stated[name]["type"])) for name in stated}
-    rng = np.random.default_rng(0)
-    embedding = rng.standard_normal(shapes[EMBEDDING], np.float32)
-    with torch.no_grad():
-        prepared = PrepareGraph(model)(torch.from_numpy(embedding))
-    arrays: Arrays = {name: x.numpy() for name, x in zip(tensors["prepare"]["outputs"], prepared, strict=True)}
-    arrays |= {EMBEDDING: embedding, "mask_input": rng.standard_normal(shapes["mask_input"], np.float32)}
-    arrays |= {"has_mask_input": np.ones(1, np.float32)}
-
-    sizes = {name: stated[name]["sizes"] for name in stated}
-    ours = export_graph(ClickGraph(model), tuple(examples.values()), inputs=sizes, outputs=[LOGITS])
-    taken = {name: sizes[name] for name in (*PROMPTS, EMBEDDING)}
-    theirs = export_graph(
-        SamDecoder(model), tuple(examples[name] for name in taken), inputs=taken, outputs=["masks", "iou"]
-    )
+    model = model_of(HRSAM_PROBE)
+    ours, theirs = export_model(model, "click", size=arguments.size), export_one_graph(model, arguments.size)
     sessions = {
         "ours": _session(ours, arguments.threads, operators=not arguments.plain),
         "one graph": _session(theirs, arguments.threads, operators=False),
     }
     print("clicks  ours ms  one graph ms  ratio  largest difference")
     for clicks in CLICKS:
-        arrays["point_coords"] = rng.uniform(0, arguments.size, (clicks + 1, 2)).astype(np.float32)
-        arrays["point_labels"] = np.array([*rng.integers(0, 2, clicks), -1])
+        arrays = scene_arrays(HRSAM_PROBE.to_dict(), arguments.size, clicks)
         times: dict[str, list[float]] = {name: [] for name in sessions}
         logits: Arrays = {}
         for run in range(arguments.runs + 2):

@@ -96,7 +96,7 @@ def graphs(family: str) -> Graphs:
 
 
 def gate(family: str) -> Any:
-    """How graphs of a family are compared with PyTorch: `check_parity` and `check_agreement`.
+    """How graphs of a family are compared with PyTorch: `check_parity`.
 
     Raises:
         ValueError: There is no such family.

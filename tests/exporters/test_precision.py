@@ -22,6 +22,7 @@ from inter2former_deploy.exporters.agreement import make_scenes, pictures_for
 from inter2former_deploy.exporters.bundle import add_decoder, export_bundle, verify_bundle
 from inter2former_deploy.exporters.graphs import export_model
 from inter2former_deploy.exporters.precision import count_layers, quantize_weight, reduce_precision
+from inter2former_deploy.families import interface
 from inter2former_deploy.families.inter2former.config import DEMO, PROBE
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
@@ -65,7 +66,7 @@ def test_files_become_smaller() -> None:
 def test_the_embedding_stays_close(
     graphs: dict[str, onnx.ModelProto], run_graph: Any, run_plain: Any, precision: Any, assert_close: Any
 ) -> None:
-    (scene,) = make_scenes(SIZE, 1)
+    (scene,) = make_scenes(interface("inter2former"), SIZE, 1)
     feeds = {"image": scene.picture}
     expected = run_plain(graphs["encoder"], feeds)
     actual = run_graph(reduce_precision(graphs["encoder"], precision), feeds)
@@ -156,7 +157,7 @@ def test_weights_at_the_ends_of_their_range() -> None:
 
 def test_scenes() -> None:
     """Always the same, within range, with objects of both kinds; at every size the same scene."""
-    scenes, again = list(make_scenes(96, 6)), list(make_scenes(96, 6))
+    scenes, again = (list(make_scenes(interface("inter2former"), 96, 6)) for _ in range(2))
     assert [scene.name for scene in scenes] == ["photograph", "real 1", "drawn 2", "real 3", "drawn 4", "real 5"]
     for scene, other in zip(scenes, again, strict=True):
         np.testing.assert_array_equal(scene.picture, other.picture)

@@ -18,7 +18,9 @@ import numpy.typing as npt
 from inter2former_deploy.apps.bench.scene import disc_labels, disc_token_box
 from inter2former_deploy.apps.bench.workers import TUNED_MALLOC, Workload, threads_here
 from inter2former_deploy.core.prompts import Mask
-from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT, PATCH, PROBE, EdgeRule, ModelConfig
+from inter2former_deploy.families import interface
+from inter2former_deploy.families.config import Config
+from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT, PATCH, PROBE, EdgeRule
 from inter2former_deploy.families.inter2former.interface import (
     BLANK_INPUTS,
     CLICK_OUTPUTS,
@@ -27,15 +29,14 @@ from inter2former_deploy.families.inter2former.interface import (
     graph_tensors,
 )
 from inter2former_deploy.families.inter2former.masks import Box
-from inter2former_deploy.families.inter2former.pictures import Frame
 
 Array = npt.NDArray[Any]
 MODEL = PROBE  # its decoder is that of vit_b; the encoder takes no part
 
 
-def frame_of(size: int) -> Frame:
-    """A photograph of 3:2 that the model resolution shrinks by a third, as cameras and screens have it."""
-    return Frame(size, 3 * size // 2, size)
+def photograph_frame(family: str, size: int) -> Any:
+    """Of a photograph of 3:2 that the model resolution shrinks by a third, as cameras and screens have it."""
+    return interface(family).make_frame(size, 3 * size // 2, size)
 
 
 def export_pinned(folder: Path, size: int, share: float, rule: EdgeRule) -> Path:
@@ -120,7 +121,7 @@ def graph(size: int, share: float, decoder: str, custom_ops: bool) -> Callable[[
         return BoxLogits(scene.box, scene.box_logits)
 
     state = LabelMapPrompts(size)
-    session = Session(frame_of(size), state, decode)
+    session = Session(photograph_frame("inter2former", size), state, decode)
     middle = clicks_middle(size)
 
     def click() -> Mask:
@@ -151,7 +152,7 @@ def torch(size: int, share: float, rule: EdgeRule) -> Callable[[], Mask]:
         torch.randn(1, c, grid << i + 1, grid << i + 1, generator=generator)
         for i, c in enumerate(MODEL.decoder.pyramid)
     ]
-    scene, frame = _Scene(size, share), frame_of(size)
+    scene, frame = _Scene(size, share), photograph_frame("inter2former", size)
     labels = scene.labels.copy()
     foreground = scene.logits > 0
     at = frame.to_model(Click(*clicks_middle(size), True))
@@ -173,7 +174,7 @@ def torch(size: int, share: float, rule: EdgeRule) -> Callable[[], Mask]:
 
 def clicks_middle(size: int) -> tuple[int, int]:
     """The middle of the photograph, x and y."""
-    frame = frame_of(size)
+    frame = photograph_frame("inter2former", size)
     return frame.width // 2, frame.height // 2
 
 
@@ -247,12 +248,8 @@ class _Scene:
         self.logits[inside] = self.box_logits
 
 
-def model_of(config: ModelConfig) -> Any:
-    """A reference model with synthetic weights, for inference."""
-    from inter2former_deploy.families.checkpoint import synthetic_state_dict
-    from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+def model_of(config: Config) -> Any:
+    """A reference model of any family with synthetic weights, for inference."""
+    from inter2former_deploy.families.checkpoint import build_model, synthetic_state_dict
 
-    model = Inter2Former(config)
-    state: Mapping[str, Any] = synthetic_state_dict(config)
-    model.load_state_dict(dict(state))
-    return model.eval()
+    return build_model(config, synthetic_state_dict(config))

@@ -1,23 +1,26 @@
-"""Opening an image as a user waits for it: preprocessing, encoder, edge network; against PyTorch."""
+"""Opening an image as a user waits for it: preprocessing, encoder, what the decoder prepares; against PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from inter2former_deploy.apps.bench.clicks import frame_of, model_of
+from inter2former_deploy.apps.bench.clicks import model_of, photograph_frame
 from inter2former_deploy.apps.bench.workers import TUNED_MALLOC, Workload, threads_here
 from inter2former_deploy.core.manifest import Precision
-from inter2former_deploy.families.inter2former.config import PATCH, VIT_B, ModelConfig
-from inter2former_deploy.families.inter2former.interface import EMBEDDING, PICTURE, PREPARED
-from inter2former_deploy.families.pictures import model_input
+from inter2former_deploy.families import interface
+from inter2former_deploy.families.config import PATCH, Config, EncoderConfig, read_config
+from inter2former_deploy.families.hrsam.config import HRSAMConfig
+from inter2former_deploy.families.inter2former.config import VIT_B, ModelConfig
+
+SCAN_FLOP = 12.0 + 6.0  # of a state and token: decay and its exponential, what is kept and added, the output
 
 
-def workloads(folder: Path, size: int) -> dict[str, Workload]:
+def workloads(folder: Path, size: int, config: Config = VIT_B) -> dict[str, Workload]:
     """Encoding one photograph under each variant."""
     import onnx
 
@@ -27,7 +30,7 @@ def workloads(folder: Path, size: int) -> dict[str, Workload]:
     paths = {precision: folder / f"encoder-{size}-{precision}.onnx" for precision in get_args(Precision)}
     prepare = folder / f"prepare-{size}.onnx"
     if not all(path.exists() for path in (*paths.values(), prepare)):
-        model = model_of(VIT_B)
+        model = model_of(config)
         onnx.save(export_model(model, "prepare", size=size), prepare)
         exported = export_model(model, "encoder", size=size)
         for precision, path in paths.items():
@@ -35,20 +38,23 @@ def workloads(folder: Path, size: int) -> dict[str, Workload]:
 
     def runs(precision: Precision, *, custom_ops: bool) -> Workload:
         graphs = [str(paths[precision]), str(prepare)]
-        return Workload(
-            builder=f"{__name__}:graphs", arguments={"size": size, "graphs": graphs, "custom_ops": custom_ops}
-        )
+        arguments = {"size": size, "family": config.family, "graphs": graphs, "custom_ops": custom_ops}
+        return Workload(builder=f"{__name__}:graphs", arguments=arguments)
 
     return {
         "library": runs("fp32", custom_ops=True),
         "bf16": runs("bf16", custom_ops=True),
         "int8": runs("int8", custom_ops=True),
         "plain": runs("fp32", custom_ops=False),
-        "torch": Workload(builder=f"{__name__}:torch", arguments={"size": size}, environment=TUNED_MALLOC),
+        "torch": Workload(
+            builder=f"{__name__}:torch",
+            arguments={"size": size, "config": config.to_dict()},
+            environment=TUNED_MALLOC,
+        ),
     }
 
 
-def graphs(size: int, graphs: list[str], custom_ops: bool) -> Callable[[], object]:
+def graphs(size: int, family: str, graphs: list[str], custom_ops: bool) -> Callable[[], object]:
     """Workload: what `Segmenter.open` does."""
     import onnxruntime as ort
 
@@ -61,33 +67,56 @@ def graphs(size: int, graphs: list[str], custom_ops: bool) -> Callable[[], objec
     if custom_ops:
         library.register(options)
     encoder, prepare = (ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in graphs)
-    photograph, frame = _photograph(size), frame_of(size)
+    of_family, frame = interface(family), photograph_frame(family, size)
+    photograph = _photograph(frame)
+    (takes,), (gives,), wanted = encoder.get_inputs(), encoder.get_outputs(), [x.name for x in prepare.get_inputs()]
 
     def call() -> object:
-        picture = model_input(photograph, frame)
-        (embedding,) = encoder.run([EMBEDDING], {PICTURE: picture})
-        return embedding, prepare.run(PREPARED, {PICTURE: picture, EMBEDDING: embedding})
+        known = {takes.name: of_family.make_input(photograph, frame)}
+        (known[gives.name],) = encoder.run(None, known)
+        return known, prepare.run(None, {name: known[name] for name in wanted})
 
     return call
 
 
-def torch(size: int) -> Callable[[], object]:
+def torch(size: int, config: dict[str, Any]) -> Callable[[], object]:
     """Workload: the reference modules on the same photograph; the picture is made in the same way."""
     import torch
 
-    from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
+    from inter2former_deploy.apps.evaluation import ReferenceSegmenter
 
     torch.set_num_threads(threads_here())
-    model = model_of(VIT_B)
-    photograph, frame = _photograph(size), frame_of(size)
-    mean, std = torch.tensor(MEAN_BGR), torch.tensor(STD_BGR)
+    model = model_of(read_config(config))
+    segmenter, photograph = ReferenceSegmenter(model, size), _photograph(photograph_frame(model.config.family, size))
+    return lambda: segmenter.encode(photograph)
 
-    def call() -> object:
-        with torch.inference_mode():
-            picture = torch.from_numpy(model_input(photograph, frame)).flip(2)
-            return model.encode(((picture - mean) / std).permute(2, 0, 1)[None])
 
-    return call
+def opening_flop(size: int, config: Any) -> float:
+    """Operations of all that is computed once an image, of a model of any family."""
+    return hrsam_flop(size, config) if isinstance(config, HRSAMConfig) else encoder_flop(size, config)
+
+
+def hrsam_flop(size: int, config: HRSAMConfig) -> float:
+    """Operations of HRSAM's encoder, one pass of each scan, and the projections that the decoder prepares."""
+    e, d = config.encoder, config.decoder
+    main = (size // PATCH) ** 2
+    tokens = main + (e.anchor_size // PATCH) ** 2
+    total = _blocks_flop(size, e) + len(e.fusion_after) * 2.0 * main * (1 + e.plus_plus) * e.dim * d.dim
+    if e.state_space:
+        linear = 2.0 * e.dim * (2 * e.dim + e.dim + 2 * e.states + e.dim)
+        total += (1 + e.plus_plus) * len(e.fusion_after) * tokens * (linear + SCAN_FLOP * e.dim * e.states)
+    return total + (3 + 2 * (d.layers - 1) + 1) * 2.0 * main * d.dim * d.cross_dim
+
+
+def _blocks_flop(size: int, e: EncoderConfig) -> float:
+    """Operations of patches and transformer blocks, of the image and of the anchor map, if there is one."""
+    total = 0.0
+    for tokens_side in (size // PATCH, e.anchor_size // PATCH):
+        tokens = tokens_side**2
+        # qkv, projection, MLP of ratio 4; scores and values in windows
+        block = 2.0 * tokens * e.dim * e.dim * (3 + 1 + 8) + 4.0 * tokens * e.window**2 * e.dim
+        total += e.depth * block + 2.0 * tokens * 3 * PATCH**2 * e.dim
+    return total
 
 
 def encoder_flop(size: int, config: ModelConfig = VIT_B) -> float:
@@ -96,12 +125,7 @@ def encoder_flop(size: int, config: ModelConfig = VIT_B) -> float:
     2 a multiply-add; padding slots are no queries.
     """
     e, d = config.encoder, config.decoder
-    total = 0.0
-    for tokens_side in (size // PATCH, e.anchor_size // PATCH):
-        tokens = tokens_side**2
-        # qkv, projection, MLP of ratio 4; scores and values in windows
-        block = 2.0 * tokens * e.dim * e.dim * (3 + 1 + 8) + 4.0 * tokens * e.window**2 * e.dim
-        total += e.depth * block + 2.0 * tokens * 3 * PATCH**2 * e.dim
+    total = _blocks_flop(size, e)
     total += len(e.fusion_after) * 2.0 * (size // PATCH) ** 2 * 2 * e.dim * d.dim
     fine_to_coarse = d.pyramid[::-1]
     for i, channels in enumerate(fine_to_coarse):
@@ -115,6 +139,5 @@ def encoder_flop(size: int, config: ModelConfig = VIT_B) -> float:
     return total + (2.0 * 3 * d.dim + 4.0 * tokens) * tokens * d.attention_dim  # qkv, scores and values of all tokens
 
 
-def _photograph(size: int) -> npt.NDArray[np.uint8]:
-    frame = frame_of(size)
+def _photograph(frame: Any) -> npt.NDArray[np.uint8]:
     return np.random.default_rng(6).integers(0, 256, (frame.height, frame.width, 3), np.uint8)

@@ -8,9 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
-from inter2former_deploy.apps.bench import clicks, images, machine, operators, sessions
+from inter2former_deploy.apps.bench import clicks, hrsam_clicks, images, machine, operators, sessions
 from inter2former_deploy.apps.bench.workers import Timing, Workload, alternate
-from inter2former_deploy.families.inter2former.config import EdgeRule
+from inter2former_deploy.families.config import Config
+from inter2former_deploy.families.hrsam.config import HRSAMConfig
+from inter2former_deploy.families.inter2former.config import VIT_B, EdgeRule
 
 Say = Callable[[str], None]
 Keep = Callable[[Mapping[str, Any]], None]  # is given the whole result after each case: a run may be cut short
@@ -18,6 +20,7 @@ Row = dict[
     str, Any
 ]  # "what": dict, "variants": {name: Timing.to_dict()}, and for operators "flop", "nbytes", "floor_ms"
 
+CLICKS = (1, 5, 10, 20)  # of HRSAM: the more there are, the more tokens attend to the image
 SHARES = (0.03, 0.1, 0.3, 1.0)
 SIZES = (1024, 2048)
 CALLS = 10  # of an operator in a row: in a decoder, too, it finds its inputs in the cache
@@ -100,16 +103,36 @@ def measure_clicks(threads: int, seconds: float, say: Say, keep: Keep, sizes: It
     return result
 
 
-def measure_encoding(
-    threads: int, seconds: float, say: Say, keep: Keep, sizes: Iterable[int] = SIZES
+def measure_hrsam_clicks(
+    config: HRSAMConfig, threads: int, seconds: float, say: Say, keep: Keep, sizes: Iterable[int] = SIZES
 ) -> dict[str, Any]:
-    """Opening a photograph: preprocessing, encoder and edge network."""
+    """A click of HRSAM after some others, beside the decoder as SAM exports it."""
+    result = _header(threads, say)
+    del result["_ceilings"]
+    with TemporaryDirectory() as folder:
+        for size in sizes:
+            for count in CLICKS:
+                variants = hrsam_clicks.workloads(Path(folder), size, count, config)
+                row = _row(
+                    {"case": "click", "model": config.name, "size": size, "clicks": count}, variants, threads, seconds
+                )
+                result["rows"].append(row)
+                keep(result)
+                say(f"{_words(row['what'])}: {_medians(row)}")
+    return result
+
+
+def measure_encoding(
+    threads: int, seconds: float, say: Say, keep: Keep, sizes: Iterable[int] = SIZES, config: Config = VIT_B
+) -> dict[str, Any]:
+    """Opening a photograph: preprocessing, encoder and what the decoder prepares."""
     result = _header(threads, say)
     ceilings: machine.Ceilings = result.pop("_ceilings")
     with TemporaryDirectory() as folder:
         for size in sizes:
-            row = _row({"case": "encode", "size": size}, images.workloads(Path(folder), size), threads, seconds)
-            flop = images.encoder_flop(size)
+            what = {"case": "encode", "size": size} | ({} if config == VIT_B else {"model": config.name})
+            row = _row(what, images.workloads(Path(folder), size, config), threads, seconds)
+            flop = images.opening_flop(size, config)
             row |= {"flop": flop, "floor_ms": ceilings.floor_ms(flop)}
             result["rows"].append(row)
             keep(result)

@@ -31,6 +31,13 @@ class Workload:
     arguments: Mapping[str, Any]
     environment: Mapping[str, str] | None = None
 
+    @property
+    def function(self) -> Callable[..., Callable[[], Any]]:
+        """The builder, imported."""
+        module, _, name = self.builder.partition(":")
+        found: Callable[..., Callable[[], Any]] = getattr(importlib.import_module(module), name)
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
@@ -163,8 +170,7 @@ def _serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if "builder" in request:
-            module, _, name = request["builder"].partition(":")
-            call = getattr(importlib.import_module(module), name)(**request["arguments"])
+            call = Workload(**request).function(**request["arguments"])
             before = _memory_mib("VmRSS")
             _forget_peak()
             answers.write("{}\n")

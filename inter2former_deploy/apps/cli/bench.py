@@ -23,6 +23,7 @@ Threads = Annotated[int, typer.Option(min=1, help="Threads of every variant.")]
 Seconds = Annotated[float, typer.Option(min=0.1, help="Time for each variant of each case.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write.", show_default=False)]
 Sizes = Annotated[list[int], typer.Option("--size", help="Model resolution. May be repeated.")]
+Model = Annotated[str, typer.Option("--config", help="Model: a preset of any family, or a JSON file.")]
 BOTH = [1024, 2048]
 
 
@@ -50,23 +51,35 @@ def ops(
 
 
 @app.command("click")
-def click(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, size: Sizes = BOTH) -> None:
-    """Whole clicks: labels, decoder and mask."""
+def click(
+    threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, size: Sizes = BOTH, config: Model = "vit_b"
+) -> None:
+    """Whole clicks: prompts, decoder and mask; of HRSAM beside the decoder as SAM exports it."""
     require(*EXPORT_MODULES, extra="export", needed_by="i2f bench click")
     _check_output(output)
     from inter2former_deploy.apps.bench import report
+    from inter2former_deploy.families.config import load_config
 
-    _write(report.measure_clicks(threads, seconds, typer.echo, _keep(output), size), output)
+    model = load_config(config)
+    if model.family == "hrsam":
+        result = report.measure_hrsam_clicks(model, threads, seconds, typer.echo, _keep(output), size)
+    else:
+        result = report.measure_clicks(threads, seconds, typer.echo, _keep(output), size)
+    _write(result, output)
 
 
 @app.command("encode")
-def encode(threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, size: Sizes = BOTH) -> None:
-    """Opening an image: preprocessing, encoder and edge network, the encoder in every precision."""
+def encode(
+    threads: Threads = 2, seconds: Seconds = 4.0, output: Output = None, size: Sizes = BOTH, config: Model = "vit_b"
+) -> None:
+    """Opening an image: preprocessing, encoder and what the decoder prepares, the encoder in every precision."""
     require(*EXPORT_MODULES, extra="export", needed_by="i2f bench encode")
     _check_output(output)
     from inter2former_deploy.apps.bench import report
+    from inter2former_deploy.families.config import load_config
 
-    _write(report.measure_encoding(threads, seconds, typer.echo, _keep(output), size), output)
+    model = load_config(config)
+    _write(report.measure_encoding(threads, seconds, typer.echo, _keep(output), size, model), output)
 
 
 @app.command("session")

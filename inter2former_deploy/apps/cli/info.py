@@ -49,7 +49,8 @@ def _decoder(bundle: Path, config: Any, decoder: DecoderEntry) -> Iterator[tuple
     for graph in (decoder.prepare, decoder.click):
         yield graph.file, _size(bundle / graph.file)
     told = {name: value for name, value in asdict(config.decoder).items() if isinstance(value, str)}
-    yield "model", ", ".join([config.name, *(f"{name.replace('_', ' ')} {value}" for name, value in told.items())])
+    model = config.description.replace("'", "")
+    yield "model", ", ".join([model, *(f"{name.replace('_', ' ')} {value}" for name, value in told.items())])
     stated = (f"{key} {value}" for key, value in decoder.weights.items() if key != "notes")
     yield "weights", ", ".join(stated) or "not stated"
     yield from (("weights", note) for note in decoder.weights.get("notes", ()))

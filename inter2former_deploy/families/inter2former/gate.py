@@ -1,4 +1,3 @@
 """How exported graphs of Inter2Former are compared with PyTorch."""
 
-from inter2former_deploy.exporters.agreement import check_agreement as check_agreement
 from inter2former_deploy.exporters.parity import check_parity as check_parity

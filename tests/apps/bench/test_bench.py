@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from inter2former_deploy.apps.bench import clicks, images, operators, plots, report, scene
+from inter2former_deploy.apps.bench import clicks, hrsam_clicks, images, operators, plots, report, scene
 from inter2former_deploy.apps.bench.machine import Ceilings
 from inter2former_deploy.apps.bench.workers import Workload, alternate
 from inter2former_deploy.apps.cli import app
+from inter2former_deploy.families.hrsam.config import HRSAM_VIT_B, HRSAMPP_PROBE, HRSAMPP_VIT_B
 from inter2former_deploy.operators.registry import OPERATORS
 
 SMALL = {
@@ -149,6 +150,40 @@ def test_encoder_work_is_that_of_its_matrix_products():
     assert linear < images.encoder_flop(1024) < 1.45 * linear
 
 
+@pytest.mark.parametrize(
+    ("config", "encoder", "updates"),
+    [(HRSAM_VIT_B, 696 + 39 + 11 + 79, 0.403), (HRSAMPP_VIT_B, 870 + 48 + 19 + 197, 1.007)],
+)
+def test_work_of_hrsam_is_what_docs_state(config, encoder, updates):
+    """docs/HRSAM.md, section 12: GFLOP of the layers, 1e9 state updates of one pass; and six projections of tokens."""
+    prepared = 6 * 2 * 4096 * 256 * 128 / 1e9
+    total = encoder + updates * images.SCAN_FLOP + prepared
+    assert images.opening_flop(1024, config) == pytest.approx(total * 1e9, rel=2e-3)
+
+
+def call_all(loads):
+    """What a call of each workload gives, in this process."""
+    return {name: load.function(**load.arguments)() for name, load in loads.items()}
+
+
+def test_variants_of_a_click_of_hrsam_give_the_same_mask(tmp_path):
+    for count in (1, 20):
+        masks = call_all(hrsam_clicks.workloads(tmp_path, 64, count, HRSAMPP_PROBE))
+        assert masks["one graph"].shape == (64, 96)
+        assert 0 < masks["one graph"].mean() < 1
+        for name, mask in masks.items():
+            assert np.array_equal(mask, masks["one graph"]), name
+
+
+def test_variants_of_opening_an_image_with_hrsam_give_the_same_embedding(tmp_path):
+    results = call_all(images.workloads(tmp_path, 64, HRSAMPP_PROBE))
+    expected = results.pop("torch").features[0].permute(1, 2, 0).numpy()
+    for name, (known, prepared) in results.items():
+        error = np.abs(known["image_embedding"] - expected).mean() / np.abs(expected).mean()
+        assert error < (1e-5 if name in ("library", "plain") else 0.5), name
+        assert len(prepared) == 6
+
+
 def test_floor_is_the_longer_of_work_and_traffic():
     ceilings = Ceilings(gflops=100, gbytes=10, threads=2)
     assert ceilings.floor_ms(1e9) == pytest.approx(10)
@@ -212,7 +247,7 @@ def test_operators_are_kept_one_by_one(monkeypatch):
 def test_a_pinned_click_upsamples_the_disc_s_box(tmp_path):
     click = clicks.graph(256, 0.1, str(clicks.export_pinned(tmp_path, 256, 0.1, "exact")), custom_ops=True)
     mask = click()
-    frame = clicks.frame_of(256)
+    frame = clicks.photograph_frame("inter2former", 256)
     assert mask.shape == (frame.height, frame.width)
     parts = clicks.components(tmp_path, 256, 0.1, "exact", threads=1, calls=2)
     operators = {"HybridAttention", "HybridExperts", "LocalUpsample", "PromptEmbedding", "EdgeTokensExact", "TokenBox"}

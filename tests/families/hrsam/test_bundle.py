@@ -137,6 +137,4 @@ def test_settings_of_another_family_are_refused(tmp_path: Path) -> None:
         load_weights(None, config=config, edge_rule="exact")
     with pytest.raises(ValueError, match="size must be a positive multiple of 16, got 200"):
         export_bundle(None, tmp_path / "bundle", config=config, size=200)
-    with pytest.raises(ValueError, match="hrsam are exported in fp32 only"):
-        export_bundle(None, tmp_path / "bundle", config=config, size=64, precision="int8")
     assert not [*tmp_path.iterdir()]
