@@ -65,6 +65,8 @@ class TrainConfig:
     jaccard: float = 0.0  # weight of the Jaccard loss of the full-resolution logits, beside the paper's
     ramp_share: float = 0.4  # first share of the steps in which synthetic scenes go from easy to as hard as they get
     distillation: float = 1.0  # weight of the teacher's term, if there is a teacher
+    drop_path: float = 0.2  # of HRSAM's encoder, in stages of the encoder alone
+    layer_decay: float = 1.0  # block i of the encoder's n learns at this to the power of n - i of the rate
     bf16: bool = True  # autocast of encoder, edge network and upsampling
 
     def __post_init__(self) -> None:
@@ -83,6 +85,8 @@ class TrainConfig:
                 ("seed", "0 or more", self.seed >= 0),
                 ("max_rounds", "0 or more", self.max_rounds >= 0),
                 ("clip_norm", "positive", self.clip_norm > 0),
+                ("drop_path", "0 to below 1", 0 <= self.drop_path < 1),
+                ("layer_decay", "above 0 to 1", 0 < self.layer_decay <= 1),
             )
             if not ok
         ]

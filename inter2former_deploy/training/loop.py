@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from inter2former_deploy.core.clicks import IGNORED
 from inter2former_deploy.core.masks import iou
 from inter2former_deploy.data import Dataset
-from inter2former_deploy.families.checkpoint import load_checkpoint, save_checkpoint
-from inter2former_deploy.families.inter2former.config import ModelConfig
+from inter2former_deploy.families.checkpoint import build_model, load_checkpoint, save_checkpoint
+from inter2former_deploy.families.config import Config
 from inter2former_deploy.families.inter2former.modules.losses import jaccard_loss, training_loss
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
@@ -39,7 +39,7 @@ WEIGHTS_FILE = "weights.safetensors"
 
 
 class Trainer:
-    """Model, optimiser and averaged weights, and one step of them.
+    """Model, optimiser and averaged weights, and one step of them; of Inter2Former, while other families extend it.
 
     Args:
         model_config: what to train.
@@ -51,7 +51,7 @@ class Trainer:
 
     def __init__(
         self,
-        model_config: ModelConfig,
+        model_config: Any,
         config: TrainConfig,
         *,
         device: str = "cpu",
@@ -60,20 +60,36 @@ class Trainer:
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.device = config, torch.device(device)
-        self.model = Inter2Former(model_config)
-        initialise(self.model, config.stages[0].size)
+        self.model = self._make_model(model_config, teacher_channels)
         own = self.model.state_dict()
         fitting = {k: v for k, v in (initial or {}).items() if k in own and own[k].shape == v.shape}
         self.model.load_state_dict(fitting, strict=False)
         prepare(self.model.to(self.device))
-        # A linear map lets the embedding have other channels than the teacher's; it is not part of the result.
-        self.projection = nn.Linear(model_config.decoder.dim, teacher_channels) if teacher_channels else nn.Identity()
-        self.projection.to(self.device)
-        self.auxiliary = Auxiliary(model_config.decoder.dim).to(self.device)
-        self.optimizers = Optimizers(self.model, [self.projection, self.auxiliary], config)
+        self.heads = self._make_heads(model_config, teacher_channels).to(self.device)
+        self.optimizers = Optimizers(self.model, list(self.heads.values()), config)
         self.average = Average(self.model, config.ema)
         self.step = 0
         self.experts = ExpertLoad(self.model, training=True)
+
+    def _make_model(self, model_config: Any, teacher_channels: int) -> Any:
+        """The model with the weights that training starts from."""
+        model = Inter2Former(model_config)
+        initialise(model, self.config.stages[0].size)
+        return model
+
+    def _make_heads(self, model_config: Any, teacher_channels: int) -> nn.ModuleDict:
+        """Modules trained beside the model that are not part of the result.
+
+        A linear map lets the embedding have other channels than the teacher's.
+        """
+        dim = model_config.decoder.dim
+        projection = nn.Linear(dim, teacher_channels) if teacher_channels else nn.Identity()
+        return nn.ModuleDict({"projection": projection, "auxiliary": Auxiliary(dim)})
+
+    @property
+    def auxiliary(self) -> Auxiliary:
+        """The losses on short ways."""
+        return cast(Auxiliary, self.heads["auxiliary"])
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, a constant part, half a cosine."""
@@ -89,6 +105,19 @@ class Trainer:
             return self._train_step(batch)
 
     def _train_step(self, batch: Batch) -> dict[str, Any]:
+        loss, entry = self._losses(batch)
+        self.optimizers.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        parallel.average_gradients(self.optimizers.parameters)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if torch.isfinite(norm):  # a step into nowhere is left out, and shows in the log
+            self.optimizers.step(self.learning_rate(self.step))
+        self.step += 1
+        self.average.update(self.model, self.step)
+        return entry | {"gradient": norm.item()}
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+        """What a step makes smaller, and what to log of it."""
         images, segments = batch.images.to(self.device), batch.segments.to(self.device)
         with self.autocast():
             embedding = self.model.backbone(images).float()
@@ -104,25 +133,19 @@ class Trainer:
             decoded, decoder_entry = self._decoder_loss(batch, images, embedding)
             loss = loss + decoded
             entry |= decoder_entry
+        return loss, entry
 
-        self.optimizers.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        parallel.average_gradients(self.optimizers.parameters)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        if torch.isfinite(norm):  # a step into nowhere is left out, and shows in the log
-            self.optimizers.step(self.learning_rate(self.step))
-        self.step += 1
-        self.average.update(self.model, self.step)
-        return entry | {"gradient": norm.item()}
+    def _rngs(self, pictures: int, targets: int) -> list[np.random.Generator]:
+        """One for the clicks on each sample of this step: a resumed run repeats them, and so do several processes."""
+        samples = (parallel.count() * np.arange(pictures)[:, None] + parallel.rank()) * targets + np.arange(targets)
+        return [np.random.default_rng([self.config.seed, self.step, 1, sample]) for sample in samples.ravel().tolist()]
 
     def _decoder_loss(self, batch: Batch, images: Tensor, embedding: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """The losses after simulated clicks, and what to log of them."""
         c = self.config
         targets = batch.masks.shape[1]
         masks = batch.masks.flatten(0, 1)  # [B*T, S, S]
-        # Every choice comes from seed, step and sample: a resumed run repeats it, and so do several processes together.
-        samples = (parallel.count() * np.arange(len(images))[:, None] + parallel.rank()) * targets + np.arange(targets)
-        rngs = [np.random.default_rng([c.seed, self.step, 1, sample]) for sample in samples.ravel().tolist()]
+        rngs = self._rngs(len(images), targets)
         maps = self.model.edge_detector.canny_maps(images)  # comparisons of neighbours: never in bf16
         maps = maps.contiguous(memory_format=torch.channels_last)
         with self.autocast():
@@ -173,7 +196,7 @@ class Trainer:
             return None
         teacher = teacher.to(self.device)
         has = ~teacher.flatten(1).isnan().any(1)
-        student = self.projection(embedding[has].permute(0, 2, 3, 1))
+        student = self.heads["projection"](embedding[has].permute(0, 2, 3, 1))
         return F.mse_loss(student, teacher[has].permute(0, 2, 3, 1))
 
     def state(self) -> dict[str, Any]:
@@ -183,9 +206,8 @@ class Trainer:
             "model_config": self.model.config.to_dict(),
             "config": asdict(self.config),
             "model": self.model.state_dict(),
-            "projection": self.projection.state_dict(),
             "average": self.average.weights,
-            "auxiliary": self.auxiliary.state_dict(),
+            "heads": self.heads.state_dict(),
             "optimizers": self.optimizers.state_dict(),
         }
 
@@ -199,14 +221,22 @@ class Trainer:
             raise ValueError("the saved state is of another model configuration; choose another output folder")
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
-        self.projection.load_state_dict(state["projection"])
         self.average.weights = {k: v.to(self.device) for k, v in state["average"].items()}
-        self.auxiliary.load_state_dict(state["auxiliary"])
+        self.heads.load_state_dict(state["heads"])
         self.optimizers.load_state_dict(state["optimizers"])
 
 
+def trainer_of(family: str) -> type[Trainer]:
+    """What trains models of a family."""
+    if family == "hrsam":
+        from .hrsam import HRSAMTrainer
+
+        return HRSAMTrainer
+    return Trainer
+
+
 def train(
-    model_config: ModelConfig,
+    model_config: Config,
     config: TrainConfig,
     out: Path,
     *,
@@ -272,7 +302,7 @@ def train(
 class _Run:
     """What `train` was asked for."""
 
-    model_config: ModelConfig
+    model_config: Config
     out: Path
     batches: Batches
     teacher_channels: int
@@ -288,8 +318,8 @@ class _Run:
         """Trains until all steps are done, time is up or an interrupt comes; of several processes, each calls it."""
         config, first_process = self.batches.config, parallel.rank() == 0
         state = load_state(self.out)
-        initial = load_checkpoint(self.initial, family="inter2former") if self.initial and state is None else None
-        trainer = Trainer(
+        initial = load_checkpoint(self.initial) if self.initial and state is None else None
+        trainer = trainer_of(self.model_config.family)(
             self.model_config,
             config,
             device=self.device,
@@ -341,31 +371,19 @@ class _Run:
 
 def export_weights(trainer: Trainer, path: Path) -> None:
     """Writes the averaged weights as safetensors in half precision."""
-    model = Inter2Former(trainer.model.config)
-    model.load_state_dict(trainer.average.weights)
+    model = build_model(trainer.model.config, trainer.average.weights)
     save_checkpoint(model, path, dtype=torch.float16)
 
 
-def initialise(model: nn.Module, size: int) -> None:
+def initialise(model: Inter2Former, size: int) -> None:
     """Starting weights where PyTorch's own are not good enough.
 
     Args:
-        model: an `Inter2Former`.
+        model: Of Inter2Former.
         size: of the training pictures.
     """
-    backbone, neck, edge_detector = (getattr(model, n) for n in ("backbone", "neck", "edge_detector"))
-    nn.init.trunc_normal_(backbone.pos_embed, std=0.02)
-    with torch.no_grad():
-        project = backbone.patch_embed.proj
-        project.weight.copy_(_cosines(len(project.weight), project.weight.shape[-1]))
-        project.bias.zero_()
-    for module in backbone.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif hasattr(module, "padding") and isinstance(module.padding, nn.Parameter):
-            nn.init.trunc_normal_(module.padding, std=0.02)
+    neck, edge_detector = (getattr(model, n) for n in ("neck", "edge_detector"))
+    initialise_encoder(model.backbone)
     # A click must stand out from the image embedding (variance 1) after four convolutions.
     for module in neck.ref_conv.modules():
         if isinstance(module, nn.Conv2d) and module.bias is not None:
@@ -376,6 +394,23 @@ def initialise(model: nn.Module, size: int) -> None:
     with torch.no_grad():
         edge_detector.conv1.weight *= size
         edge_detector.conv1.bias.zero_()
+
+
+def initialise_encoder(backbone: nn.Module) -> None:
+    """Starting weights of an image encoder, but for its state-space modules."""
+    nn.init.trunc_normal_(cast(Tensor, backbone.pos_embed), std=0.02)
+    with torch.no_grad():
+        project = backbone.get_submodule("patch_embed.proj")
+        weight = project.get_parameter("weight")
+        weight.copy_(_cosines(len(weight), weight.shape[-1]))
+        project.get_parameter("bias").zero_()
+    for module in backbone.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif hasattr(module, "padding") and isinstance(module.padding, nn.Parameter):
+            nn.init.trunc_normal_(module.padding, std=0.02)
 
 
 def _cosines(channels: int, patch: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from .config import TrainConfig
 
+_BLOCK = re.compile(r"backbone\.blocks\.(\d+)\.")
 _SMALLEST_SIDE = 32  # of a matrix that Muon moves: gates and code projections are vectors side by side
 
 
@@ -29,12 +31,13 @@ class Optimizers:
         self.parameters = [p for module in (model, *heads) for p in module.parameters() if p.requires_grad]
         matrices = _matrices(model) if config.optimizer == "muon" else []
         taken = {id(p) for p in matrices}
-        others = [p for p in self.parameters if id(p) not in taken]
-        groups = [
-            {"params": [p for p in others if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate)]
+        shares = _shares(model, config.layer_decay)
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for p in self.parameters:
+            if id(p) not in taken:
+                groups.setdefault((shares.get(id(p), 1.0), config.weight_decay if p.ndim > 1 else 0.0), []).append(p)
+        described = [{"params": ps, "weight_decay": decay, "share": share} for (share, decay), ps in groups.items()]
+        self._all: list[torch.optim.Optimizer] = [torch.optim.AdamW(described, lr=config.learning_rate)]
         if matrices:
             self._all.append(
                 torch.optim.Muon(
@@ -54,7 +57,7 @@ class Optimizers:
         """Moves the parameters."""
         for optimizer in self._all:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group.get("share", 1.0)
             optimizer.step()
 
     def state_dict(self) -> list[dict[str, Any]]:
@@ -76,3 +79,11 @@ class Optimizers:
 def _matrices(model: nn.Module) -> list[Tensor]:
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
     return [m.weight for m in linear if min(m.weight.shape) >= _SMALLEST_SIDE]
+
+
+def _shares(model: nn.Module, layer_decay: float) -> dict[int, float]:
+    """What share of the learning rate each parameter of the encoder's blocks has, by its id; all others learn fully."""
+    found = [(_BLOCK.match(name), p) for name, p in model.named_parameters()]
+    blocks = [(int(match[1]), p) for match, p in found if match]
+    count = 1 + max((block for block, _ in blocks), default=-1)
+    return {id(p): layer_decay ** (count - block) for block, p in blocks}

@@ -29,7 +29,8 @@ Stages = Annotated[
     list[str] | None,
     typer.Option(
         metavar="SHARE:SIZE:BATCH",
-        help="A part of the run: its share of the steps, side of the pictures in pixels, pictures a step. "
+        help="A part of the run: its share of the steps, side of the pictures in pixels, pictures a step; "
+        "':encoder' behind them trains the encoder alone, HRSAM's by a --teacher. "
         "Repeat it; small pictures first make cheap steps. [default: 1:256:6]",
         show_default=False,
     ),
@@ -101,6 +102,12 @@ def train(
         typer.Option(help="Folder of a teacher's features, <sample>.npy [C, h, w], to imitate.", show_default=False),
     ] = None,
     distillation: Annotated[float, typer.Option(help="Weight of the teacher's term.")] = 1.0,
+    drop_path: Annotated[
+        float, typer.Option(help="Of HRSAM's encoder in stages of the encoder alone: share of skipped branches.")
+    ] = 0.2,
+    layer_decay: Annotated[
+        float, typer.Option(help="Block i of the encoder's n learns at this to the power of n - i of the rate.")
+    ] = 1.0,
     device: Annotated[str, typer.Option(help="Of torch: cpu, cuda.")] = "cpu",
     threads: Threads = None,
     processes: Annotated[
@@ -148,7 +155,7 @@ def train(
         datasets.append(_usable(source, found, bool(split)))
     torch.set_num_threads(threads or available_cpus())
     weights = run(
-        load_config(config, family="inter2former"),
+        load_config(config),
         numbers,
         output,
         datasets=datasets,
