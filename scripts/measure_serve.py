@@ -2,6 +2,7 @@
 
     python scripts/measure_serve.py click BUNDLE         # one click after the other, HTTP and runtime in turn
     python scripts/measure_serve.py sessions BUNDLE      # 8 sessions x 200 clicks at once; every mask is compared
+    python scripts/measure_serve.py large BUNDLE         # a picture of 100 megapixels: tiles, a region
     python scripts/measure_serve.py hostile BUNDLE       # schemathesis, then 500 requests that must be refused
 
 Each starts a server of its own and ends with 1 where something is not as it must be. Schemathesis must be installed.
@@ -20,7 +21,7 @@ import tempfile
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,12 +66,12 @@ class Served:
 
 
 @contextmanager
-def serving(bundle: Path, *options: str) -> Iterator[Served]:
+def serving(bundle: Path, *options: str, command: Sequence[str] = ("serve",)) -> Iterator[Served]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        command = [sys.executable, "-m", "inter2former_deploy", "serve", str(bundle), "--port", "0", *options]
+        program = [sys.executable, "-m", "inter2former_deploy", *command, str(bundle), "--port", "0", *options]
         with log.open("w") as file:
-            process = subprocess.Popen(command, stderr=file, text=True)
+            process = subprocess.Popen(program, stderr=file, text=True)
         try:
             while (found := re.search(r"http\S+", log.read_text())) is None:
                 if process.poll() is not None:
@@ -180,6 +181,48 @@ def sessions(bundle: Path, count: int, clicks: int) -> bool:
     print("memory after each time:", ", ".join(f"{one:.0f} MB" for one in memory))
     print(f"{wrong} of {len(single) + len(several)} masks differ")
     return wrong == 0 and ratio <= 10 and memory[-1] <= 1.05 * memory[0]
+
+
+def large(bundle: Path, side: int) -> bool:
+    """A picture of side x side pixels in the page: its tiles, and a click in a region of the model's size."""
+    with tempfile.TemporaryDirectory() as folder:
+        rough = np.random.default_rng(0).integers(0, 256, (side // 50, side // 50, 3), np.uint8)
+        image = cv2.resize(rough, (side, side), interpolation=cv2.INTER_LINEAR)
+        cv2.imwrite(f"{folder}/large.jpg", image[..., ::-1])
+        with (
+            serving(bundle, command=("annotate", folder, "--no-browser", "--bundle")) as server,
+            server.client() as client,
+        ):
+            before = server.memory
+            (picture,) = client.get("/v1/pictures").json()["pictures"]
+            address = f"/v1/pictures/{picture['id']}"
+            told_of = client.get(address).json()
+            begun = time.perf_counter()
+            client.get(f"{address}/tiles/0/0/0").raise_for_status()
+            print(f"{side} x {side} pixels, first tile: {time.perf_counter() - begun:.1f} s")
+            times: list[float] = []
+            for place in range(40):
+                level = place % len(told_of["levels"])
+                begun = time.perf_counter()
+                client.get(f"{address}/tiles/{level}/0/0").raise_for_status()
+                times.append(time.perf_counter() - begun)
+            told("a tile", times)
+            size, clicks = told_of["region_size"], []
+            prompts: list[dict[str, Any]] = []
+            corner = side // 2
+            region = [corner, corner, corner + size, corner + size]
+            client.post(f"{address}/predict", json={"prompts": [], "region": region}).raise_for_status()
+            random = np.random.default_rng(1)
+            for _ in range(20):
+                prompts.append(random_click(random, size, size))
+                prompts[-1]["click"] = [at + corner for at in prompts[-1]["click"]]
+                begun = time.perf_counter()
+                client.post(f"{address}/predict", json={"prompts": prompts, "region": region}).raise_for_status()
+                clicks.append(time.perf_counter() - begun)
+            told("a click in a region", clicks)
+            pixels = side**2 * 3 / 1e6
+            print(f"memory: {before:.0f} MB before, {server.memory:.0f} MB after; the pixels are {pixels:.0f} MB")
+    return True
 
 
 def hostile(bundle: Path, requests: int) -> bool:
@@ -305,7 +348,7 @@ def slow(address: str) -> list[int]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("click", "sessions", "hostile"))
+    parser.add_argument("what", choices=("click", "sessions", "large", "hostile"))
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--clicks", type=int, default=200)
     parser.add_argument("--sessions", type=int, default=8)
@@ -316,6 +359,8 @@ if __name__ == "__main__":
         well = click(options.bundle, options.clicks)
     elif options.what == "sessions":
         well = sessions(options.bundle, options.sessions, options.clicks)
+    elif options.what == "large":
+        well = large(options.bundle, 10_000)
     else:
         well = hostile(options.bundle, options.requests)
     sys.exit(not well)
