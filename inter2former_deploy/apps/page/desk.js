@@ -8,6 +8,7 @@ import { Saver } from "./saver.js";
 import { settings } from "./settings.js";
 import { Sheet } from "./sheet.js";
 
+const KEPT = 50; // pictures whose history stays
 const AHEAD = 2; // pictures that are encoded before one comes to them
 const REST = 600; // milliseconds for which the view must rest before its window is encoded
 const MORE = 300; // milliseconds after which the list of pictures is read again when there are more
@@ -72,7 +73,10 @@ export class Desk {
       changed: tell.changed,
       write: (_, classes, version) => api.putClasses({ version, classes: classes?.classes ?? [] }),
       there: ({ version, classes }) => ({ version, classes }),
-      theirs: (_, classes) => this.#setClasses(classes?.classes ?? []),
+      theirs: (_, classes) => {
+        for (const sheet of this.sheets.values()) sheet.history.forget(null);
+        this.#setClasses(classes?.classes ?? []);
+      },
       conflict: (_, mine, theirs, decide) => {
         const there = theirs?.classes ?? []; // both lists are wanted
         const missing = (mine?.classes ?? []).filter(({ name }) => !there.some((one) => one.name === name));
@@ -90,10 +94,7 @@ export class Desk {
     this.summaries = pictures;
     this.formats = formats;
     this.classSaver.heard("classes", { version, classes }, version);
-    for (const [id, sheet] of this.sheets) {
-      const kept = sheet.waiting.length > 0 || [...sheet.entries.keys()].some((entry) => this.saver.isDirty(entry));
-      if (sheet !== this.sheet && !kept) this.sheets.delete(id);
-    }
+    for (const sheet of this.sheets.values()) sheet.stale = sheet !== this.sheet;
     if (this.sheet) await this.#refresh(this.sheet);
     else if (pictures.length) await this.show(pictures.find(({ id }) => id === this.first)?.id ?? pictures[0].id);
     this.tell.changed();
@@ -101,6 +102,7 @@ export class Desk {
 
   /** Take what changed while nothing was heard. @param {Sheet} sheet */
   async #refresh(sheet) {
+    sheet.stale = false;
     const picture = await this.api.picture(sheet.picture.id);
     for (const entry of picture.objects) this.#hear(picture.id, entry);
     const there = new Set(picture.objects.map(({ id }) => id));
@@ -121,6 +123,7 @@ export class Desk {
       const picture = await this.api.picture(id);
       sheet = this.sheets.get(id) ?? this.#begin(picture);
     }
+    if (sheet.stale) await this.#refresh(sheet);
     if (this.#wanted !== id) return;
     this.preview.want(null);
     this.sheet = sheet;
@@ -147,6 +150,11 @@ export class Desk {
       saveClasses: (classes) => this.saveClasses(classes),
     });
     this.sheets.set(id, sheet);
+    for (const [key, { waiting, entries }] of this.sheets) {
+      if (this.sheets.size <= KEPT) break;
+      const unsaved = [...entries.keys()].some((entry) => this.saver.isDirty(entry));
+      if (key !== id && key !== this.sheet?.picture.id && !waiting.length && !unsaved) this.sheets.delete(key);
+    }
     for (const entry of picture.objects) this.#hear(id, entry);
     sheet.ask = async (prompts, region) => {
       const known = await this.preview.known(questionKey(id, prompts, region));
@@ -210,6 +218,7 @@ export class Desk {
   /** Change the classes, as a step of the picture's history. @param {Class[]} classes */
   changeClasses(classes) {
     const step = [{ classesBefore: this.classes, classesAfter: classes }];
+    for (const sheet of this.sheets.values()) if (sheet !== this.sheet) sheet.history.forget(null);
     if (this.sheet) this.sheet.commit(step);
     else this.saveClasses(classes);
   }

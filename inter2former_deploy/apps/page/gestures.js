@@ -2,7 +2,7 @@
 
 const FAR = 4; // CSS pixels after which a press is a drag
 const APART = 3; // CSS pixels between the corners of a line
-const MOST_CORNERS = 400; // of a line
+const [MOST_CORNERS, MOST_PAINTED] = [100, 4000]; // of a stroke, whose corners are clicks to the server; of a brush
 
 /** @typedef {"point" | "stroke" | "brush" | "eraser" | "hand"} Tool */
 
@@ -109,9 +109,8 @@ export class Gestures {
     const live = this.live;
     if (!live) return this.tool === "point" ? { click: round(press.from), positive: !press.negative } : null;
     if (live.kind === "box") return live.box[2] > live.box[0] && live.box[3] > live.box[1] ? { box: live.box } : null;
-    const points = thinned(live.points);
-    if (live.kind === "line") return { stroke: points, positive: live.positive };
-    return { paint: points, radius: live.radius, erase: live.erase };
+    if (live.kind === "line") return { stroke: thinned(live.points, MOST_CORNERS), positive: live.positive };
+    return { paint: thinned(live.points, MOST_PAINTED), radius: live.radius, erase: live.erase };
   }
 }
 
@@ -123,8 +122,8 @@ function round([x, y]) {
   return [Math.floor(x * 100) / 100, Math.floor(y * 100) / 100];
 }
 
-/** Long lines with every second corner, or fewer. @param {Point[]} points */
-function thinned(points) {
-  const every = Math.ceil(points.length / MOST_CORNERS);
+/** Long lines with every second corner, or fewer. @param {Point[]} points @param {number} most */
+function thinned(points, most) {
+  const every = Math.ceil(points.length / most);
   return points.filter((_, i) => i % every === 0 || i === points.length - 1);
 }

@@ -48,9 +48,13 @@ export class History {
     return step;
   }
 
-  /** Somebody else changed an object: what was done to it here must not come back over that. @param {string} id */
+  /**
+   * Somebody else changed something: what was done to it here must not come back over that.
+   * @param {string | null} id  of an object; null: the classes
+   */
   forget(id) {
-    const others = (/** @type {Change} */ change) => "classesBefore" in change || (change.before ?? change.after)?.id !== id;
+    const of = (/** @type {Change} */ change) => ("classesBefore" in change ? null : (change.before ?? change.after)?.id);
+    const others = (/** @type {Change} */ change) => of(change) !== id;
     const clean = (/** @type {Change[][]} */ steps) => steps.map((step) => step.filter(others)).filter((step) => step.length);
     this.#done = clean(this.#done);
     this.#undone = clean(this.#undone);

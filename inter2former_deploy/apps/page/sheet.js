@@ -26,6 +26,8 @@ export class Sheet {
   encodings = new Map();
   /** The window in which new objects are segmented. @type {Box | null} */
   region = null;
+  /** Whether others may have changed objects that nothing was heard of. */
+  stale = false;
   /** Why nothing can be drawn here. @type {string | null} */
   broken = null;
   #working = false;
