@@ -251,6 +251,29 @@ def test_two_tabs_see_each_other(tabs: Callable[..., Tab]) -> None:
     first.press("Control+z")
     second.wait("i2f.desk.sheet.entries.size === 0")
 
+    # classes: what the first did can no longer be undone over what the second did after it
+    for tab, name in ((first, "cup"), (second, "spoon")):
+        tab.page.fill("#class-name", name)
+        tab.page.keyboard.press("Enter")
+        for other in (first, second):
+            other.wait(f"i2f.desk.classes.some(({{ name }}) => name === '{name}')")
+    undo = 'button[aria-label^="Undo"]'
+    assert first.page.is_disabled(undo)
+    second.page.click(undo)
+    first.wait("i2f.desk.classes.length === 2")
+    assert first.look("i2f.desk.classes[1].name") == "cup"
+
+
+def test_sizes_are_compared_before_the_first_click(tab: Tab, server: Server) -> None:
+    """A server that turned the picture otherwise would segment something else than what is seen."""
+    answer = {"id": server.picture("b.png")["id"], "width": 192, "height": 144, "state": "ready", "position": 0}
+    tab.page.route("**/open", lambda route: route.fulfill(json=answer | {"error": None}))
+    tab.press("PageDown")
+    tab.wait("i2f.desk.sheet.picture.name === 'b.png' && i2f.desk.sheet.broken")
+    tab.click(72, 90)
+    assert tab.stored == []
+    assert "segments 192 x 144 pixels, but this page shows 144 x 192" in tab.page.inner_text("#notice")
+
 
 def test_the_keyboard_alone(tab: Tab) -> None:
     tab.press("ArrowRight", "Shift+ArrowDown", "Enter")
