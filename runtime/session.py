@@ -199,6 +199,27 @@ class Session:
             return self._prediction(self._steps[-1]).logits(self._frame)
 
     @property
+    def image_logits(self) -> Floats:
+        """Logits of the last decode at the image's resolution, float32 `[H, W]`; -100 outside a region.
+
+        The object is where they are above 0; rounding may differ from `mask` where one is next to 0.
+
+        Raises:
+            RuntimeError: as of `logits`.
+        """
+        import cv2
+
+        frame = self._frame
+        square = cv2.resize(self.logits, (frame.size, frame.size), interpolation=cv2.INTER_LINEAR)
+        height, width = frame.resized
+        padded = cv2.resize(square[:height, :width], frame.padded[::-1], interpolation=cv2.INTER_LINEAR)
+        whole = np.full((self._region.picture_height, self._region.picture_width), -100, np.float32)
+        whole[self._region.top : self._region.bottom, self._region.left : self._region.right] = padded[
+            : frame.height, : frame.width
+        ]
+        return whole
+
+    @property
     def inputs(self) -> dict[str, npt.NDArray[Any]]:
         """What the last decode took of the prompts, by name, copies; before the first prompt: what the state begins as.
 

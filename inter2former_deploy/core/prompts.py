@@ -101,6 +101,18 @@ class Frame(Protocol):
     def width(self) -> int:
         """Of the image, pixels."""
 
+    @property
+    def size(self) -> int:
+        """S, side of the model's square, pixels."""
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Height and width of the image with its padding at the right and the bottom, image pixels."""
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """Height and width of the padded image in the model's square, at its top left."""
+
     def to_model(self, click: Click) -> Click:
         """A click in pixels of the model's square; ValueError where it lies outside the image."""
 

@@ -19,6 +19,7 @@ PROMPT_OPTIONS = {  # parameter -> option
     "stroke": "--stroke",
     "bg_stroke": "--bg-stroke",
     "start": "--start",
+    "prompt": "--prompt",  # a file with some of the others
 }
 
 
@@ -46,8 +47,16 @@ class OrderedPrompts(TyperCommand):
 
 
 def typed_prompts(ctx: Any) -> list[TypedPrompt]:
-    """The prompts of a command line, in order."""
-    typed: list[TypedPrompt] = ctx.meta[__name__]
+    """The prompts of a command line, in order; those of a file stand in its place."""
+    typed: list[TypedPrompt] = []
+    for given in ctx.meta[__name__]:
+        if given.parameter == "prompt":
+            from inter2former_deploy.compat import samexporter
+
+            found = samexporter.read_prompts(Path(given.text))
+            typed += [TypedPrompt(name, ",".join(map(repr, numbers))) for name, numbers in found]
+        else:
+            typed.append(given)
     for prompt in typed:
         if prompt.parameter != "start":
             _numbers(prompt)  # before anything is read

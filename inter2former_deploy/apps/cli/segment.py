@@ -61,6 +61,10 @@ def segment(
         list[str] | None,
         typer.Option("--start", metavar="MASK", help="Mask to go on from, of the image's size."),
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", metavar="JSON", help="File of points and rectangles, as samexporter has them."),
+    ] = None,
     region: Annotated[
         str | None,
         typer.Option(
