@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OTHERS_LEAVE = """
@@ -30,6 +30,14 @@ def find(program: str) -> str:
     if not found:
         raise NotInstalledError("PostgreSQL is not installed")
     return found
+
+
+def _words(path: Path) -> list[str]:
+    """Of the file in which the server says its process and what it does, while it is there."""
+    try:
+        return path.read_text().split()
+    except FileNotFoundError:
+        return []
 
 
 class Server:
@@ -59,14 +67,17 @@ class Server:
         options = {"user": self._user, "cwd": self._folder, "start_new_session": True}
         with (self._folder / "log").open("a") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, **options)
-        state = data / "postmaster.pid"  # its first line is the process, its last one what it does
-        while not state.is_file() or not {str(self.process.pid), "ready"} <= set(state.read_text().split()):
+        while not {str(self.process.pid), "ready"} <= set(_words(data / "postmaster.pid")):
             if self.process.poll() is not None:
                 raise RuntimeError((self._folder / "log").read_text())
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
-        """Stop it at once, as after a crash."""
-        os.killpg(self.process.pid, how)
+        """Stop it at once, as after a crash; a signal goes to all its processes."""
+        pid = self.process.pid
+        others = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in (pid, *map(int, others)):
+            with suppress(ProcessLookupError):
+                os.kill(each, how)
         self.process.wait()
 
 
