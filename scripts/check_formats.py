@@ -7,6 +7,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def read_coco(folder: Path) -> dict[int, np.ndarray]:
     """pycocotools: COCO.annToMask."""
     from pycocotools.coco import COCO
 
-    data = COCO(folder / "annotations.json")
+    with redirect_stdout(None):  # it tells of its progress
+        data = COCO(folder / "annotations.json")
     return {int(Path(data.imgs[e["image_id"]]["file_name"]).stem): data.annToMask(e) for e in data.anns.values()}
 
 
