@@ -32,6 +32,11 @@ class SamPredictor:
         sam_model: a `Segmenter`, or the folder of a bundle.
     """
 
+    features: Floats | None
+    original_size: tuple[int, int]  # height and width of the image; 0 before there is one
+    input_size: tuple[int, int]  # of the image in the model's square
+    _session: Session | None
+
     def __init__(self, sam_model: Segmenter | str | os.PathLike[str]) -> None:
         self.model = sam_model if isinstance(sam_model, Segmenter) else Segmenter(Path(sam_model))
         self.reset_image()
@@ -98,7 +103,7 @@ class SamPredictor:
             raise ValueError("point_labels must be 1 (object), 0 (background) or -1 (ignored)")
         sides = None if box is None else np.asarray(box, np.float64).ravel()
         if sides is not None and sides.shape != (4,):
-            raise ValueError(f"box must be of shape (4,), got {np.shape(box)}")
+            raise ValueError(f"box must be of shape (4,), got {np.asarray(box).shape}")
         given = None if mask_input is None else self._checked_mask_input(np.asarray(mask_input, np.float32))
 
         logits = self._predict(self._session, points, labels, sides, given)
@@ -154,10 +159,10 @@ class SamPredictor:
     def reset_image(self) -> None:
         """Forget the image."""
         self.is_image_set = False
-        self.features: Floats | None = None
-        self.original_size: tuple[int, int] = (0, 0)
-        self.input_size: tuple[int, int] = (0, 0)
-        self._session: Session | None = None
+        self.features = None
+        self.original_size = (0, 0)
+        self.input_size = (0, 0)
+        self._session = None
 
 
 def _build(checkpoint: str | os.PathLike[str]) -> Segmenter:
@@ -177,8 +182,8 @@ def _scaled(size: tuple[int, int], longest: int) -> tuple[int, int]:
 def _resized(values: Floats, height: int, width: int) -> Floats:
     import cv2
 
-    resized: Floats = cv2.resize(values, (max(width, 1), max(height, 1)), interpolation=cv2.INTER_LINEAR)
-    return resized
+    size = (max(width, 1), max(height, 1))
+    return np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _stability(logits: Floats) -> float:
