@@ -36,8 +36,8 @@ PATIENCE = 120  # seconds
 
 # Resolves with the milliseconds from the next pointerup to the end of the frame that shows one prompt more.
 WAIT_FOR_MASK = """() => {
-    const { desk, viewer } = i2f;
-    const count = () => [...desk.sheet.entries.values()].reduce((sum, entry) => sum + entry.prompts.length, 0);
+    const { workspace, viewer } = i2f;
+    const count = () => [...workspace.opened.entries.values()].reduce((sum, entry) => sum + entry.prompts.length, 0);
     const before = count();
     window.measured = new Promise((done) => {
         let released = 0;
@@ -54,10 +54,10 @@ WAIT_FOR_MASK = """() => {
 
 # Moves the pointer in every frame and counts answers; the path never stays at a place.
 HOVER = """async ([seconds, width, height]) => {
-    const { desk, viewer } = i2f;
+    const { workspace, viewer } = i2f;
     const { canvas, view } = viewer;
     const box = canvas.getBoundingClientRect();
-    const [begun, answered, painted] = [performance.now(), desk.preview.answered, viewer.painted];
+    const [begun, answered, painted] = [performance.now(), workspace.preview.answered, viewer.painted];
     for (let i = 0; performance.now() - begun < 1000 * seconds; i++) {
         const [x, y] = view.toCanvas([width * (0.5 + 0.4 * Math.sin(i / 37)), height * (0.5 + 0.4 * Math.cos(i / 23))]);
         canvas.dispatchEvent(new PointerEvent("pointermove", {
@@ -67,7 +67,7 @@ HOVER = """async ([seconds, width, height]) => {
         await new Promise(requestAnimationFrame);
     }
     const passed = (performance.now() - begun) / 1000;
-    return [(desk.preview.answered - answered) / passed, (viewer.painted - painted) / passed];
+    return [(workspace.preview.answered - answered) / passed, (viewer.painted - painted) / passed];
 }"""
 
 
@@ -111,7 +111,7 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_context(viewport={"width": 1280, "height": 800}, has_touch=True).new_page()
         page.goto(address)
-        wait(page, "i2f.desk.sheet?.encoding(null)?.state === 'ready'")
+        wait(page, "i2f.workspace.opened?.encoding(null)?.state === 'ready'")
         session = segmenter.open(image)
 
         def on_screen(x: float, y: float) -> tuple[float, float]:
@@ -137,12 +137,12 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
                     page.touchscreen.tap(*on_screen(x, y))
                 else:
                     page.mouse.move(*on_screen(x, y))
-                    wait(page, f"JSON.parse(i2f.desk.preview.shown?.key ?? '[0,0,[]]')[2].length === {click + 1}")
+                    wait(page, f"JSON.parse(i2f.workspace.preview.shown?.key ?? '[0,0,[]]')[2].length === {click + 1}")
                     page.evaluate(WAIT_FOR_MASK)
                     page.mouse.down()
                     page.mouse.up()
                 took = page.evaluate("window.measured")
-                wait(page, "i2f.desk.saver.unsaved === 0")
+                wait(page, "i2f.workspace.saver.unsaved === 0")
                 begun = time.perf_counter()
                 session.click(x, y, positive=True)
                 decode = 1000 * (time.perf_counter() - begun)
@@ -157,7 +157,7 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
         session.reset()
         x, y = place()
         page.touchscreen.tap(*on_screen(x, y))
-        wait(page, "i2f.desk.sheet.waiting.length === 0 && i2f.desk.saver.unsaved === 0")
+        wait(page, "i2f.workspace.opened.waiting.length === 0 && i2f.workspace.saver.unsaved === 0")
         session.click(x, y)
         previews, frames, decodes = [], [], []
         for _ in range(3):

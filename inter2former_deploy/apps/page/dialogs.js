@@ -1,5 +1,5 @@
 /** @import {Action} from "./keys.js" */
-/** @import {Desk} from "./desk.js" */
+/** @import {Workspace} from "./workspace.js" */
 /** @import {Entry} from "./types.js" */
 import { byId, icon, make } from "./dom.js";
 import { shown } from "./keys.js";
@@ -41,8 +41,8 @@ const offer = (select, formats) => select.replaceChildren(...formats.map((value)
 /** @param {unknown} error */
 export const messageOf = (error) => (error instanceof Error ? error.message : String(error));
 
-/** @param {Desk} desk */
-export function exportDialog(desk) {
+/** @param {Workspace} workspace */
+export function exportDialog(workspace) {
   const dialog = byId("export", HTMLDialogElement);
   const format = byId("export-format", HTMLSelectElement);
   const pictures = byId("export-pictures", HTMLSelectElement);
@@ -54,9 +54,9 @@ export function exportDialog(desk) {
     event.preventDefault();
     note.textContent = "Writing …";
     try {
-      const one = desk.sheet?.picture.id ?? "all";
+      const one = workspace.opened?.picture.id ?? "all";
       const outlines = polygons.checked && POLYGONS.has(format.value);
-      const blob = await desk.api.export(format.value, pictures.value === "all" ? "all" : one, outlines);
+      const blob = await workspace.api.export(format.value, pictures.value === "all" ? "all" : one, outlines);
       const link = make("a", { href: URL.createObjectURL(blob), download: `annotations-${format.value}.zip` });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
@@ -66,16 +66,16 @@ export function exportDialog(desk) {
     }
   });
   return () => {
-    offer(format, desk.formats);
+    offer(format, workspace.formats);
     choose();
-    const { unsaved } = desk.saver;
+    const { unsaved } = workspace.saver;
     note.textContent = unsaved ? `${unsaved} changes are not saved yet, and will be missing.` : "";
     dialog.showModal();
   };
 }
 
-/** @param {Desk} desk */
-export function importDialog(desk) {
+/** @param {Workspace} workspace */
+export function importDialog(workspace) {
   const dialog = byId("import", HTMLDialogElement);
   const format = byId("import-format", HTMLSelectElement);
   const files = byId("import-files", HTMLInputElement);
@@ -84,28 +84,28 @@ export function importDialog(desk) {
     event.preventDefault();
     note.textContent = "Reading …";
     try {
-      const { objects, notes } = await desk.api.import(format.value, files.files ?? []);
+      const { objects, notes } = await workspace.api.import(format.value, files.files ?? []);
       note.replaceChildren(make("p", {}, `${objects} objects came in.`), make("ul", {}, ...notes.map((one) => make("li", {}, one))));
-      await desk.load();
+      await workspace.load();
     } catch (error) {
       note.textContent = `Nothing was read: ${messageOf(error)}`;
     }
   });
   return () => {
-    offer(format, desk.imports);
+    offer(format, workspace.imports);
     note.textContent = "";
     dialog.showModal();
   };
 }
 
-/** Shows what two people made of an object, one conflict after the other. @param {Desk} desk @param {(picture: string, context: CanvasRenderingContext2D, view: View) => void} drawPicture */
-export function conflictDialog(desk, drawPicture) {
+/** Shows what two people made of an object, one conflict after the other. @param {Workspace} workspace @param {(picture: string, context: CanvasRenderingContext2D, view: View) => void} drawPicture */
+export function conflictDialog(workspace, drawPicture) {
   const dialog = byId("conflict", HTMLDialogElement);
-  /** @type {import("./desk.js").Conflict | undefined} */
+  /** @type {import("./workspace.js").Conflict | undefined} */
   let current;
   const close = (/** @type {"mine" | "theirs"} */ keep) => () => {
-    const { decide } = /** @type {import("./desk.js").Conflict} */ (current);
-    desk.conflicts = desk.conflicts.filter((one) => one !== current);
+    const { decide } = /** @type {import("./workspace.js").Conflict} */ (current);
+    workspace.conflicts = workspace.conflicts.filter((one) => one !== current);
     current = undefined;
     dialog.close();
     decide(keep);
@@ -129,14 +129,14 @@ export function conflictDialog(desk, drawPicture) {
     view.resize(canvas, 1);
     view.picture = mask;
     view.fit();
-    drawPicture(/** @type {import("./desk.js").Conflict} */ (current).picture, context, view);
-    new Overlay().draw(context, mask, view, { colour: desk.colourOf(entry.class), fill: 0.5, outline: 1 });
+    drawPicture(/** @type {import("./workspace.js").Conflict} */ (current).picture, context, view);
+    new Overlay().draw(context, mask, view, { colour: workspace.colourOf(entry.class), fill: 0.5, outline: 1 });
     const when = entry.changed ? `, ${new Date(entry.changed).toLocaleString()}` : "";
     text.textContent = `${who}: ${entry.class}, ${entry.prompts.length} prompts${when}`;
   };
   return () => {
-    if (current || !desk.conflicts.length) return;
-    current = desk.conflicts[0];
+    if (current || !workspace.conflicts.length) return;
+    current = workspace.conflicts[0];
     draw("mine", "Yours", current.mine);
     draw("theirs", current.theirs?.author ? `By ${current.theirs.author}` : "The other one", current.theirs);
     document.querySelectorAll("dialog[open]").forEach((open) => /** @type {HTMLDialogElement} */ (open).close());

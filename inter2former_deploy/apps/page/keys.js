@@ -1,7 +1,7 @@
 /**
  * Something that a key does.
  * @typedef {object} Action
- * @property {string} label  what it does, for the help sheet and for screen readers
+ * @property {string} label  what it does, for the help dialog and for screen readers
  * @property {string} group
  * @property {string[]} keys  such as "Ctrl+Shift+Z" (Ctrl stands for the Mac's command key, too), "?", "PageDown"
  * @property {() => void} run

@@ -3,7 +3,7 @@
 /** @import {Point} from "./types.js" */
 /** @import {Scene} from "./viewer.js" */
 import { Api, ApiError } from "./api.js";
-import { Desk } from "./desk.js";
+import { Workspace } from "./workspace.js";
 import { askForToken, conflictDialog, exportDialog, importDialog, makeHelp, messageOf } from "./dialogs.js";
 import { byId, icon, iconButton, make } from "./dom.js";
 import { Gestures } from "./gestures.js";
@@ -39,29 +39,29 @@ const viewer = new Viewer(canvas, {
   tile: (picture, tile, signal) => api.tile(picture, tile, signal),
   scene,
   refused: (message) => {
-    if (message.startsWith("a tile of") && desk.sheet) desk.sheet.broken = `What is shown is not what is segmented: ${message}.`;
+    if (message.startsWith("a tile of") && workspace.opened) workspace.opened.broken = `What is shown is not what is segmented: ${message}.`;
     notice(`A part of the picture could not be shown: ${message}`);
   },
   resized: () => changed(),
 });
 const { view } = viewer;
-const desk = new Desk(api, view, {
+const workspace = new Workspace(api, view, {
   changed,
   notice,
   say: (text) => (byId("spoken", HTMLElement).textContent = text),
-  shown: (sheet) => {
-    viewer.show(sheet.picture);
+  shown: (opened) => {
+    viewer.show(opened.picture);
     at = null;
     gestures.cancel();
-    document.title = `${sheet.picture.name} – Annotate`;
-    sessionStorage.setItem("i2f-picture", sheet.picture.id);
+    document.title = `${opened.picture.name} – Annotate`;
+    sessionStorage.setItem("i2f-picture", opened.picture.id);
   },
 });
 const gestures = new Gestures({
-  picture: () => desk.sheet?.picture ?? null,
+  picture: () => workspace.opened?.picture ?? null,
   scale: () => view.scale / view.ratio,
-  add: (prompt) => desk.add(prompt),
-  preview: (prompt) => desk.wish(prompt),
+  add: (prompt) => workspace.add(prompt),
+  preview: (prompt) => workspace.wish(prompt),
   repaint: () => viewer.repaint(),
 });
 const pointer = new Pointer(canvas, view, gestures, {
@@ -74,30 +74,30 @@ const pointer = new Pointer(canvas, view, gestures, {
     if (gestures.tool === "brush" || gestures.tool === "eraser") viewer.repaint();
   },
 });
-const panels = new Panels(desk, (id) => void show(() => desk.show(id)));
-const openExport = exportDialog(desk);
-const openImport = importDialog(desk);
-const showConflicts = conflictDialog(desk, (picture, context, small) => {
-  if (desk.sheet?.picture.id === picture) viewer.tiles.drawKept(context, small);
+const panels = new Panels(workspace, (id) => void show(() => workspace.show(id)));
+const openExport = exportDialog(workspace);
+const openImport = importDialog(workspace);
+const showConflicts = conflictDialog(workspace, (picture, context, small) => {
+  if (workspace.opened?.picture.id === picture) viewer.tiles.drawKept(context, small);
 });
 
 // What is seen
 
 /** @returns {Scene} */
 function scene() {
-  const sheet = desk?.sheet;
+  const opened = workspace?.opened;
   const brush = gestures.tool === "brush" || gestures.tool === "eraser";
   const cursor = at && (byKeyboard || brush) ? { point: at, radius: brush ? gestures.radius : null } : null;
-  const colour = desk.colourOf(sheet?.entry?.class ?? desk.class);
-  const preview = desk.preview.shown;
-  const objects = (sheet?.sorted ?? [])
+  const colour = workspace.colourOf(opened?.entry?.class ?? workspace.class);
+  const preview = workspace.preview.shown;
+  const objects = (opened?.sorted ?? [])
     .filter((entry) => !entry.hidden)
-    .map((entry) => ({ mask: entry.mask, colour: desk.colourOf(entry.class), active: entry.id === sheet?.active }));
+    .map((entry) => ({ mask: entry.mask, colour: workspace.colourOf(entry.class), active: entry.id === opened?.active }));
   return {
     objects,
     preview: preview && { mask: preview.answer.mask, colour },
-    prompts: sheet && settings.masks && !sheet.entry?.hidden ? sheet.promptsOf(sheet.active) : [],
-    region: sheet && sheet.active !== null ? sheet.window : null,
+    prompts: opened && settings.masks && !opened.entry?.hidden ? opened.promptsOf(opened.active) : [],
+    region: opened && opened.active !== null ? opened.window : null,
     live: gestures.live,
     colour,
     cursor,
@@ -125,16 +125,16 @@ function render() {
   renderProgress();
   renderSaving();
   showConflicts();
-  const { sheet } = desk;
-  const index = desk.summaries.findIndex(({ id }) => id === sheet?.picture.id);
-  buttons.undo.disabled = !sheet || !(sheet.history.canUndo || sheet.waiting.length);
-  buttons.redo.disabled = !sheet?.history.canRedo;
+  const { opened } = workspace;
+  const index = workspace.summaries.findIndex(({ id }) => id === opened?.picture.id);
+  buttons.undo.disabled = !opened || !(opened.history.canUndo || opened.waiting.length);
+  buttons.redo.disabled = !opened?.history.canRedo;
   buttons.previous.disabled = index <= 0;
-  buttons.next.disabled = index < 0 || index >= desk.summaries.length - 1;
-  title.textContent = sheet ? `${sheet.picture.name} (${index + 1} of ${desk.summaries.length})` : "";
-  title.title = sheet?.picture.name ?? "";
-  const { entry } = sheet ?? {};
-  canvas.setAttribute("aria-label", sheet ? `${sheet.picture.name}, ${sheet.entries.size} objects, ${entry ? `${entry.class} is active` : "none is active"}` : "No picture");
+  buttons.next.disabled = index < 0 || index >= workspace.summaries.length - 1;
+  title.textContent = opened ? `${opened.picture.name} (${index + 1} of ${workspace.summaries.length})` : "";
+  title.title = opened?.picture.name ?? "";
+  const { entry } = opened ?? {};
+  canvas.setAttribute("aria-label", opened ? `${opened.picture.name}, ${opened.entries.size} objects, ${entry ? `${entry.class} is active` : "none is active"}` : "No picture");
   for (const [tool, button] of toolButtons) button.setAttribute("aria-pressed", String(tool === gestures.tool));
   canvas.dataset.tool = gestures.tool;
   byId("brush", HTMLElement).hidden = gestures.tool !== "brush" && gestures.tool !== "eraser";
@@ -148,33 +148,33 @@ function render() {
 }
 
 function renderWhere() {
-  const { sheet } = desk;
+  const { opened } = workspace;
   zoomText.textContent = `${Math.round((100 * view.scale) / view.ratio)} %`;
-  const inside = sheet && at && at[0] >= 0 && at[1] >= 0 && at[0] < sheet.picture.width && at[1] < sheet.picture.height;
-  const size = sheet ? `${sheet.picture.width} × ${sheet.picture.height}` : "";
+  const inside = opened && at && at[0] >= 0 && at[1] >= 0 && at[0] < opened.picture.width && at[1] < opened.picture.height;
+  const size = opened ? `${opened.picture.width} × ${opened.picture.height}` : "";
   byId("where", HTMLElement).textContent = inside && at ? `${size}    x ${Math.floor(at[0])}, y ${Math.floor(at[1])}` : size;
 }
 
 function renderProgress() {
-  const { sheet } = desk;
-  const encoding = sheet?.encoding(sheet.window);
-  const state = sheet?.waiting.length || sheet?.window === sheet?.region ? encoding?.state : "ready";
+  const { opened } = workspace;
+  const encoding = opened?.encoding(opened.window);
+  const state = opened?.waiting.length || opened?.window === opened?.region ? encoding?.state : "ready";
   const busy = state === "queued" || state === "encoding";
-  const what = sheet?.window ? "this part of the picture" : "the picture";
+  const what = opened?.window ? "this part of the picture" : "the picture";
   const place = state === "queued" && encoding && encoding.position > 1 ? ` (number ${encoding.position} in the queue)` : "";
-  const waiting = sheet?.waiting.length ?? 0;
+  const waiting = opened?.waiting.length ?? 0;
   const then = waiting ? `. ${waiting === 1 ? "One prompt waits" : `${waiting} prompts wait`} for it.` : ". You can begin already.";
   byId("progress", HTMLElement).hidden = !busy;
   const text = busy ? `The model reads ${what}${place}${then}` : "";
   const element = byId("progress-text", HTMLElement);
   if (element.textContent !== text) element.textContent = text;
-  byId("encoding", HTMLElement).textContent = sheet?.broken ? "Cannot be segmented" : state === "ready" ? "Ready" : state === "failed" ? "Not readable by the model" : "";
+  byId("encoding", HTMLElement).textContent = opened?.broken ? "Cannot be segmented" : state === "ready" ? "Ready" : state === "failed" ? "Not readable by the model" : "";
 }
 
 function renderSaving() {
-  const unsaved = desk.saver.unsaved + desk.classSaver.unsaved;
-  const error = desk.saver.error ?? desk.classSaver.error;
-  const state = !unsaved ? (desk.connected ? "saved" : "failed") : error ? "failed" : "saving";
+  const unsaved = workspace.saver.unsaved + workspace.classSaver.unsaved;
+  const error = workspace.saver.error ?? workspace.classSaver.error;
+  const state = !unsaved ? (workspace.connected ? "saved" : "failed") : error ? "failed" : "saving";
   const lost = `Not saved (${unsaved} ${unsaved === 1 ? "change" : "changes"}): ${error}`;
   const text = { saved: "Saved", saving: "Saving …", failed: unsaved ? lost : "The server does not answer" }[state];
   const element = byId("saving-text", HTMLElement);
@@ -206,7 +206,7 @@ async function show(turn) {
 
 /** The view is another. */
 function moved() {
-  desk.moved();
+  workspace.moved();
   changed();
 }
 
@@ -219,8 +219,8 @@ function zoom(scale) {
 
 /** Choose the highest object there. @param {Point} point */
 function pick(point) {
-  const found = desk.sheet?.sorted.reverse().find((entry) => !entry.hidden && maskOf(entry.mask).has(...point));
-  desk.activate(found?.id ?? null);
+  const found = workspace.opened?.sorted.reverse().find((entry) => !entry.hidden && maskOf(entry.mask).has(...point));
+  workspace.activate(found?.id ?? null);
 }
 
 /** @param {Tool} tool */
@@ -232,10 +232,10 @@ function choose(tool) {
 
 /** Move the keyboard's cursor. @param {number} dx  CSS pixels @param {number} dy @param {boolean} fine  by a pixel of the picture */
 function step(dx, dy, fine) {
-  const { sheet } = desk;
-  if (!sheet) return;
+  const { opened } = workspace;
+  if (!opened) return;
   const size = fine ? 1 : (STEP * view.ratio) / view.scale;
-  const { width, height } = sheet.picture;
+  const { width, height } = opened.picture;
   const from = at ?? view.toPicture([canvas.width / 2, canvas.height / 2]);
   const to = /** @type {Point} */ ([from[0] + dx * size, from[1] + dy * size]);
   at = [Math.min(width - 0.5, Math.max(0.5, to[0])), Math.min(height - 0.5, Math.max(0.5, to[1]))];
@@ -265,16 +265,16 @@ function drawAtCursor() {
 
 /** @param {number} by */
 function neighbour(by) {
-  const sorted = desk.sheet?.sorted ?? [];
+  const sorted = workspace.opened?.sorted ?? [];
   if (!sorted.length) return;
-  const now = sorted.findIndex(({ id }) => id === desk.sheet?.active);
-  desk.activate(sorted[now < 0 ? (by > 0 ? 0 : sorted.length - 1) : (now + by + sorted.length) % sorted.length].id);
+  const now = sorted.findIndex(({ id }) => id === workspace.opened?.active);
+  workspace.activate(sorted[now < 0 ? (by > 0 ? 0 : sorted.length - 1) : (now + by + sorted.length) % sorted.length].id);
 }
 
 /** @param {"hidden" | "locked"} what */
 function toggle(what) {
-  const entry = desk.sheet?.entry;
-  if (entry) desk.sheet?.change(entry.id, { [what]: !entry[what] });
+  const entry = workspace.opened?.entry;
+  if (entry) workspace.opened?.change(entry.id, { [what]: !entry[what] });
 }
 
 /** @param {Partial<typeof settings>} what */
@@ -291,14 +291,14 @@ function resizeBrush(factor) {
 
 function escape() {
   if (gestures.pressed) gestures.cancel();
-  else desk.another();
+  else workspace.another();
 }
 
 function remove() {
-  const { sheet } = desk;
-  if (!sheet || sheet.active === null) return;
-  if (sheet.entry?.locked) notice("This object is locked. Unlock it (K) to delete it.");
-  else sheet.remove(sheet.active);
+  const { opened } = workspace;
+  if (!opened || opened.active === null) return;
+  if (opened.entry?.locked) notice("This object is locked. Unlock it (K) to delete it.");
+  else opened.remove(opened.active);
 }
 
 /** @type {Record<string, Action>} */
@@ -319,22 +319,22 @@ const actions = {
   take: { group: "Cursor", label: "Take it away", keys: ["Shift+Enter"], canvas: true, run: () => clickAtCursor(true) },
   draw: { group: "Cursor", label: "Begin and end a box or line", keys: ["D"], run: drawAtCursor },
 
-  another: { group: "Objects", label: "New object", keys: ["N"], run: () => desk.another() },
+  another: { group: "Objects", label: "New object", keys: ["N"], run: () => workspace.another() },
   following: { group: "Objects", label: "Next object", keys: ["."], run: () => neighbour(1) },
   preceding: { group: "Objects", label: "Previous object", keys: [","], run: () => neighbour(-1) },
   class: { group: "Objects", label: "First to ninth class", keys: ["1 … 9"], run: () => {} },
-  raise: { group: "Objects", label: "Up in the order", keys: ["Ctrl+ArrowUp"], run: () => desk.sheet?.active && desk.sheet.move(desk.sheet.active, 1) },
-  lower: { group: "Objects", label: "Down in the order", keys: ["Ctrl+ArrowDown"], run: () => desk.sheet?.active && desk.sheet.move(desk.sheet.active, -1) },
+  raise: { group: "Objects", label: "Up in the order", keys: ["Ctrl+ArrowUp"], run: () => workspace.opened?.active && workspace.opened.move(workspace.opened.active, 1) },
+  lower: { group: "Objects", label: "Down in the order", keys: ["Ctrl+ArrowDown"], run: () => workspace.opened?.active && workspace.opened.move(workspace.opened.active, -1) },
   hide: { group: "Objects", label: "Hide or show", keys: ["X"], run: () => toggle("hidden") },
   lock: { group: "Objects", label: "Lock or unlock", keys: ["K"], run: () => toggle("locked") },
   remove: { group: "Objects", label: "Delete", keys: ["Delete", "Backspace"], run: remove },
   escape: { group: "Objects", label: "Leave the object, stop drawing", keys: ["Escape"], run: escape },
 
-  undo: { group: "History", label: "Undo", keys: ["Ctrl+Z", "U"], run: () => desk.sheet?.undo() },
-  redo: { group: "History", label: "Redo", keys: ["Ctrl+Shift+Z", "Shift+U", "Ctrl+Y"], run: () => desk.sheet?.redo() },
+  undo: { group: "History", label: "Undo", keys: ["Ctrl+Z", "U"], run: () => workspace.opened?.undo() },
+  redo: { group: "History", label: "Redo", keys: ["Ctrl+Shift+Z", "Shift+U", "Ctrl+Y"], run: () => workspace.opened?.redo() },
 
-  next: { group: "Pictures", label: "Next picture", keys: ["PageDown"], run: () => void show(() => desk.turn(1)) },
-  previous: { group: "Pictures", label: "Previous picture", keys: ["PageUp"], run: () => void show(() => desk.turn(-1)) },
+  next: { group: "Pictures", label: "Next picture", keys: ["PageDown"], run: () => void show(() => workspace.turn(1)) },
+  previous: { group: "Pictures", label: "Previous picture", keys: ["PageUp"], run: () => void show(() => workspace.turn(-1)) },
   find: { group: "Pictures", label: "Find a picture", keys: ["/"], run: find },
   export: { group: "Pictures", label: "Export", keys: ["Ctrl+E"], run: () => openExport() },
   import: { group: "Pictures", label: "Import", keys: ["Ctrl+I"], run: () => openImport() },
@@ -353,7 +353,7 @@ const actions = {
   fainter: { group: "View", label: "Fainter masks", keys: [";"], run: () => prefer({ opacity: Math.max(0, settings.opacity - 0.1) }) },
   stronger: { group: "View", label: "Stronger masks", keys: ["'"], run: () => prefer({ opacity: Math.min(1, settings.opacity + 0.1) }) },
   theme: { group: "View", label: "Dark or light", keys: ["T"], run: followTheme(() => viewer.repaint()) },
-  help: { group: "View", label: "This sheet", keys: ["?"], run: () => byId("help", HTMLDialogElement).showModal() },
+  help: { group: "View", label: "These keys", keys: ["?"], run: () => byId("help", HTMLDialogElement).showModal() },
 };
 const arrows = /** @type {[string, number, number][]} */ ([["Up", 0, -1], ["Down", 0, 1], ["Left", -1, 0], ["Right", 1, 0]]);
 listen([
@@ -361,7 +361,7 @@ listen([
   ...arrows.flatMap(([name, dx, dy]) =>
     [false, true].map((fine) => ({ group: "", label: "", keys: [`${fine ? "Shift+" : ""}Arrow${name}`], canvas: true, run: () => step(dx, dy, fine) })),
   ),
-  ...Array.from({ length: 9 }, (_, i) => ({ group: "", label: "", keys: [String(i + 1)], run: () => desk.classes[i] && desk.choose(desk.classes[i].name) })),
+  ...Array.from({ length: 9 }, (_, i) => ({ group: "", label: "", keys: [String(i + 1)], run: () => workspace.classes[i] && workspace.choose(workspace.classes[i].name) })),
 ]);
 makeHelp(Object.values(actions));
 
@@ -400,12 +400,12 @@ byId("more", HTMLElement).append(
 byId("notice-close", HTMLElement).append(icon("close"));
 byId("notice-close", HTMLElement).addEventListener("click", () => (byId("notice", HTMLElement).hidden = true));
 byId("new-object", HTMLElement).addEventListener("click", () => {
-  desk.another();
+  workspace.another();
   canvas.focus();
 });
 byId("saving-retry", HTMLElement).addEventListener("click", () => {
-  desk.saver.retry();
-  desk.classSaver.retry();
+  workspace.saver.retry();
+  workspace.classSaver.retry();
 });
 byId("toggle-pictures", HTMLElement).append(icon("list"));
 byId("toggle-panel", HTMLElement).append(icon("panel"));
@@ -436,21 +436,21 @@ document.addEventListener("keyup", (event) => {
   if (event.key === " ") pointer.holding = false;
 });
 addEventListener("beforeunload", (event) => {
-  const waiting = [...desk.sheets.values()].some((sheet) => sheet.waiting.length);
-  if (waiting || desk.saver.unsaved || desk.classSaver.unsaved) event.preventDefault();
+  const waiting = [...workspace.openPictures.values()].some((opened) => opened.waiting.length);
+  if (waiting || workspace.saver.unsaved || workspace.classSaver.unsaved) event.preventDefault();
 });
 addEventListener("online", () => {
-  desk.saver.retry();
-  desk.classSaver.retry();
+  workspace.saver.retry();
+  workspace.classSaver.retry();
 });
 
 // The beginning
 
 async function begin() {
-  desk.first = sessionStorage.getItem("i2f-picture");
+  workspace.first = sessionStorage.getItem("i2f-picture");
   for (;;) {
     try {
-      await desk.load();
+      await workspace.load();
       break;
     } catch (error) {
       if (!(error instanceof ApiError) || error.status !== 401) throw error;
@@ -465,14 +465,14 @@ async function begin() {
 function hearEvents() {
   let lost = false;
   return api.listen(
-    (event) => desk.hear(event),
+    (event) => workspace.hear(event),
     (connected) => {
-      desk.connected = connected;
+      workspace.connected = connected;
       if (connected && lost) {
-        desk.saver.retry();
-        desk.classSaver.retry();
+        workspace.saver.retry();
+        workspace.classSaver.retry();
         viewer.tiles.retry();
-        desk.load().catch(() => {});
+        workspace.load().catch(() => {});
       }
       lost = !connected;
       changed();
@@ -481,5 +481,5 @@ function hearEvents() {
 }
 
 /** For whoever measures or looks into the page. */
-Object.assign(window, { i2f: { desk, viewer, gestures, settings } });
+Object.assign(window, { i2f: { workspace, viewer, gestures, settings } });
 begin().catch((error) => notice(`The page cannot begin: ${messageOf(error)}`));

@@ -1,4 +1,4 @@
-/** @import {Desk} from "./desk.js" */
+/** @import {Workspace} from "./workspace.js" */
 /** @import {Class, Entry} from "./types.js" */
 import { byId, icon, iconButton, make } from "./dom.js";
 import { maskOf } from "./masks.js";
@@ -18,9 +18,9 @@ export class Panels {
   /** What the lists show, so that they are made anew only when that changes. @type {Map<HTMLElement, string>} */
   #states = new Map();
 
-  /** @param {Desk} desk @param {(id: string) => void} show */
-  constructor(desk, show) {
-    this.desk = desk;
+  /** @param {Workspace} workspace @param {(id: string) => void} show */
+  constructor(workspace, show) {
+    this.workspace = workspace;
     this.show = show;
     this.#filter.addEventListener("input", () => this.#applyFilter());
     byId("class-add", HTMLButtonElement).append(icon("plus"));
@@ -28,10 +28,10 @@ export class Panels {
     byId("class-form", HTMLFormElement).addEventListener("submit", (event) => {
       event.preventDefault();
       const chosen = name.value.trim();
-      if (!chosen || desk.classes.some((one) => one.name === chosen)) return;
-      const colour = COLOURS.find((one) => !desk.classes.some((other) => other.colour === one)) ?? COLOURS[desk.classes.length % COLOURS.length];
-      desk.changeClasses([...desk.classes, { name: chosen, colour }]);
-      desk.choose(chosen);
+      if (!chosen || workspace.classes.some((one) => one.name === chosen)) return;
+      const colour = COLOURS.find((one) => !workspace.classes.some((other) => other.colour === one)) ?? COLOURS[workspace.classes.length % COLOURS.length];
+      workspace.changeClasses([...workspace.classes, { name: chosen, colour }]);
+      workspace.choose(chosen);
       name.value = "";
     });
   }
@@ -53,7 +53,7 @@ export class Panels {
   }
 
   #renderPictures() {
-    const { summaries, sheet, sheets } = this.desk;
+    const { summaries, opened, openPictures } = this.workspace;
     if (this.#listed !== summaries) {
       this.#listed = summaries;
       this.#rows = new Map(
@@ -70,14 +70,14 @@ export class Panels {
     }
     for (const summary of summaries) {
       const { button, count } = /** @type {{button: HTMLButtonElement, count: HTMLSpanElement}} */ (this.#rows.get(summary.id));
-      const loaded = sheets.get(summary.id);
+      const loaded = openPictures.get(summary.id);
       if (loaded) summary.objects = loaded.entries.size;
       const text = summary.objects ? String(summary.objects) : "";
       if (count.textContent !== text) {
         count.textContent = text;
         button.setAttribute("aria-label", `${summary.name}, ${summary.objects} ${summary.objects === 1 ? "object" : "objects"}`);
       }
-      const current = String(sheet?.picture.id === summary.id);
+      const current = String(opened?.picture.id === summary.id);
       if (button.getAttribute("aria-current") !== current) {
         button.setAttribute("aria-current", current);
         if (current === "true") button.scrollIntoView({ block: "nearest" });
@@ -94,12 +94,12 @@ export class Panels {
   }
 
   #renderObjects() {
-    const { sheet, classes } = this.desk;
-    const entries = sheet ? sheet.sorted.reverse() : [];
-    const draft = sheet && sheet.active !== null && !sheet.entry ? this.desk.class || "object" : null;
-    const state = [entries.map((entry) => [entry.id, entry.class, entry.hidden, entry.locked, maskOf(entry.mask).box === null]), sheet?.active, classes, draft, sheet?.picture.id];
+    const { opened, classes } = this.workspace;
+    const entries = opened ? opened.sorted.reverse() : [];
+    const draft = opened && opened.active !== null && !opened.entry ? this.workspace.class || "object" : null;
+    const state = [entries.map((entry) => [entry.id, entry.class, entry.hidden, entry.locked, maskOf(entry.mask).box === null]), opened?.active, classes, draft, opened?.picture.id];
     this.#renew(this.#objects, state, () => [
-      ...(draft === null ? [] : [make("li", { className: "row active" }, swatch(this.desk.colourOf(draft)), make("span", { className: "pick" }, `${draft} …`))]),
+      ...(draft === null ? [] : [make("li", { className: "row active" }, swatch(this.workspace.colourOf(draft)), make("span", { className: "pick" }, `${draft} …`))]),
       ...entries.map((entry) => this.#objectRow(entry, names(entries).get(entry.id) ?? "")),
       ...(entries.length || draft !== null ? [] : [make("li", { className: "quiet" }, "None yet. Click on one in the picture.")]),
     ]);
@@ -107,50 +107,50 @@ export class Panels {
 
   /** @param {Entry} entry @param {string} name */
   #objectRow(entry, name) {
-    const { desk } = this;
-    const sheet = /** @type {import("./sheet.js").Sheet} */ (desk.sheet);
+    const { workspace } = this;
+    const opened = /** @type {import("./open-picture.js").OpenPicture} */ (workspace.opened);
     const { id, hidden, locked } = entry;
-    const active = sheet.active === id;
+    const active = opened.active === id;
     const empty = maskOf(entry.mask).box === null ? " (empty)" : "";
     const tools = active
       ? [
-          iconButton("up", `Move ${name} up`, () => sheet.move(id, 1), { "data-focus": `up ${id}` }),
-          iconButton("down", `Move ${name} down`, () => sheet.move(id, -1), { "data-focus": `down ${id}` }),
-          iconButton("trash", `Delete ${name}`, () => sheet.remove(id), { disabled: locked, "data-focus": `delete ${id}` }),
+          iconButton("up", `Move ${name} up`, () => opened.move(id, 1), { "data-focus": `up ${id}` }),
+          iconButton("down", `Move ${name} down`, () => opened.move(id, -1), { "data-focus": `down ${id}` }),
+          iconButton("trash", `Delete ${name}`, () => opened.remove(id), { disabled: locked, "data-focus": `delete ${id}` }),
         ]
       : [];
     return make(
       "li",
       { className: `row${active ? " active" : ""}${hidden ? " dimmed" : ""}` },
-      swatch(desk.colourOf(entry.class)),
-      make("button", { type: "button", className: "pick", "aria-pressed": active, onclick: () => desk.activate(active ? null : id), "data-focus": `pick ${id}` }, name + empty),
+      swatch(workspace.colourOf(entry.class)),
+      make("button", { type: "button", className: "pick", "aria-pressed": active, onclick: () => workspace.activate(active ? null : id), "data-focus": `pick ${id}` }, name + empty),
       ...tools,
-      iconButton(locked ? "locked" : "open", `Lock ${name}`, () => sheet.change(id, { locked: !locked }), { "aria-pressed": locked, "data-focus": `lock ${id}` }),
-      iconButton(hidden ? "hidden" : "seen", `Hide ${name}`, () => sheet.change(id, { hidden: !hidden }), { "aria-pressed": hidden, "data-focus": `hide ${id}` }),
+      iconButton(locked ? "locked" : "open", `Lock ${name}`, () => opened.change(id, { locked: !locked }), { "aria-pressed": locked, "data-focus": `lock ${id}` }),
+      iconButton(hidden ? "hidden" : "seen", `Hide ${name}`, () => opened.change(id, { hidden: !hidden }), { "aria-pressed": hidden, "data-focus": `hide ${id}` }),
     );
   }
 
   #renderClasses() {
-    const { desk } = this;
-    this.#renew(this.#classes, [desk.classes, desk.class], () => desk.classes.map((one, at) => this.#classRow(one, at)));
+    const { workspace } = this;
+    this.#renew(this.#classes, [workspace.classes, workspace.class], () => workspace.classes.map((one, at) => this.#classRow(one, at)));
   }
 
   /** @param {Class} one @param {number} at */
   #classRow({ name, colour }, at) {
-    const { desk } = this;
-    const chosen = desk.class === name;
-    const others = desk.classes.filter((other) => other.name !== name);
+    const { workspace } = this;
+    const chosen = workspace.class === name;
+    const others = workspace.classes.filter((other) => other.name !== name);
     const recolour = (/** @type {Event} */ event) => {
       const { value } = /** @type {HTMLInputElement} */ (event.target);
-      desk.changeClasses(desk.classes.map((other) => (other.name === name ? { name, colour: value } : other)));
+      workspace.changeClasses(workspace.classes.map((other) => (other.name === name ? { name, colour: value } : other)));
     };
     return make(
       "li",
       { className: `row${chosen ? " active" : ""}` },
       make("span", { className: "key", "aria-hidden": "true" }, at < 9 ? String(at + 1) : ""),
       make("input", { type: "color", value: colour, title: `Colour of ${name}`, "aria-label": `Colour of ${name}`, onchange: recolour, "data-focus": `colour ${name}` }),
-      make("button", { type: "button", className: "pick", "aria-pressed": chosen, onclick: () => desk.choose(name), "data-focus": `class ${name}` }, name),
-      iconButton("close", `Remove the class ${name}`, () => desk.changeClasses(others), { disabled: others.length === 0, "data-focus": `remove ${name}` }),
+      make("button", { type: "button", className: "pick", "aria-pressed": chosen, onclick: () => workspace.choose(name), "data-focus": `class ${name}` }, name),
+      iconButton("close", `Remove the class ${name}`, () => workspace.changeClasses(others), { disabled: others.length === 0, "data-focus": `remove ${name}` }),
     );
   }
 }

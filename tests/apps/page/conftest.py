@@ -23,7 +23,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 VIEWPORT = {"width": 1280, "height": 800}
 PATIENCE = 20  # seconds
 
-Desk = dict[str, Any]
+Workspace = dict[str, Any]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -128,7 +128,7 @@ class Tab:
 
     def open(self) -> None:
         self.page.goto(self.server.address)
-        self.wait("i2f.desk.sheet?.encoding(null)?.state === 'ready'")
+        self.wait("i2f.workspace.opened?.encoding(null)?.state === 'ready'")
         self.wait("i2f.viewer.painted > 0")
 
     def look(self, expression: str) -> Any:
@@ -174,18 +174,18 @@ class Tab:
 
     def settle(self) -> None:
         """Until nothing waits, and everything is saved and painted."""
-        self.wait("i2f.desk.sheet.waiting.length === 0 && i2f.desk.saver.unsaved === 0")
+        self.wait("i2f.workspace.opened.waiting.length === 0 && i2f.workspace.saver.unsaved === 0")
         self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     @property
     def entries(self) -> list[Any]:
         """The objects of the picture, as the page has them."""
-        return self.look("i2f.desk.sheet.sorted")
+        return self.look("i2f.workspace.opened.sorted")
 
     @property
     def stored(self) -> list[Any]:
         """The same, as the server has them."""
-        objects = self.server.send("GET", f"/v1/pictures/{self.look('i2f.desk.sheet.picture.id')}")["objects"]
+        objects = self.server.send("GET", f"/v1/pictures/{self.look('i2f.workspace.opened.picture.id')}")["objects"]
         return sorted(objects, key=lambda one: one["order"])
 
     def canvas(self) -> npt.NDArray[np.uint8]:

@@ -22,14 +22,14 @@ def test_the_pictures_pixels_are_on_the_canvas(tab: Tab, server: Server) -> None
 
 def test_hover_shows_the_mask_before_the_click(tab: Tab) -> None:
     tab.hover(90, 60)
-    tab.wait("i2f.desk.preview.shown")
+    tab.wait("i2f.workspace.preview.shown")
     assert tab.entries == []
-    shown = pixels(tab.look("i2f.desk.preview.shown.answer.mask"))
+    shown = pixels(tab.look("i2f.workspace.preview.shown.answer.mask"))
     assert shown.any()
     tab.click(90, 60)
     np.testing.assert_array_equal(pixels(tab.entries[0]["mask"]), shown)
     tab.page.mouse.move(5, 5)  # away from the picture
-    tab.wait("!i2f.desk.preview.shown")
+    tab.wait("!i2f.workspace.preview.shown")
 
 
 def test_prompts_undo_and_redo(tab: Tab) -> None:
@@ -99,7 +99,7 @@ def test_several_objects(tab: Tab) -> None:
     tab.click(90, 60)
     tab.page.fill("#class-name", "cup")
     tab.page.keyboard.press("Enter")
-    tab.wait("i2f.desk.class === 'cup' && i2f.desk.classSaver.unsaved === 0")
+    tab.wait("i2f.workspace.class === 'cup' && i2f.workspace.classSaver.unsaved === 0")
     assert tab.stored[0]["class"] == "cup"  # the chosen class is that of the active object
     tab.page.click("#new-object")
     tab.press("1")
@@ -129,14 +129,14 @@ def test_several_objects(tab: Tab) -> None:
 def test_pictures_turn_and_come_back(tab: Tab, server: Server) -> None:
     tab.click(90, 60)
     tab.press("PageDown")
-    tab.wait("i2f.desk.sheet.picture.name === 'b.png' && i2f.desk.sheet.encoding(null)?.state === 'ready'")
+    tab.wait("i2f.workspace.opened.picture.name === 'b.png' && i2f.workspace.opened.encoding(null)?.state === 'ready'")
     assert tab.entries == []
     tab.click(72, 90)
     tab.page.click("#picture-list button >> nth=0")
-    tab.wait("i2f.desk.sheet.picture.name === 'a.png'")
+    tab.wait("i2f.workspace.opened.picture.name === 'a.png'")
     assert len(tab.entries) == 1
     tab.page.reload()
-    tab.wait("i2f.desk.sheet?.entries.size === 1")
+    tab.wait("i2f.workspace.opened?.entries.size === 1")
     assert [len(server.picture(name)["objects"]) for name in ("a.png", "b.png", "c.png")] == [1, 1, 0]
     assert tab.page.locator("#picture-list .count").all_inner_texts() == ["1", "1", ""]
 
@@ -144,12 +144,12 @@ def test_pictures_turn_and_come_back(tab: Tab, server: Server) -> None:
 def test_what_one_looks_at_is_the_region(tab: Tab, server: Server) -> None:
     """A picture larger than the model: a new object is segmented in the window of the view."""
     tab.press("PageUp", "PageDown", "PageDown")  # the first does nothing
-    tab.wait("i2f.desk.sheet.picture.name === 'c.png' && i2f.desk.sheet.encoding(null)?.state === 'ready'")
+    tab.wait("i2f.workspace.opened.picture.name === 'c.png' && i2f.workspace.opened.encoding(null)?.state === 'ready'")
     tab.hover(900, 450)
     for _ in range(4):
         tab.page.mouse.wheel(0, -240)
     tab.hover(900, 450)
-    tab.wait("i2f.desk.sheet.region && i2f.desk.sheet.encoding(i2f.desk.sheet.region)?.state === 'ready'")
+    tab.wait("i2f.workspace.opened.region && i2f.workspace.opened.encoding(i2f.workspace.opened.region)?.state === 'ready'")
     tab.click(900, 450)
     (one,) = tab.stored
     x0, y0, x1, y1 = one["region"]
@@ -170,7 +170,7 @@ def test_what_one_looks_at_is_the_region(tab: Tab, server: Server) -> None:
 
 def test_tiles_of_all_levels_are_the_picture(tab: Tab, server: Server) -> None:
     tab.press("PageDown", "PageDown")
-    tab.wait("i2f.desk.sheet.picture.name === 'c.png'")
+    tab.wait("i2f.workspace.opened.picture.name === 'c.png'")
     tab.press("z")
     tab.wait("i2f.viewer.view.scale === 1")
     with Image.open(server.folder / "c.png") as image:
@@ -189,11 +189,11 @@ def test_first_prompts_wait_for_the_encoding(tab: Tab) -> None:
     holding = True
     tab.page.route("**/open", lambda route: held.append(route) if holding else route.continue_())
     tab.page.keyboard.press("PageDown")
-    tab.wait("i2f.desk.sheet.picture.name === 'b.png' && i2f.viewer.view.picture.width === 144")
-    tab.page.evaluate("i2f.desk.sheet.encodings.clear()")
+    tab.wait("i2f.workspace.opened.picture.name === 'b.png' && i2f.viewer.view.picture.width === 144")
+    tab.page.evaluate("i2f.workspace.opened.encodings.clear()")
     for x in (60, 90):
         tab.page.mouse.click(*tab.place(x, 90))
-    tab.wait("i2f.desk.sheet.waiting.length === 2")
+    tab.wait("i2f.workspace.opened.waiting.length === 2")
     holding = False
     for route in held:
         route.continue_()
@@ -217,7 +217,7 @@ def test_nothing_is_lost_without_the_server(tab: Tab) -> None:
 def test_two_people_at_one_object(tab: Tab, server: Server, keep: str) -> None:
     tab.click(90, 60)
     (one,) = tab.stored
-    picture = tab.look("i2f.desk.sheet.picture.id")
+    picture = tab.look("i2f.workspace.opened.picture.id")
     path = f"/v1/pictures/{picture}/objects/{one['id']}"
 
     def write(version: int, **change: object) -> Any:
@@ -226,7 +226,7 @@ def test_two_people_at_one_object(tab: Tab, server: Server, keep: str) -> None:
 
     # what others do is seen at once, and what was done here before can no longer be undone over it
     two = write(one["version"], author="Ada", locked=True)
-    tab.wait("i2f.desk.sheet.sorted[0].locked")
+    tab.wait("i2f.workspace.opened.sorted[0].locked")
     tab.press("Control+z")
     assert len(tab.stored) == 1
     with offline(tab):
@@ -246,22 +246,22 @@ def test_two_people_at_one_object(tab: Tab, server: Server, keep: str) -> None:
 def test_two_tabs_see_each_other(tabs: Callable[..., Tab]) -> None:
     first, second = tabs(), tabs()
     first.click(90, 60)
-    second.wait("i2f.desk.sheet.entries.size === 1")
+    second.wait("i2f.workspace.opened.entries.size === 1")
     assert second.entries[0]["mask"] == first.entries[0]["mask"]
     first.press("Control+z")
-    second.wait("i2f.desk.sheet.entries.size === 0")
+    second.wait("i2f.workspace.opened.entries.size === 0")
 
     # classes: what the first did can no longer be undone over what the second did after it
     for tab, name in ((first, "cup"), (second, "spoon")):
         tab.page.fill("#class-name", name)
         tab.page.keyboard.press("Enter")
         for other in (first, second):
-            other.wait(f"i2f.desk.classes.some(({{ name }}) => name === '{name}')")
+            other.wait(f"i2f.workspace.classes.some(({{ name }}) => name === '{name}')")
     undo = 'button[aria-label^="Undo"]'
     assert first.page.is_disabled(undo)
     second.page.click(undo)
-    first.wait("i2f.desk.classes.length === 2")
-    assert first.look("i2f.desk.classes[1].name") == "cup"
+    first.wait("i2f.workspace.classes.length === 2")
+    assert first.look("i2f.workspace.classes[1].name") == "cup"
 
 
 def test_sizes_are_compared_before_the_first_click(tab: Tab, server: Server) -> None:
@@ -269,7 +269,7 @@ def test_sizes_are_compared_before_the_first_click(tab: Tab, server: Server) -> 
     answer = {"id": server.picture("b.png")["id"], "width": 192, "height": 144, "state": "ready", "position": 0}
     tab.page.route("**/open", lambda route: route.fulfill(json=answer | {"error": None}))
     tab.press("PageDown")
-    tab.wait("i2f.desk.sheet.picture.name === 'b.png' && i2f.desk.sheet.broken")
+    tab.wait("i2f.workspace.opened.picture.name === 'b.png' && i2f.workspace.opened.broken")
     tab.click(72, 90)
     assert tab.stored == []
     assert "segments 192 x 144 pixels, but this page shows 144 x 192" in tab.page.inner_text("#notice")
@@ -290,9 +290,9 @@ def test_the_keyboard_alone(tab: Tab) -> None:
     tab.press("b", "ArrowRight", "Enter")
     assert "paint" in tab.stored[1]["prompts"][1]
     tab.press("?")
-    sheet = tab.page.inner_text("#help")
-    for label in ("Click and box", "Brush", "Undo", "Next picture", "Masks alone", "New object", "This sheet"):
-        assert label in sheet
+    opened = tab.page.inner_text("#help")
+    for label in ("Click and box", "Brush", "Undo", "Next picture", "Masks alone", "New object", "These keys"):
+        assert label in opened
     tab.page.keyboard.press("Delete")  # a dialog is open: keys do nothing
     tab.page.keyboard.press("Escape")
     assert tab.page.locator("#help").is_hidden()
@@ -309,7 +309,7 @@ def test_the_keyboard_alone(tab: Tab) -> None:
 def test_touch_pinches_and_taps(tabs: Callable[..., Tab]) -> None:
     tab = tabs(has_touch=True)
     tab.page.touchscreen.tap(*tab.place(90, 60))
-    tab.wait("i2f.desk.sheet.entries.size === 1")
+    tab.wait("i2f.workspace.opened.entries.size === 1")
     tab.settle()
     scale = tab.look("i2f.viewer.view.scale")
     client = tab.page.context.new_cdp_session(tab.page)
@@ -348,7 +348,7 @@ def test_export_and_import(tab: Tab, tmp_path: Path) -> None:
     tab.page.select_option("#import-format", "coco")
     tab.page.set_input_files("#import-files", archived)
     tab.page.click("#import-form button[type=submit]")
-    tab.wait("i2f.desk.sheet.entries.size === 1")
+    tab.wait("i2f.workspace.opened.entries.size === 1")
     np.testing.assert_array_equal(pixels(tab.entries[0]["mask"]), mask)
     assert list(tab.stored[0]["prompts"][0]) == ["mask"]
 

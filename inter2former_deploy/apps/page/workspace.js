@@ -6,7 +6,7 @@ import { Preview } from "./preview.js";
 import { holds, suits, windowOf } from "./regions.js";
 import { Saver } from "./saver.js";
 import { settings } from "./settings.js";
-import { Sheet } from "./sheet.js";
+import { OpenPicture } from "./open-picture.js";
 
 const KEPT = 50; // pictures whose history stays
 const AHEAD = 2; // pictures that are encoded before one comes to them
@@ -17,7 +17,7 @@ const UNKNOWN = "#8a8f98"; // colour of a class that is not in the list
 /** @typedef {{id: string, picture: string, mine: Entry | null, theirs: Entry | null, decide: (keep: "mine" | "theirs") => void}} Conflict */
 
 /** What the page works with: the folder's pictures, the classes, the picture that is seen, and what is to be saved. */
-export class Desk {
+export class Workspace {
   /** @type {Summary[]} */
   summaries = [];
   /** That can be exported. @type {string[]} */
@@ -28,10 +28,10 @@ export class Desk {
   classes = [];
   /** The class of the next object. */
   class = "";
-  /** @type {Map<string, Sheet>} */
-  sheets = new Map();
-  /** @type {Sheet | null} */
-  sheet = null;
+  /** @type {Map<string, OpenPicture>} */
+  openPictures = new Map();
+  /** @type {OpenPicture | null} */
+  opened = null;
   /** @type {Conflict[]} */
   conflicts = [];
   connected = true;
@@ -47,7 +47,7 @@ export class Desk {
   /**
    * @param {Api} api
    * @param {View} view
-   * @param {{changed: () => void, shown: (sheet: Sheet) => void, notice: (message: string) => void, say: (text: string) => void}} tell
+   * @param {{changed: () => void, shown: (opened: OpenPicture) => void, notice: (message: string) => void, say: (text: string) => void}} tell
    */
   constructor(api, view, tell) {
     this.api = api;
@@ -62,7 +62,7 @@ export class Desk {
         return entry ? api.put(picture, { ...entry, version }) : api.remove(picture, id, version, settings.author);
       },
       there: ({ object }) => object,
-      theirs: (id, entry) => this.sheets.get(this.#pictureOf.get(id) ?? "")?.replace(id, entry),
+      theirs: (id, entry) => this.openPictures.get(this.#pictureOf.get(id) ?? "")?.replace(id, entry),
       conflict: (id, mine, theirs, decide) => {
         this.conflicts.push({ id, picture: this.#pictureOf.get(id) ?? "", mine, theirs, decide });
         tell.changed();
@@ -74,7 +74,7 @@ export class Desk {
       write: (_, classes, version) => api.putClasses({ version, classes: classes?.classes ?? [] }),
       there: ({ version, classes }) => ({ version, classes }),
       theirs: (_, classes) => {
-        for (const sheet of this.sheets.values()) sheet.history.forget(null);
+        for (const opened of this.openPictures.values()) opened.history.forget(null);
         this.#setClasses(classes?.classes ?? []);
       },
       conflict: (_, mine, theirs, decide) => {
@@ -94,19 +94,19 @@ export class Desk {
     this.summaries = pictures;
     this.formats = formats;
     this.classSaver.heard("classes", { version, classes }, version);
-    for (const sheet of this.sheets.values()) sheet.stale = sheet !== this.sheet;
-    if (this.sheet) await this.#refresh(this.sheet);
+    for (const opened of this.openPictures.values()) opened.stale = opened !== this.opened;
+    if (this.opened) await this.#refresh(this.opened);
     else if (pictures.length) await this.show(pictures.find(({ id }) => id === this.first)?.id ?? pictures[0].id);
     this.tell.changed();
   }
 
-  /** Take what changed while nothing was heard. @param {Sheet} sheet */
-  async #refresh(sheet) {
-    sheet.stale = false;
-    const picture = await this.api.picture(sheet.picture.id);
+  /** Take what changed while nothing was heard. @param {OpenPicture} opened */
+  async #refresh(opened) {
+    opened.stale = false;
+    const picture = await this.api.picture(opened.picture.id);
     for (const entry of picture.objects) this.#hear(picture.id, entry);
     const there = new Set(picture.objects.map(({ id }) => id));
-    for (const id of sheet.entries.keys()) if (!there.has(id) && !this.saver.isDirty(id)) sheet.replace(id, null);
+    for (const id of opened.entries.keys()) if (!there.has(id) && !this.saver.isDirty(id)) opened.replace(id, null);
   }
 
   /** @param {string} picture @param {Entry} entry  as the server has it */
@@ -118,27 +118,27 @@ export class Desk {
   /** @param {string} id */
   async show(id) {
     this.#wanted = id;
-    let sheet = this.sheets.get(id);
-    if (!sheet) {
+    let opened = this.openPictures.get(id);
+    if (!opened) {
       const picture = await this.api.picture(id);
-      sheet = this.sheets.get(id) ?? this.#begin(picture);
+      opened = this.openPictures.get(id) ?? this.#begin(picture);
     }
-    if (sheet.stale) await this.#refresh(sheet);
+    if (opened.stale) await this.#refresh(opened);
     if (this.#wanted !== id) return;
     this.preview.want(null);
-    this.sheet = sheet;
-    this.tell.shown(sheet);
+    this.opened = opened;
+    this.tell.shown(opened);
     this.tell.changed();
     const at = this.summaries.findIndex((summary) => summary.id === id);
     const ahead = this.summaries.slice(at + 1, at + 1 + AHEAD).map((summary) => summary.id);
-    await sheet.open(null, ahead);
+    await opened.open(null, ahead);
   }
 
   /** @param {import("./types.js").Picture} picture */
   #begin(picture) {
     const { id } = picture;
-    /** @type {Sheet} */
-    const sheet = new Sheet(this.api, picture, {
+    /** @type {OpenPicture} */
+    const opened = new OpenPicture(this.api, picture, {
       changed: this.tell.changed,
       failed: this.tell.notice,
       given: ({ class: name }, { area }) => this.tell.say(`${name || "object"}: ${area} pixels`),
@@ -149,18 +149,18 @@ export class Desk {
       },
       saveClasses: (classes) => this.saveClasses(classes),
     });
-    this.sheets.set(id, sheet);
-    for (const [key, { waiting, entries }] of this.sheets) {
-      if (this.sheets.size <= KEPT) break;
+    this.openPictures.set(id, opened);
+    for (const [key, { waiting, entries }] of this.openPictures) {
+      if (this.openPictures.size <= KEPT) break;
       const unsaved = [...entries.keys()].some((entry) => this.saver.isDirty(entry));
-      if (key !== id && key !== this.sheet?.picture.id && !waiting.length && !unsaved) this.sheets.delete(key);
+      if (key !== id && key !== this.opened?.picture.id && !waiting.length && !unsaved) this.openPictures.delete(key);
     }
     for (const entry of picture.objects) this.#hear(id, entry);
-    sheet.ask = async (prompts, region) => {
+    opened.ask = async (prompts, region) => {
       const known = await this.preview.known(questionKey(id, prompts, region));
       return known ?? this.api.predict(id, { prompts, region }, false);
     };
-    return sheet;
+    return opened;
   }
 
   /** @param {1 | -1} by */
@@ -174,7 +174,7 @@ export class Desk {
   hear(event) {
     if (event.type === "image") {
       const { type: _, picture, region, ...encoding } = event;
-      this.sheets.get(picture)?.heard(/** @type {Encoding} */ (encoding), region ?? null);
+      this.openPictures.get(picture)?.heard(/** @type {Encoding} */ (encoding), region ?? null);
     } else if (event.type === "object") {
       this.#count(event.picture, event.object);
       this.#hear(event.picture, event.object);
@@ -189,7 +189,7 @@ export class Desk {
   /** Of pictures that are not loaded, the list knows only a number. @param {string} picture @param {Entry} entry */
   #count(picture, { version, deleted }) {
     const summary = this.summaries.find(({ id }) => id === picture);
-    if (!summary || this.sheets.has(picture)) return;
+    if (!summary || this.openPictures.has(picture)) return;
     if (deleted) summary.objects--;
     else if (version === 1) summary.objects++;
     this.tell.changed();
@@ -218,27 +218,27 @@ export class Desk {
   /** Change the classes, as a step of the picture's history. @param {Class[]} classes */
   changeClasses(classes) {
     const step = [{ classesBefore: this.classes, classesAfter: classes }];
-    for (const sheet of this.sheets.values()) if (sheet !== this.sheet) sheet.history.forget(null);
-    if (this.sheet) this.sheet.commit(step);
+    for (const opened of this.openPictures.values()) if (opened !== this.opened) opened.history.forget(null);
+    if (this.opened) this.opened.commit(step);
     else this.saveClasses(classes);
   }
 
   /** The class of the active object, and of the next one. @param {string} name */
   choose(name) {
     this.class = name;
-    const entry = this.sheet?.entry;
-    if (entry && !entry.locked && entry.class !== name) this.sheet?.change(entry.id, { class: name });
+    const entry = this.opened?.entry;
+    if (entry && !entry.locked && entry.class !== name) this.opened?.change(entry.id, { class: name });
     this.tell.changed();
   }
 
   // Prompts
 
-  /** The window for a prompt of the active object, or of a new one. @param {Sheet} sheet @param {Point} at @returns {Box | null} */
-  #window(sheet, at) {
-    if (sheet.active !== null) return sheet.window;
-    const { picture } = sheet;
+  /** The window for a prompt of the active object, or of a new one. @param {OpenPicture} opened @param {Point} at @returns {Box | null} */
+  #window(opened, at) {
+    if (opened.active !== null) return opened.window;
+    const { picture } = opened;
     const visible = this.view.visible();
-    if (suits(sheet.region, picture, picture.region_size, visible, at)) return sheet.region;
+    if (suits(opened.region, picture, picture.region_size, visible, at)) return opened.region;
     return windowOf(picture, picture.region_size, visible);
   }
 
@@ -246,24 +246,24 @@ export class Desk {
   moved() {
     clearTimeout(this.#rest);
     this.#rest = setTimeout(() => {
-      const { sheet } = this;
-      if (!sheet || sheet.active !== null) return;
+      const { opened } = this;
+      if (!opened || opened.active !== null) return;
       const [x0, y0, x1, y1] = this.view.visible();
-      const region = this.#window(sheet, [(x0 + x1) / 2, (y0 + y1) / 2]);
-      if (JSON.stringify(region) === JSON.stringify(sheet.region) && sheet.encoding(region)) return;
-      sheet.region = region;
-      if (!sheet.encoding(region)) sheet.open(region).catch(() => {}); // the first prompt asks again
+      const region = this.#window(opened, [(x0 + x1) / 2, (y0 + y1) / 2]);
+      if (JSON.stringify(region) === JSON.stringify(opened.region) && opened.encoding(region)) return;
+      opened.region = region;
+      if (!opened.encoding(region)) opened.open(region).catch(() => {}); // the first prompt asks again
     }, REST);
   }
 
-  /** Why a prompt is not possible. @param {Sheet} sheet @param {Prompt} prompt @param {Box | null} region */
-  #refusal(sheet, prompt, region) {
-    if (sheet.broken) return sheet.broken;
-    const { entry } = sheet;
+  /** Why a prompt is not possible. @param {OpenPicture} opened @param {Prompt} prompt @param {Box | null} region */
+  #refusal(opened, prompt, region) {
+    if (opened.broken) return opened.broken;
+    const { entry } = opened;
     if (entry?.locked) return "This object is locked. Unlock it (K), or begin another one (N).";
     if (entry?.hidden) return "This object is hidden. Show it (X), or begin another one (N).";
     const away = ("positive" in prompt && !prompt.positive) || ("erase" in prompt && prompt.erase);
-    if (away && sheet.promptsOf(sheet.active).length === 0) return "There is nothing to take away from yet: begin with a click on the object.";
+    if (away && opened.promptsOf(opened.active).length === 0) return "There is nothing to take away from yet: begin with a click on the object.";
     const points = "click" in prompt ? [prompt.click] : "stroke" in prompt ? prompt.stroke : [];
     const box = "box" in prompt && region ? clipped(prompt.box, region) : null;
     if (!points.every((point) => holds(region, point)) || (box && (box[2] <= box[0] || box[3] <= box[1]))) {
@@ -274,39 +274,39 @@ export class Desk {
 
   /** @param {Prompt} prompt */
   add(prompt) {
-    const { sheet } = this;
-    if (!sheet) return;
-    const region = this.#window(sheet, place(prompt));
-    const refusal = this.#refusal(sheet, prompt, region);
+    const { opened } = this;
+    if (!opened) return;
+    const region = this.#window(opened, place(prompt));
+    const refusal = this.#refusal(opened, prompt, region);
     if (refusal) return this.tell.notice(refusal);
     if ("box" in prompt && region) prompt = { box: clipped(prompt.box, region) };
-    const id = sheet.active ?? uuid();
-    if (sheet.active === null) sheet.region = region;
-    sheet.active = id;
-    const order = Math.max(-1, ...[...sheet.entries.values()].map((entry) => entry.order)) + 1;
+    const id = opened.active ?? uuid();
+    if (opened.active === null) opened.region = region;
+    opened.active = id;
+    const order = Math.max(-1, ...[...opened.entries.values()].map((entry) => entry.order)) + 1;
     const author = settings.author;
     const draft = { id, version: 0, class: this.class, order, hidden: false, locked: false, region, author };
-    sheet.add({ id, prompt, region, draft });
+    opened.add({ id, prompt, region, draft });
   }
 
   /** Show what a prompt would do, if that can be had at once. @param {Prompt | null} prompt */
   wish(prompt) {
-    const { sheet } = this;
-    if (!sheet || !prompt || sheet.waiting.length) {
-      if (!sheet?.waiting.length) this.preview.want(null);
+    const { opened } = this;
+    if (!opened || !prompt || opened.waiting.length) {
+      if (!opened?.waiting.length) this.preview.want(null);
       return;
     }
-    const region = this.#window(sheet, place(prompt));
-    if (sheet.encoding(region)?.state !== "ready" || this.#refusal(sheet, prompt, region)) return this.preview.want(null);
-    const { id } = sheet.picture;
-    const prompts = [...sheet.promptsOf(sheet.active), prompt];
+    const region = this.#window(opened, place(prompt));
+    if (opened.encoding(region)?.state !== "ready" || this.#refusal(opened, prompt, region)) return this.preview.want(null);
+    const { id } = opened.picture;
+    const prompts = [...opened.promptsOf(opened.active), prompt];
     this.preview.want({ key: questionKey(id, prompts, region), ask: () => this.api.predict(id, { prompts, region }, true) });
   }
 
   /** Begin another object with the next prompt. */
   another() {
-    if (!this.sheet) return;
-    this.sheet.active = null;
+    if (!this.opened) return;
+    this.opened.active = null;
     this.preview.want(null);
     this.moved();
     this.tell.changed();
@@ -314,12 +314,12 @@ export class Desk {
 
   /** @param {string | null} id */
   activate(id) {
-    if (!this.sheet) return;
-    this.sheet.active = id;
+    if (!this.opened) return;
+    this.opened.active = id;
     this.preview.want(null);
-    const entry = this.sheet.entry;
+    const entry = this.opened.entry;
     if (entry) this.class = entry.class;
-    if (entry && !this.sheet.encoding(entry.region)) this.sheet.open(entry.region).catch(() => {});
+    if (entry && !this.opened.encoding(entry.region)) this.opened.open(entry.region).catch(() => {});
     this.tell.changed();
   }
 }

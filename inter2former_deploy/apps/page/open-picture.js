@@ -14,7 +14,7 @@ const WAIT = 1500; // milliseconds until a server that has no time, or does not 
  */
 
 /** A picture on which somebody works: its objects, what was done to them, and prompts that wait for their masks. */
-export class Sheet {
+export class OpenPicture {
   /** @type {Map<string, Entry>} */
   entries = new Map();
   history = new History();
