@@ -12,8 +12,8 @@ inline Tensor<int64_t> edge_tokens(const KernelContext& context, size_t index, i
   for (int64_t i = 0; i < edge.dim(0); ++i) {
     const int64_t token = edge.data[i];
     if (token <= previous || token >= tokens) {
-      throw OperatorError("expected edge_tokens strictly ascending in [0, " + std::to_string(tokens) +
-                          "), got " + std::to_string(token) +
+      throw OperatorError("expected edge_tokens strictly ascending in [0, " +
+                          std::to_string(tokens) + "), got " + std::to_string(token) +
                           (i > 0 ? " after " + std::to_string(previous) : ""));
     }
     previous = token;

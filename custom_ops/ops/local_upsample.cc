@@ -63,7 +63,8 @@ class LocalUpsample final : public Kernel {
     const Dim channels("Co", stage.out);
     const auto edge = context.get<float>(6, "edge_map", {"H", "W", channels});
     const int64_t side = edge.dim(0);
-    expect(edge.dim(1) == side, "edge_map [H, W, Co] with H = W", text({side, edge.dim(1), stage.out}));
+    expect(edge.dim(1) == side, "edge_map [H, W, Co] with H = W",
+           text({side, edge.dim(1), stage.out}));
     const Dim w("W", side);
     const auto border = context.get<float>(7, "edge_border", {4, "h", w, channels});
     const int64_t grid = border.dim(1);
