@@ -9,6 +9,7 @@ texts. `set_torch_image` and `predict_torch` are not there.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,12 +166,26 @@ class SamPredictor:
         self._session = None
 
 
-def _build(checkpoint: str | os.PathLike[str]) -> Segmenter:
+class Sam(Segmenter):
+    """A Segmenter with the two methods of PyTorch's modules that code for segment-anything calls."""
+
+    def to(self, device: object = "cpu") -> Sam:
+        """Stay on the CPU, whatever device is named; a warning says so."""
+        if str(device) != "cpu":
+            warnings.warn(f"the model stays on the CPU, not on {device}", stacklevel=2)
+        return self
+
+    def eval(self) -> Sam:
+        """Do nothing: there is no other mode."""
+        return self
+
+
+def _build(checkpoint: str | os.PathLike[str]) -> Sam:
     """The model of a bundle, whatever its name was: the bundle says which one it is."""
-    return Segmenter(Path(checkpoint))
+    return Sam(Path(checkpoint))
 
 
-sam_model_registry: dict[str, Callable[..., Segmenter]] = dict.fromkeys(("default", "vit_h", "vit_l", "vit_b"), _build)
+sam_model_registry: dict[str, Callable[..., Sam]] = dict.fromkeys(("default", "vit_h", "vit_l", "vit_b"), _build)
 
 
 def _scaled(size: tuple[int, int], longest: int) -> tuple[int, int]:

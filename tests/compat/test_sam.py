@@ -129,7 +129,10 @@ def test_what_is_refused(predictor: SamPredictor) -> None:
 
 
 def test_the_registry_loads_bundles(toy_bundle: Path) -> None:
-    predictor = SamPredictor(sam_model_registry["vit_h"](checkpoint=str(toy_bundle)))
+    sam = sam_model_registry["vit_h"](checkpoint=str(toy_bundle))
+    with pytest.warns(UserWarning, match="stays on the CPU, not on cuda"):
+        assert sam.to(device="cuda") is sam
+    predictor = SamPredictor(sam.to("cpu").eval())
     predictor.set_image(IMAGE)
     assert predictor.predict(np.array([[200, 150]]), np.array([1]))[0].shape == (3, H, W)
 

@@ -149,7 +149,9 @@ def test_what_one_looks_at_is_the_region(tab: Tab, server: Server) -> None:
     for _ in range(4):
         tab.page.mouse.wheel(0, -240)
     tab.hover(900, 450)
-    tab.wait("i2f.workspace.opened.region && i2f.workspace.opened.encoding(i2f.workspace.opened.region)?.state === 'ready'")
+    tab.wait(
+        "i2f.workspace.opened.region && i2f.workspace.opened.encoding(i2f.workspace.opened.region)?.state === 'ready'"
+    )
     tab.click(900, 450)
     (one,) = tab.stored
     x0, y0, x1, y1 = one["region"]
