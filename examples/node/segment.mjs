@@ -1,8 +1,9 @@
 // node segment.mjs BUNDLE PICTURE FOLDER +X,Y -X,Y undo ...: writes FOLDER/1.png, FOLDER/2.png, ..., a mask a step.
-import { mkdir } from "node:fs/promises";
+import { mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import * as ort from "onnxruntime-node";
 import sharp from "sharp";
-import { Segmenter } from "./inter2former.mjs";
+import { Segmenter } from "./inter2former.js";
 
 const [bundle, picture, folder, ...steps] = process.argv.slice(2);
 const form = /^([+-])(\d+),(\d+)$/;
@@ -14,7 +15,8 @@ if (!steps.length || !steps.every((step) => step === "undo" || form.test(step)))
 const image = sharp(picture).rotate().toColourspace("srgb").removeAlpha().raw();
 const { data, info } = await image.toBuffer({ resolveWithObject: true });
 const { width, height } = info;
-const session = await (await Segmenter.load(bundle)).open({ data, width, height });
+const segmenter = await Segmenter.load({ ort, read: (file) => readFile(join(bundle, file)) });
+const session = await segmenter.open({ data, width, height });
 await mkdir(folder, { recursive: true });
 for (const [i, step] of steps.entries()) {
   const [, sign, x, y] = form.exec(step) ?? [];

@@ -30,6 +30,24 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes `folder` when the block ends well, and goes when it fails.
+
+    Args:
+        folder: not there, or empty; folders above it are made.
+    """
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{uuid.uuid4().hex}.part")
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        unfinished.rename(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
 def check_new_file(path: Path, what: str) -> None:
     """Refuse, before the work begins, a file that could not be written after it.
 

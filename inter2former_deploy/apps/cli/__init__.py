@@ -25,6 +25,7 @@ from inter2former_deploy.apps.cli import (
     serve,
     train,
     verify,
+    web,
 )
 from inter2former_deploy.apps.cli.annotations import app as annotations_app
 from inter2former_deploy.apps.cli.prompts import OrderedPrompts
@@ -64,6 +65,7 @@ app.command("encode")(encode.encode)
 app.command("annotate")(annotate.annotate)
 app.command("serve")(serve.serve)
 app.add_typer(annotations_app, name="annotations")
+app.command("web")(web.web)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("ablate")(ablate.ablate)

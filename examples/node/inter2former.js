@@ -1,0 +1,1 @@
+../../inter2former_deploy/apps/web/static/inter2former.js
