@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from inter2former_deploy.core.runs import Mask, Runs
+from inter2former_deploy.core.runs import Mask, Runs, Sides
 
 Points = npt.NDArray[np.int64]  # [n, 2], x and y of pixel corners
 
@@ -116,6 +116,11 @@ def row_counts(runs: Runs) -> tuple[int, ...]:
         return (runs.height * runs.width,)
     left, top, _, _ = runs.box
     return Runs.of(runs.mask(runs.box).T, (top, left), (runs.width, runs.height)).counts
+
+
+def box_counts(runs: Runs, box: Sides) -> list[int]:
+    """Run lengths along the rows of a box, background first, as CVAT has them everywhere."""
+    return list(Runs.of(runs.mask(box).T).counts)
 
 
 def compressed(runs: Runs) -> str:

@@ -8,8 +8,9 @@ from xml.sax.saxutils import XMLGenerator
 from xml.sax.xmlreader import AttributesImpl
 
 from inter2former_deploy.annotations.formats import Export, class_of
+from inter2former_deploy.annotations.masks import box_counts
 from inter2former_deploy.core.files import replacing
-from inter2former_deploy.core.runs import Runs, Sides
+from inter2former_deploy.core.runs import Runs
 
 
 def write(export: Export) -> None:
@@ -39,11 +40,6 @@ def write(export: Export) -> None:
                         with _element(document, "mask", fixed | _mask(entry.mask)):
                             pass
         document.endDocument()
-
-
-def box_counts(runs: Runs, box: Sides) -> list[int]:
-    """Run lengths along the rows of a box, background first, as CVAT has them everywhere."""
-    return list(Runs.of(runs.mask(box).T).counts)
 
 
 def _mask(runs: Runs) -> dict[str, str]:

@@ -65,6 +65,18 @@ def serve(
         typer.Option("--folder", metavar="DIR", help="Clients may name the files below it; repeatable."),
     ] = None,
     cache: Cache = None,
+    label_studio: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Label Studio, whose pictures are fetched as its tasks name them; with --label-studio-token-file.",
+            show_default=False,
+        ),
+    ] = None,
+    label_studio_token_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File with a user's access token of Label Studio.", show_default=False),
+    ] = None,
     decoder: Decoder = None,
     threads: Threads = None,
     custom_ops: CustomOps = True,
@@ -88,6 +100,7 @@ def serve(
         names=tuple(names or ()),
         folders=tuple(folders or ()),
         cache=cache,
+        label_studio=(label_studio, label_studio_token_file),
         decoder=decoder,
         threads=threads,
         custom_ops=custom_ops,
@@ -108,6 +121,7 @@ def settings_of(
     certificate: Path | None,
     key: Path | None,
     without_tls: bool,
+    label_studio: tuple[str | None, Path | None] = (None, None),
     **options: Any,
 ) -> Settings:
     """What both commands tell a server, checked before anything is loaded.
@@ -118,6 +132,7 @@ def settings_of(
         certificate: for TLS.
         key: of the certificate.
         without_tls: other machines may come without TLS.
+        label_studio: its address, and the file with a token of it.
         options: fields of `Settings`.
 
     Raises:
@@ -127,7 +142,7 @@ def settings_of(
     """
     require(*SERVE_MODULES, extra="serve", needed_by=command)
 
-    from inter2former_deploy.apps.server.settings import Settings, read_token
+    from inter2former_deploy.apps.server.settings import LabelStudio, Settings, read_token
 
     if (certificate is None) != (key is None):
         raise ValueError("--certificate and --key go together")
@@ -140,7 +155,11 @@ def settings_of(
     if options["cache"] is not None:
         check_new_folder(options["cache"], "--cache")
     token = None if token_file is None else read_token(token_file)
-    settings = Settings(token=token, **options)
+    address, access = label_studio
+    if (address is None) != (access is None):
+        raise ValueError("--label-studio and --label-studio-token-file go together")
+    known = None if address is None or access is None else LabelStudio(address, read_token(access))
+    settings = Settings(token=token, label_studio=known, **options)
     if not settings.is_local:
         reached = f"--host {settings.host} lets other machines in"
         if token is None:

@@ -19,7 +19,7 @@ from starlette.routing import compile_path
 
 import inter2former_deploy
 from inter2former_deploy.apps.server.errors import ApiError
-from inter2former_deploy.apps.server.routes import images, model
+from inter2former_deploy.apps.server.routes import cvat, images, label_studio, model, x_anylabeling
 from inter2former_deploy.apps.server.security import App, Guard, Message, Receive, Send
 from inter2former_deploy.apps.server.service import Service
 from inter2former_deploy.apps.server.wire import ErrorAnswer
@@ -33,10 +33,11 @@ FIRST_COLOUR = "#2f7dff"  # of the class that a new project has
 LATER = {"Retry-After": "5"}
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 OPEN = ("/", "/static/", "/v1/health", "/favicon.ico")
-UPLOADS = ("/v1/images", "/v1/import")
+UPLOADS = ("/v1/images", "/v1/import", x_anylabeling.PREDICT, cvat.INVOKE)
+TOOLS = (*label_studio.PATHS, *x_anylabeling.PATHS, *cvat.PATHS)
 
 
-def create_app(service: Service) -> Guard:
+def create_app(service: Service) -> App:
     """The server as an ASGI application. It closes the service when it ends."""
     settings = service.settings
     closing: list[Callable[[], None]] = []
@@ -60,20 +61,24 @@ def create_app(service: Service) -> Guard:
     _answer_errors(app, service)
     app.include_router(model.router(service))
     app.include_router(images.router(service))
+    for tool in (label_studio, x_anylabeling, cvat):
+        app.include_router(tool.router(service))
     if settings.pictures is not None:
         _annotate(app, service, settings.pictures, closing)
         if PAGE.is_dir():
             _serve_page(app)
-    return Guard(
+    guard = Guard(
         app,
         limits=settings.limits,
         names=(*LOCAL, settings.host, *settings.names, *(() if settings.is_local else (gethostname(), getfqdn()))),
         by_address=not settings.is_local,
         token=settings.token,
         open_paths=OPEN,
+        tool_paths=TOOLS,
         upload_paths=UPLOADS,
         refused=service.metrics.refused.add,
     )
+    return x_anylabeling.KeepShapes(guard)
 
 
 def _annotate(app: FastAPI, service: Service, folder: Path, closing: list[Callable[[], None]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,18 @@ def read_token(path: Path) -> str:
     return token
 
 
+@dataclass(frozen=True)
+class LabelStudio:
+    """The one Label Studio whose pictures are fetched."""
+
+    address: str  # http or https, with the path below which it answers, if any
+    token: str  # of a user: personal access token, or one of the older kind
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", self.address):
+            raise ValueError(f"the address of Label Studio must be like http://127.0.0.1:8080, got {self.address!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All that a server is told."""
@@ -72,6 +85,7 @@ class Settings:
     cache: Path | None = None  # folder of encodings, to be kept when the server ends
     pictures: Path | None = None  # folder that is annotated; a server without the page's routes where None
     database: str | None = None  # URL; SQLite beside the pictures where None
+    label_studio: LabelStudio | None = None  # whose pictures are fetched; of none where None
     limits: Limits = Limits()
 
     @property

@@ -1,0 +1,1 @@
+"""Files for tools that load code of their own: CVAT's function and agent, nuclio."""

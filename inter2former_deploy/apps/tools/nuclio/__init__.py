@@ -1,0 +1,1 @@
+"""A folder for nuclio: `function.yaml` and the handler."""
