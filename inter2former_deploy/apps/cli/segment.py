@@ -190,15 +190,15 @@ def segment(
         typer.echo(f"load bundle {report['load_ms']:8.1f} ms")
         typer.echo(f"{'encoding' if found else 'encode':<11} {report['encode_ms']:8.1f} ms{'   made before' * found}")
     if state is not None:
-        for prompt in stated.prompts:
-            session.add(prompt)
+        for given in stated.prompts:
+            session.add(given)
         report["restored"] = len(stated.prompts)
         if not as_json:
             typer.echo(f"{state_in}: {len(stated.prompts)} prompts")
     mask = session.mask
-    for number, (as_typed, prompt) in enumerate(zip(typed, prompts, strict=True), len(session.prompts) + 1):
+    for number, (as_typed, given) in enumerate(zip(typed, prompts, strict=True), len(session.prompts) + 1):
         begun = time.perf_counter()
-        mask = session.add(prompt)
+        mask = session.add(given)
         prompt_ms = 1e3 * (time.perf_counter() - begun)
         report["prompts"].append({"prompt": str(as_typed), "ms": prompt_ms, "area": int(mask.sum())})
         if not as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from inter2former_deploy.apps.cli.segment import Decoder
+from inter2former_deploy.apps.cli.options import Decoder
 from inter2former_deploy.core.files import check_new_folder, check_space
 
 
