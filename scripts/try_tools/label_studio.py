@@ -1,4 +1,4 @@
-"""Drives Label Studio's own page in Chromium: a task, the smart keypoint tool, a click on the object, one beside it.
+"""Drives Label Studio's own page in Chromium: a task, smart keypoints on the object and beside it, the answer kept.
 
     python3 -m venv ls && ls/bin/pip install label-studio==1.23.2
     SSRF_PROTECTION_ENABLED=false ML_BLOCK_LOCAL_IP=false ls/bin/label-studio start --no-browser --port 8766 \
@@ -8,7 +8,8 @@
     python scripts/try_tools/label_studio.py try http://127.0.0.1:8766 http://127.0.0.1:8765 PICTURE SHOT.png
 
 `token` prints a personal access token of that user, as the account page gives it. `try` prints what Label Studio
-answered, what its page sent and got, and writes a picture of the page. Needs playwright and Chromium.
+answered, what its page sent and got and what it stored, and writes a picture of the page with the suggestion. Its
+clicks are those of a cup in a picture of 600 x 400 (skimage.data.coffee). Needs playwright and Chromium.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CONFIG = """<View>
   <KeyPointLabels name="kp" toName="img" smart="true"><Label value="Obj" smart="true"/></KeyPointLabels>
 </View>"""
 what, studio, *arguments = sys.argv[1:]
-SECONDS = 60_000  # ms
+SECONDS = 30_000  # ms
 
 
 def login(context: Any) -> dict[str, str]:
@@ -73,14 +74,17 @@ with sync_playwright() as driver:
         if "interactive-annotating" in response.url:
             results = response.json().get("data", {}).get("result", [])
             told = [(entry["type"], entry["from_name"], len(entry["value"].get("rle", []))) for entry in results]
-            print("smart click:", response.status, told, flush=True)
+            print("got:", response.status, told, flush=True)
 
     def sent(request: Any) -> None:
         if "interactive-annotating" in request.url:
             marks = json.loads(request.post_data)["context"]["result"]
             print(
                 "sent:",
-                [(m["type"], m["value"]["x"], m["value"]["y"], m.get("is_positive")) for m in marks],
+                [
+                    (m["type"], round(m["value"]["x"], 3), round(m["value"]["y"], 3), m.get("is_positive"))
+                    for m in marks
+                ],
                 flush=True,
             )
 
@@ -93,13 +97,19 @@ with sync_playwright() as driver:
     page.wait_for_timeout(1000)
 
     def choose_label() -> None:
-        page.locator(".lsf-label, .dm-label, [class*=label_]").filter(has_text="Obj").last.click()
+        page.locator(".lsf-label").filter(has_text="Obj").last.click()
+
+    def choose_smart_keypoints() -> None:
+        """A label brings its plain tool; the smart one stands beside the last tool when the mouse is over that."""
+        page.locator(".lsf-tool_smart").first.hover()
+        page.locator(".lsf-toolbar__smart [aria-label=key-point-tool]").click()
 
     def click(x: float, y: float, *modifiers: str) -> None:
         box = page.locator("canvas").first.bounding_box()
         assert box is not None
         scale = box["width"] / 600
         choose_label()
+        choose_smart_keypoints()
         page.wait_for_timeout(300)
         with page.expect_response(lambda answer: "interactive-annotating" in answer.url):
             for key in modifiers:
@@ -112,7 +122,16 @@ with sync_playwright() as driver:
     try:
         click(295.5, 112.5)
         click(193.5, 116.5)
+        click(377.5, 140.5)
         click(380.5, 14.5, "Alt")
+        click(370.5, 40.5)
     finally:
         page.screenshot(path=shot)
+    page.locator(".lsf-auto-accept__action_type_accept").click()
+    with page.expect_response(
+        lambda answer: "/annotations" in answer.url and answer.request.method == "POST"
+    ) as stored:
+        page.get_by_label("Submit current annotation").click()
+    kept = [(entry["type"], entry["value"]["brushlabels"]) for entry in stored.value.json()["result"]]
+    print("accepted and submitted:", stored.value.status, kept)
     chromium.close()
