@@ -29,7 +29,7 @@ def picture_of(pixels: npt.ArrayLike, rgb: bool, limits: tuple[float, float]) ->
     if array.ndim != (3 if rgb else 2):
         raise ValueError(
             f"the image layer has {array.ndim - rgb} dimensions: only flat pictures are segmented. Take one plane of "
-            "it as a layer of its own (Layers, Split stack)"
+            "it as a layer of its own (right click on it, Split Stack)"
         )
     if rgb and array.dtype == np.uint8:
         return np.ascontiguousarray(array[..., :3])

@@ -146,6 +146,7 @@ class SegmentByClicks(Container):  # type: ignore[misc]  # magicgui need not be 
             active = self._viewer.layers.selection.active
             name, empty = f"{image.name} objects", np.zeros(shape, np.uint16)
             labels = self._viewer.add_labels(empty, name=name, metadata={OBJECTS_OF: image.name}, **_place_of(image))
+            self._viewer.layers.move(len(self._viewer.layers) - 1, self._viewer.layers.index(image) + 1)  # below points
             self._viewer.layers.selection.active = active  # so that the next click is a point, too
         for number, mask in sorted(masks.items()):
             write_object(labels.data, number, mask)

@@ -45,6 +45,7 @@ def test_points_become_labels(make_napari_viewer: Any, qtbot: Any) -> None:
     assert mask.any()
     assert np.array_equal(labels.data_to_world((3, 4)), image.data_to_world((3, 4)))
     assert viewer.layers.selection.active is points
+    assert list(viewer.layers) == [image, labels, points]  # clicks are seen above what they made
 
     widget._positive.value = False
     points.add([40, 64])
