@@ -23,7 +23,6 @@ from inter2former_deploy.core.pictures import read_image
 from inter2former_deploy.exporters.parity import load_photograph
 from inter2former_deploy.runtime import Segmenter, doctor
 
-CHROMIUM = shutil.which("chromium")
 ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 LEAST_IOU = 0.999
 PATIENCE = 120_000  # ms; of a machine on which much else runs
@@ -50,17 +49,6 @@ def site(bundle: Path, package: Path, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
 @contextmanager
 def served(folder: Path, headers: dict[str, str]) -> Iterator[str]:
     class Handler(SimpleHTTPRequestHandler):
@@ -79,9 +67,9 @@ def served(folder: Path, headers: dict[str, str]) -> Iterator[str]:
 
 
 @contextmanager
-def opened(browser: Any, address: str) -> Iterator[Any]:
+def opened(chromium: Any, address: str) -> Iterator[Any]:
     """The page; at its end nothing went wrong, and nothing was fetched from elsewhere."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page = chromium.new_page(viewport={"width": 1280, "height": 800})
     page.set_default_timeout(PATIENCE)
     problems: list[str] = []
     own = (address, "blob:")
@@ -138,13 +126,15 @@ STEPS = [  # pixels away from where model pixels of 12 x 12 meet, as a mouse doe
 
 
 @pytest.mark.parametrize("isolated", [True, False], ids=["threads", "one-thread"])
-def test_masks_are_those_of_the_runtime(browser: Any, site: Path, bundle: Path, tmp_path: Path, isolated: bool) -> None:
+def test_masks_are_those_of_the_runtime(
+    chromium: Any, site: Path, bundle: Path, tmp_path: Path, isolated: bool
+) -> None:
     picture = tmp_path / "cup.png"
     Image.fromarray(load_photograph()).save(picture)
     session = Segmenter(bundle, num_threads=1).open(read_image(picture))
     height, width = session.mask.shape
     areas = []
-    with served(site, ISOLATION if isolated else {}) as address, opened(browser, address) as page:
+    with served(site, ISOLATION if isolated else {}) as address, opened(chromium, address) as page:
         show(page, picture)
         assert page.evaluate("crossOriginIsolated") == isolated
         for step in STEPS:
@@ -164,7 +154,7 @@ def test_masks_are_those_of_the_runtime(browser: Any, site: Path, bundle: Path, 
     assert areas[4] == areas[2]
 
 
-def test_turned_pictures_and_broken_files(browser: Any, site: Path, bundle: Path, tmp_path: Path) -> None:
+def test_turned_pictures_and_broken_files(chromium: Any, site: Path, bundle: Path, tmp_path: Path) -> None:
     turned, broken = tmp_path / "turned.jpg", tmp_path / "broken.jpg"
     image = Image.fromarray(load_photograph())
     exif = image.getexif()
@@ -172,7 +162,7 @@ def test_turned_pictures_and_broken_files(browser: Any, site: Path, bundle: Path
     image.save(turned, exif=exif, quality=95)
     broken.write_bytes(turned.read_bytes()[:2000])
     session = Segmenter(bundle, num_threads=1).open(read_image(turned))
-    with served(site, {}) as address, opened(browser, address) as page:
+    with served(site, {}) as address, opened(chromium, address) as page:
         page.set_input_files("#file", broken)
         page.locator("#status.error", has_text="cannot read the file").wait_for()
         show(page, turned)
