@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from inter2former_deploy.core.prompts import Box, Click, Image, Mask, Prompt, StartMask, Stroke
+from inter2former_deploy.core.prompts import Box, Click, Floats, Image, Mask, Prompt, StartMask, Stroke
+
+Pixels = TypeVar("Pixels", Mask, Floats)
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,12 @@ class Region:
         moved = [Click(x - self.left, y - self.top, prompt.positive) for x, y, _ in clicks]
         return Stroke(tuple((x, y) for x, y, _ in moved), prompt.positive) if isinstance(prompt, Stroke) else moved[0]
 
-    def paste(self, mask: Mask) -> Mask:
-        """A mask of the window in the picture, false outside the window."""
+    def paste(self, values: Pixels, outside: float = 0) -> Pixels:
+        """Values of the window, a mask or logits, in the picture; `outside` of the window this one value."""
         if self.is_whole:
-            return mask
-        whole = np.zeros((self.picture_height, self.picture_width), bool)
-        whole[self.top : self.bottom, self.left : self.right] = mask
+            return values
+        whole: Pixels = np.full((self.picture_height, self.picture_width), outside, values.dtype)
+        whole[self.top : self.bottom, self.left : self.right] = values
         return whole
 
     def _bounds(self, end: str) -> str:

@@ -207,17 +207,7 @@ class Session:
         Raises:
             RuntimeError: as of `logits`.
         """
-        import cv2
-
-        frame = self._frame
-        square = cv2.resize(self.logits, (frame.size, frame.size), interpolation=cv2.INTER_LINEAR)
-        height, width = frame.resized
-        padded = cv2.resize(square[:height, :width], frame.padded[::-1], interpolation=cv2.INTER_LINEAR)
-        whole = np.full((self._region.picture_height, self._region.picture_width), -100, np.float32)
-        whole[self._region.top : self._region.bottom, self._region.left : self._region.right] = padded[
-            : frame.height, : frame.width
-        ]
-        return whole
+        return np.ascontiguousarray(self._region.paste(self._frame.logits_to_image(self.logits), outside=-100))
 
     @property
     def inputs(self) -> dict[str, npt.NDArray[Any]]:

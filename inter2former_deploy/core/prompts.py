@@ -122,6 +122,9 @@ class Frame(Protocol):
     def mask_to_model(self, mask: Mask) -> Mask:
         """A mask of the image as one of the model's square."""
 
+    def logits_to_image(self, logits: Floats) -> Floats:
+        """Logits of the model's square, of whatever resolution, as those of the image, `[H, W]`."""
+
 
 class Prediction(Protocol):
     """What a decoder made of a prompt state, as its family reads it."""

@@ -58,6 +58,18 @@ class PaddedFrame:
                 f"x must be in [0, {self.width}], y in [0, {self.height}]"
             )
 
+    def logits_to_image(self, logits: Floats) -> Floats:
+        """Logits of the model's square, of whatever resolution, as those of the image, `[H, W]`.
+
+        They are resized twice, bilinearly, as the image was padded twice.
+        """
+        import cv2  # here, since every start of `i2f` loads this module
+
+        height, width = self.resized
+        square = cv2.resize(logits, (self.size, self.size), interpolation=cv2.INTER_LINEAR)[:height, :width]
+        padded = np.asarray(cv2.resize(square, self.padded[::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+        return padded[: self.height, : self.width]
+
     def mask_to_model(self, mask: Mask) -> Mask:
         """A mask in the model's square: each pixel has the value of the image's pixel under its centre.
 

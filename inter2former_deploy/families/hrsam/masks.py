@@ -15,13 +15,8 @@ class MaskLogits:
     values: Floats  # raw logits of the whole square, padding included, foreground where > 0, [S/4, S/4]
 
     def mask(self, frame: Frame) -> Mask:
-        """The object in the image, bool `[H, W]`: the logits resized twice, as the image was padded twice."""
-        import cv2  # here, since every start of `i2f` loads this module
-
-        height, width = frame.resized
-        square = cv2.resize(self.values, (frame.size, frame.size), interpolation=cv2.INTER_LINEAR)[:height, :width]
-        padded = cv2.resize(square, frame.padded[::-1], interpolation=cv2.INTER_LINEAR)
-        found: Mask = padded[: frame.height, : frame.width] > 0
+        """The object in the image, bool `[H, W]`."""
+        found: Mask = frame.logits_to_image(self.values) > 0
         return found
 
     def logits(self, frame: Frame) -> Floats:
