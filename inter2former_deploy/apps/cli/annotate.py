@@ -18,6 +18,7 @@ from inter2former_deploy.apps.cli.serve import (
     Port,
     TokenFile,
     WithoutTls,
+    server_of,
     settings_of,
 )
 
@@ -82,10 +83,7 @@ def annotate(
     if not folder.is_dir():
         raise ValueError(f"there is no folder {folder}")
 
-    from inter2former_deploy.apps.server.run import Server
-    from inter2former_deploy.apps.server.service import Service
-
-    server = Server(Service(settings), certificate=certificate, key=key)
+    server = server_of(settings, certificate, key)
 
     def ready() -> None:
         typer.echo(f"i2f annotate: {server.address} (Ctrl-C ends it)", err=True)

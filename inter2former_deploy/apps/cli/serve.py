@@ -12,6 +12,7 @@ from inter2former_deploy.apps.cli.packages import SERVE_MODULES, require
 from inter2former_deploy.core.files import check_new_folder
 
 if TYPE_CHECKING:
+    from inter2former_deploy.apps.server.run import Server
     from inter2former_deploy.apps.server.settings import Settings
 
 # Options that i2f annotate has, too.
@@ -105,13 +106,17 @@ def serve(
         threads=threads,
         custom_ops=custom_ops,
     )
+    server = server_of(settings, certificate, key)
+    typer.echo(f"i2f serve: {server.address} (Ctrl-C ends it)", err=True)
+    server.serve_until_stopped()
 
+
+def server_of(settings: Settings, certificate: Path | None, key: Path | None) -> Server:
+    """The server of both commands, with the model loaded and the port taken."""
     from inter2former_deploy.apps.server.run import Server
     from inter2former_deploy.apps.server.service import Service
 
-    server = Server(Service(settings), certificate=certificate, key=key)
-    typer.echo(f"i2f serve: {server.address} (Ctrl-C ends it)", err=True)
-    server.serve_until_stopped()
+    return Server(Service(settings), certificate=certificate, key=key)
 
 
 def settings_of(
