@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import pytest
+from brushes import decode_brush
 from masks_of_all_kinds import filled, random_masks
 from PIL import Image, ImageDraw
 
@@ -184,26 +185,6 @@ def test_cvat(project: Project, tmp_path: Path) -> None:
             mask[top : top + height, left : left + width] = values
             masks.append(mask)
         same(masks, [mask for mask in there.get(image.attrib["name"], []) if mask.any()])
-
-
-def decode_brush(code: list[int]) -> np.ndarray:
-    """Label Studio's code for brushes, by its description; `scripts/check_formats` runs the tool's own."""
-    bits = "".join(f"{byte:08b}" for byte in code)
-    at = 0
-
-    def take(count: int) -> int:
-        nonlocal at
-        at += count
-        return int(bits[at - count : at], 2)
-
-    total, word = take(32), take(5) + 1
-    sizes = [take(4) + 1 for _ in range(4)]
-    values: list[int] = []
-    while len(values) < total:
-        repeated = take(1)
-        length = take(sizes[take(2)]) + 1
-        values += [take(word)] * length if repeated else [take(word) for _ in range(length)]
-    return np.array(values).reshape(-1, 4)
 
 
 def test_label_studio(project: Project, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from brushes import decode_brush
 from PIL import Image, ImageDraw
 
 from inter2former_deploy.apps.server.routes import x_anylabeling
@@ -263,26 +264,6 @@ def smart(client: httpx.Client, *marks: dict[str, Any], address: str = PICTURE, 
     return client.post("/predict", json=body)
 
 
-def decoded(rle: list[int], height: int, width: int) -> np.ndarray:
-    """Label Studio's code, read by its description."""
-    bits = "".join(f"{byte:08b}" for byte in rle)
-    at = 0
-
-    def take(n: int) -> int:
-        nonlocal at
-        at += n
-        return int(bits[at - n : at], 2)
-
-    count, size = take(32), take(5) + 1
-    lengths = [take(4) + 1 for _ in range(4)]
-    values: list[int] = []
-    while len(values) < count:
-        repeated = take(1)
-        run = take(lengths[take(2)]) + 1
-        values += [take(size)] * run if repeated else [take(size) for _ in range(run)]
-    return np.array(values).reshape(height, width, 4)[..., 3] > 0
-
-
 def test_label_studio_draws_with_the_brush(
     make_client: MakeClient, bundle: Path, image: np.ndarray, label_studio: str
 ) -> None:
@@ -295,7 +276,7 @@ def test_label_studio_draws_with_the_brush(
     assert (found["original_width"], found["original_height"]) == (WIDTH, HEIGHT)
     assert found["value"]["brushlabels"] == ["Obj"]
     mask = expected(bundle, image, ("click", 60, 36, True), ("click", 12, 81, False))
-    np.testing.assert_array_equal(decoded(found["value"]["rle"], HEIGHT, WIDTH), mask)
+    np.testing.assert_array_equal(decode_brush(found["value"]["rle"]).reshape(HEIGHT, WIDTH, 4)[..., 3] > 0, mask)
     smart(client, keypoint(50, 40))
     assert FakeLabelStudio.asked == ("/api/token/refresh/", "/data/upload/1/a.png")  # once for all clicks
     assert encoded_pictures(client) == 1
