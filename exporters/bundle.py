@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import onnx
+from onnx.external_data_helper import set_external_data
 from torch import nn
 
 from inter2former_deploy import families
 from inter2former_deploy.core import library
-from inter2former_deploy.core.contract import DECODER_FILES, ENCODER_FILE, inline_file
+from inter2former_deploy.core.contract import DECODER_FILES, ENCODER_FILE, inline_file, weights_file
 from inter2former_deploy.core.errors import BundleError, CheckpointError, ExportMismatchError
 from inter2former_deploy.core.files import check_new_bundle, check_space, failed_folder
 from inter2former_deploy.core.manifest import (
@@ -54,6 +55,9 @@ DEFAULT_SEED = 7  # of synthetic weights
 REFERENCE_FILE = "encoder.fp32.onnx"  # in another precision: the encoder in float32, while it is verified
 SPACE_FOR_REST = 32_000_000  # bytes of a bundle beside the weights: constants, both forms of the operators, the report
 PROTOBUF_LIMIT = (1 << 31) - 1  # bytes of one file
+APART_FROM = 1 << 26  # bytes of weights that are written beside their graph
+APART_EACH = 1 << 12  # of a tensor, at least; smaller ones stay in the graph
+ALIGNMENT = 1 << 12  # of a tensor beside its graph: a page of memory, so that it can be used where it is mapped
 
 Progress = Callable[[str], None]
 
@@ -463,20 +467,43 @@ def _write_decoder(
 def _write_graph(
     folder: Path, file: str, graph: onnx.ModelProto, tensors: dict[str, Any], opset: int, inline: bool
 ) -> GraphEntry:
-    """The file of a graph, in both forms if that is wanted. The graph is changed."""
-    inline_form = inline_file(file) if inline else None
+    """The files of a graph, in both forms if that is wanted. The graph is changed."""
     store_half(graph)
-    _save(graph, folder / file)
-    if inline_form is not None:
-        _save(inline_bodies(graph), folder / inline_form)
+    forms = {file: graph} | ({inline_file(file): inline_bodies(graph)} if inline else {})
+    weights = None
+    if sum(len(tensor.raw_data) for tensor in graph.graph.initializer) >= APART_FROM:
+        weights = weights_file(file)
+        _move_weights([form.graph for form in forms.values()], folder / weights)
+    for name, form in forms.items():
+        _save(form, folder / name)
+    inline_form = inline_file(file) if inline else None
     return GraphEntry(
         file=file,
         sha256=sha256(folder / file),
         opset=opset,
         inline_file=inline_form,
         inline_sha256=None if inline_form is None else sha256(folder / inline_form),
+        weights_file=weights,
+        weights_sha256=None if weights is None else sha256(folder / weights),
         **tensors,
     )
+
+
+def _move_weights(forms: Sequence[onnx.GraphProto], path: Path) -> None:
+    """Move the weights of a graph into a file of their own, to which all its forms then refer; in place."""
+    places: dict[bytes, tuple[int, int]] = {}
+    with path.open("wb") as file:
+        for tensor in (tensor for form in forms for tensor in form.initializer):
+            data = tensor.raw_data
+            if len(data) < APART_EACH:
+                continue
+            digest = hashlib.sha256(data).digest()
+            if digest not in places:
+                file.write(bytes(-file.tell() % ALIGNMENT))
+                places[digest] = file.tell(), len(data)
+                file.write(data)
+            set_external_data(tensor, path.name, *places[digest])
+            tensor.ClearField("raw_data")
 
 
 def _save(graph: onnx.ModelProto, path: Path) -> None:

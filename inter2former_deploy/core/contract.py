@@ -26,6 +26,11 @@ def inline_file(name: str) -> str:
     return name.removesuffix(".onnx") + ".inline.onnx"
 
 
+def weights_file(name: str) -> str:
+    """The weights of a large graph, which lie beside it: onnxruntime maps them into memory instead of reading them."""
+    return name.removesuffix(".onnx") + ".weights"
+
+
 # Pictures are normalised as BGR with these numbers in stored (BGR) order, in every family.
 MEAN_BGR = (123.675, 116.28, 103.53)
 STD_BGR = (58.395, 57.12, 57.375)

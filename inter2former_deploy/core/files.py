@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from inter2former_deploy.core.contract import DECODER_FILES, ENCODER_FILE, MANIFEST_FILE, inline_file
+from inter2former_deploy.core.contract import DECODER_FILES, ENCODER_FILE, MANIFEST_FILE, inline_file, weights_file
 
 
 @contextmanager
@@ -112,8 +112,11 @@ def check_new_bundle(folder: Path, *, force: bool, keep_failed: bool = False) ->
 
 def _may_be_bundle(folder: Path) -> bool:
     """Whether there is nothing in a folder but files of a bundle; old ones had decoder.onnx in place of folders."""
-    names = {MANIFEST_FILE, *(form for name in (ENCODER_FILE, "decoder.onnx") for form in (name, inline_file(name)))}
-    of_decoders = {form for name in DECODER_FILES.values() for form in (name, inline_file(name))}
+
+    def forms(*names: str) -> set[str]:
+        return {form for name in names for form in (name, inline_file(name), weights_file(name))}
+
+    names, of_decoders = {MANIFEST_FILE, *forms(ENCODER_FILE, "decoder.onnx")}, forms(*DECODER_FILES.values())
     return folder.is_dir() and all(
         (path.is_dir() and {file.name for file in path.iterdir()} <= of_decoders) or path.name in names
         for path in folder.iterdir()

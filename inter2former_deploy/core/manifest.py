@@ -35,10 +35,13 @@ class GraphEntry:
     opset: int | None = None  # of the standard operators
     inline_file: str | None = None  # the same graph without functions, if any
     inline_sha256: str | None = None
+    weights_file: str | None = None  # beside the graph, of both forms; None where the weights are inside
+    weights_sha256: str | None = None
 
     def __post_init__(self) -> None:
         for file, digest in self.files.items():
-            if not isinstance(file, str) or not re.fullmatch(rf"({_NAME}/)?{_NAME}\.onnx", file):
+            ending = "weights" if file == self.weights_file else "onnx"
+            if not isinstance(file, str) or not re.fullmatch(rf"({_NAME}/)?{_NAME}\.{ending}", file):
                 raise ValueError(f"{file!r} is no name of a graph")
             if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
                 raise ValueError(f"{file} must have a SHA-256 digest, 64 hexadecimal digits")
@@ -51,7 +54,13 @@ class GraphEntry:
     def files(self) -> dict[str, str]:
         """SHA-256 of each file by name."""
         inline = {} if self.inline_file is None else {self.inline_file: self.inline_sha256 or ""}
-        return {self.file: self.sha256} | inline
+        weights = {} if self.weights_file is None else {self.weights_file: self.weights_sha256 or ""}
+        return {self.file: self.sha256} | inline | weights
+
+    @property
+    def identity(self) -> list[str]:
+        """SHA-256 of all that its results depend on."""
+        return [self.sha256] if self.weights_sha256 is None else [self.sha256, self.weights_sha256]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +124,14 @@ class Manifest:
     def encoder_id(self) -> str:
         """What ties saved encodings to an encoder, whatever decoders there are: 32 hexadecimal digits.
 
-        Of the SHA-256 of its graph and of the preprocessing.
+        Of the SHA-256 of its graph, with its weights, and of the preprocessing.
         """
-        told = json.dumps([self.encoder.graph.sha256, self.size, self.preprocessing], sort_keys=True)
+        told = json.dumps([*self.encoder.graph.identity, self.size, self.preprocessing], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()[:32]
 
     def model_id(self, decoder: DecoderEntry) -> str:
         """What ties states of sessions to the encoder and a decoder, on which masks depend: 32 hexadecimal digits."""
-        told = [self.encoder_id, decoder.prepare.sha256, decoder.click.sha256]
+        told = [self.encoder_id, *decoder.prepare.identity, *decoder.click.identity]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
 
     def decoder(self, name: str | None = None) -> DecoderEntry:

@@ -313,6 +313,55 @@ def test_inline_forms_stand_beside_the_graphs(
                 verify_bundle(report.folder, probe_model)
 
 
+def test_weights_of_large_graphs_lie_beside_them(
+    tmp_path: Path, probe_model: Inter2Former, graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(name: str, at_least: int, factor: float = 1) -> Path:
+        (tmp_path / name).mkdir()
+        with monkeypatch.context() as changed:
+            changed.setattr(bundle, "export_model", lambda _, graph, **__: deepcopy(graphs[graph]))
+            changed.setattr(bundle, "APART_FROM", at_least)
+            scale(graphs["encoder"], "backbone.blocks.0.mlp.fc1.weight", factor)
+            bundle.write_bundle(tmp_path / name, probe_model, size=SIZE, inline=True)
+            scale(graphs["encoder"], "backbone.blocks.0.mlp.fc1.weight", 1 / factor)
+        return tmp_path / name
+
+    within, apart = written("within", bundle.APART_FROM), written("apart", 1 << 19)
+    graph = Manifest.read(apart).encoder.graph
+    assert Manifest.read(within).encoder.graph.weights_file is None
+    assert graph.weights_file == "encoder.weights"
+    weights = (apart / "encoder.weights").read_bytes()
+    assert graph.weights_sha256 == hashlib.sha256(weights).hexdigest()
+    assert (apart / "encoder.onnx").stat().st_size + len(weights) < 1.2 * (within / "encoder.onnx").stat().st_size
+
+    # Every tensor is there, at a page of its own; tools that load the graph find it, in both forms.
+    stored = onnx.load(apart / "encoder.onnx", load_external_data=False).graph.initializer
+    offsets = {int(entry.value) for x in stored for entry in x.external_data if entry.key == "offset"}
+    assert len(offsets) > 10
+    assert all(offset % 4096 == 0 for offset in offsets)
+    for file in ("encoder.onnx", "encoder.inline.onnx"):
+        both = [
+            {x.name: onnx.numpy_helper.to_array(x) for x in onnx.load(f / file).graph.initializer}
+            for f in (within, apart)
+        ]
+        assert both[0].keys() == both[1].keys()
+        assert all(np.array_equal(value, both[1][name]) for name, value in both[0].items())
+
+    # The same masks; what is encoded belongs to the weights.
+    image, segmenter = parity.load_photograph(), Segmenter(apart)
+    np.testing.assert_array_equal(segmenter.open(image).click(285, 190), Segmenter(within).open(image).click(285, 190))
+    others = Manifest.read(written("other", 1 << 19, 2))
+    assert others.encoder_id != Manifest.read(apart).encoder_id
+    assert others.model_id(others.decoder()) != segmenter.bundle.manifest.model_id(segmenter.bundle.manifest.decoder())
+
+    (apart / "encoder.weights").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(BundleError, match=r"encoder\.weights is not the file that manifest\.json was written for"):
+        Segmenter(apart)
+    (apart / "encoder.weights").unlink()
+    with pytest.raises(BundleError, match=r"lacks encoder\.weights"):
+        Segmenter(apart)
+
+
 def with_other_decoder(model: Inter2Former) -> Inter2Former:
     other = deepcopy(model)
     with torch.no_grad():

@@ -31,7 +31,7 @@ def info(
     lines = [
         ("bundle", f"{bundle}, {manifest.family}, images scaled into {manifest.size} x {manifest.size}"),
         ("encoder", f"{config.name}, {encoder.precision}, {manifest.encoder_id}"),
-        (encoder.graph.file, _size(bundle / encoder.graph.file)),
+        *((file, _size(bundle / file)) for file in encoder.graph.files),
         (
             "operators",
             f"domain {manifest.operator_domain['name']} {manifest.operator_domain['version']}, "
@@ -47,7 +47,7 @@ def info(
 
 def _decoder(bundle: Path, config: Any, decoder: DecoderEntry) -> Iterator[tuple[str, str]]:
     for graph in (decoder.prepare, decoder.click):
-        yield graph.file, _size(bundle / graph.file)
+        yield from ((file, _size(bundle / file)) for file in graph.files)
     told = {name: value for name, value in asdict(config.decoder).items() if isinstance(value, str)}
     model = config.description.replace("'", "")
     yield "model", ", ".join([model, *(f"{name.replace('_', ' ')} {value}" for name, value in told.items())])

@@ -40,9 +40,11 @@ def web(
 
     from inter2former_deploy.apps.web.site import write_site
 
-    check_space(output, 20_000_000 + sum(file.stat().st_size for file in bundle.rglob("*.onnx")), "the site")
+    check_space(output, 20_000_000 + _nbytes(bundle), "the site")
     write_site(bundle, output, decoder=decoder, archive=onnxruntime)
-    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-    typer.echo(
-        f"{output}: {size / 1e6:.1f} MB. To look at it: python -m http.server --directory {output} --bind 127.0.0.1"
-    )
+    look = f"python -m http.server --directory {output} --bind 127.0.0.1"
+    typer.echo(f"{output}: {_nbytes(output) / 1e6:.1f} MB. To look at it: {look}")
+
+
+def _nbytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -43,5 +43,7 @@ def write_site(bundle: Path, folder: Path, *, decoder: str | None = None, archiv
         graphs.mkdir()
         for graph in (manifest.encoder.graph, chosen.prepare, chosen.click):
             (graphs / graph.file).parent.mkdir(exist_ok=True)
-            shutil.copyfile(bundle / graph.file, graphs / graph.file)
+            for file in (graph.file, graph.weights_file):
+                if file is not None:
+                    shutil.copyfile(bundle / file, graphs / file)
         replace(manifest, decoders={name: chosen}).write(graphs)

@@ -22,7 +22,11 @@ export class Segmenter {
       throw new Error(`the bundle is of the family ${manifest.family}, this program knows inter2former`);
     }
     const stated = manifest.decoders[decoder ?? Object.keys(manifest.decoders)[0]];
-    const load = async (graph) => ort.InferenceSession.create(await read(graph.file), options);
+    const load = async (graph) => {
+      const { file, weights_file: weights } = graph; // large graphs have their weights beside them
+      const data = weights && { externalData: [{ path: weights.split("/").pop(), data: await read(weights) }] };
+      return ort.InferenceSession.create(await read(file), { ...options, ...data });
+    };
     const [encoder, prepare, click] = [await load(manifest.encoder.graph), await load(stated.prepare), await load(stated.click)];
     return Object.assign(new Segmenter(), { ort, manifest, size: manifest.size, encoder, prepare, click });
   }
