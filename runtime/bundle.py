@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +26,17 @@ class Bundle:
     def family(self) -> families.Interface:
         """What is known of its family of models."""
         return families.interface(self.manifest.family)
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The tensors of an encoded image, as the manifest states them."""
+        encoder = self.manifest.encoder
+        return {name: (encoder.graph.inputs | encoder.graph.outputs)[name] for name in encoder.kept}
+
+    @property
+    def encoded_nbytes(self) -> int:
+        """Size of any image's encoding, in memory and, but for a header, in a file, bytes."""
+        return sum(4 * math.prod(tensor["sizes"]) for tensor in self.kept.values())
 
     def check_files(self, decoder: DecoderEntry | None = None) -> None:
         """Read graphs, those of the encoder and of one decoder or all, and compare their SHA-256 with the manifest's.

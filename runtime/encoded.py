@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_safetensors
 
 from inter2former_deploy.core.errors import EncodedImageError
 from inter2former_deploy.core.files import replacing
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from inter2former_deploy.runtime.segmenter import Segmenter
 
 SUFFIX = ".safetensors"
+MOST_HEADER = 1 << 16  # bytes at the beginning of an encoding's file that say all but the numbers
 
 _FORMAT = "inter2former encoded image 3"
 
@@ -65,13 +66,21 @@ class EncodedImage:
         Raises:
             OSError: It cannot be written; what was there stays.
         """
-        arrays = {name: np.ascontiguousarray(array) for name, array in self.tensors.items()}
-        metadata = self._metadata() | {"sha256": self._digest()}
+        content = self.to_bytes()
         with replacing(Path(path)) as unfinished:
             try:
-                save_file(arrays, unfinished, metadata)
-            except SafetensorError as error:  # whatever the system said
-                raise OSError(f"{path} cannot be written: {error}") from error
+                unfinished.write_bytes(content)
+            except OSError as error:
+                raise OSError(f"{path} cannot be written: {error.strerror}") from error
+
+    def to_bytes(self) -> bytes:
+        """The content of the file that `save` writes: the same for the same encoding."""
+        arrays = {name: np.ascontiguousarray(array) for name, array in self.tensors.items()}
+        content = bytearray(to_safetensors(arrays, self._metadata() | {"sha256": self._digest()}))
+        end = 8 + int.from_bytes(content[:8], "little")
+        header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":"))  # else in any order
+        content[8:end] = header.encode().ljust(end - 8)
+        return bytes(content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EncodedImage:
@@ -112,6 +121,16 @@ class EncodedImage:
         for _, array in arrays:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledImage:
+    """A picture as the encoder takes it, which `Segmenter.scale` has made: `Segmenter.encode` takes it in its place."""
+
+    input: Floats  # of the encoder
+    key: str  # `picture_key` of the picture
+    window: Region  # of the picture: what is encoded
+    size: int  # S, side of the model's square, pixels
 
 
 class EncodedImages:
@@ -221,6 +240,29 @@ class RecentImages:
             self._nbytes += image.nbytes
             while self._nbytes > self._limit:
                 self._nbytes -= self._images.popitem(last=False)[1].nbytes
+
+
+def states_encoding(beginning: bytes, nbytes: int, key: str, encoder: str) -> bool:
+    """Whether a file says that it is the encoding of a picture, and is as long as it says; its numbers are not read.
+
+    Args:
+        beginning: of the file: `MOST_HEADER` bytes, or all of it.
+        nbytes: of the file.
+        key: `picture_key` of the picture.
+        encoder: `Manifest.encoder_id` of the bundle.
+    """
+    try:
+        length = 8 + int.from_bytes(beginning[:8], "little")
+        header = json.loads(beginning[8:length])
+        stated = header.pop("__metadata__")
+        end = max(tensor["data_offsets"][1] for tensor in header.values())
+        return nbytes == length + end and (stated["format"], stated["picture"], stated["encoder"]) == (
+            _FORMAT,
+            key,
+            encoder,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        return False
 
 
 def picture_key(image: Image, region: Region | None = None) -> str:

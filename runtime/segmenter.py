@@ -24,7 +24,7 @@ from inter2former_deploy.core.prompts import Floats, Image, Prediction
 from inter2former_deploy.core.threads import available_cpus
 from inter2former_deploy.runtime.bundle import Bundle, read_bundle
 from inter2former_deploy.runtime.checks import check_image
-from inter2former_deploy.runtime.encoded import EncodedImage, PreparedImage, RecentImages, picture_key
+from inter2former_deploy.runtime.encoded import EncodedImage, PreparedImage, RecentImages, ScaledImage, picture_key
 from inter2former_deploy.runtime.region import Region
 from inter2former_deploy.runtime.session import Session
 from inter2former_deploy.runtime.state import SessionState
@@ -113,18 +113,12 @@ class Segmenter:
     @property
     def encoded_nbytes(self) -> int:
         """Size of any image's encoding, in memory and, but for a header, in a file, bytes."""
-        return sum(4 * math.prod(tensor["sizes"]) for tensor in self._kept.values())
+        return self.bundle.encoded_nbytes
 
     @property
     def opened_nbytes(self) -> int:
         """Memory that any open image takes, encoded and prepared for the decoder, bytes."""
         return self.encoded_nbytes + sum(4 * math.prod(tensor["sizes"]) for tensor in self._prepared_tensors.values())
-
-    @property
-    def _kept(self) -> dict[str, Any]:
-        """The tensors of an encoded image, as the manifest states them."""
-        encoder = self.bundle.manifest.encoder
-        return {name: (encoder.graph.inputs | encoder.graph.outputs)[name] for name in encoder.kept}
 
     def open(self, image: np.ndarray | EncodedImage, region: Sequence[int] | None = None) -> Session:
         """Begin to segment an image. It is encoded once for all its prompts, unless it is already.
@@ -205,8 +199,8 @@ class Segmenter:
                 what = "bundle" if name.startswith("model") else "image"
                 raise SessionStateError(f"this state is of another {what}: {name} is {theirs}, here {ours}")
 
-    def encode(self, image: np.ndarray, region: Sequence[int] | None = None) -> EncodedImage:
-        """Encode an image for `open`: to keep it, or to save it for another time.
+    def scale(self, image: np.ndarray, region: Sequence[int] | None = None) -> ScaledImage:
+        """What the encoder takes of an image, for `encode`: whoever has many makes it while another is encoded.
 
         Args:
             image: uint8 RGB, `[H, W, 3]`, any size. It is not kept.
@@ -216,9 +210,28 @@ class Segmenter:
             TypeError, ValueError: as in `open`.
         """
         checked = check_image(image)
-        height, width = checked.shape[:2]
-        window = Region.whole(height, width) if region is None else Region.of(region, height, width)
-        key = picture_key(checked, window)
+        window = _window(checked, region)
+        return self._scale(checked, window, picture_key(checked, window))
+
+    def encode(self, image: np.ndarray | ScaledImage, region: Sequence[int] | None = None) -> EncodedImage:
+        """Encode an image for `open`: to keep it, or to save it for another time.
+
+        Args:
+            image: uint8 RGB, `[H, W, 3]`, any size. It is not kept. Or what `scale` made of it, of this Segmenter or
+                another of the same encoder.
+            region: as in `open`; what was scaled holds its own.
+
+        Raises:
+            TypeError, ValueError: as in `open`, or the image was scaled for another size.
+        """
+        if isinstance(image, ScaledImage):
+            if image.size != self.size or region is not None:
+                raise ValueError(f"a scaled image must be of {self.size} pixels and comes without a region: scale anew")
+            key = image.key
+        else:
+            checked = check_image(image)
+            window = _window(checked, region)
+            key = picture_key(checked, window)
 
         def known() -> EncodedImage | None:
             found = self._recent.get(key)
@@ -229,20 +242,26 @@ class Segmenter:
             with self._encoding:
                 encoded = known()  # another thread may have encoded it
                 if encoded is None:
-                    encoded = self._encode(checked, window, key)
+                    scaled = image if isinstance(image, ScaledImage) else self._scale(checked, window, key)
+                    encoded = self._encode(scaled)
                     self._recent.add(key, encoded)
         return encoded
 
-    def _encode(self, image: Image, window: Region, key: str) -> EncodedImage:
-        manifest, part = self.bundle.manifest, window.crop(image)
+    def _scale(self, image: Image, window: Region, key: str) -> ScaledImage:
+        part = window.crop(image)
         height, width = part.shape[:2]
         frame = self._family.make_frame(height, width, self.size)
+        return ScaledImage(self._family.make_input(part, frame), key, window, self.size)
+
+    def _encode(self, scaled: ScaledImage) -> EncodedImage:
+        manifest, window = self.bundle.manifest, scaled.window
         (picture,) = manifest.encoder.graph.inputs
-        tensors = {picture: self._family.make_input(part, frame)}
+        tensors = {picture: scaled.input}
         tensors |= self._encoder.run_once(tensors)
         kept = {name: tensors[name] for name in manifest.encoder.kept}
+        height, width = window.bottom - window.top, window.right - window.left
         region = None if window.is_whole else window
-        return EncodedImage(height, width, self.size, kept, key, manifest.encoder_id, region)
+        return EncodedImage(height, width, self.size, kept, scaled.key, manifest.encoder_id, region)
 
     def _prepared(self, encoded: EncodedImage) -> PreparedImage:
         """What the decoder wants of an image."""
@@ -268,7 +287,7 @@ class Segmenter:
 
     def _check_encoded(self, image: EncodedImage) -> None:
         manifest = self.bundle.manifest
-        stated = {name: (tensor["type"], tuple(tensor["sizes"])) for name, tensor in self._kept.items()}
+        stated = {name: (tensor["type"], tuple(tensor["sizes"])) for name, tensor in self.bundle.kept.items()}
         found = {name: (str(array.dtype), array.shape) for name, array in image.tensors.items()}
         if image.encoder != manifest.encoder_id or image.size != self.size or found != stated:
             raise EncodedImageError(
@@ -282,6 +301,11 @@ class Segmenter:
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in prompts.items()}
         outputs = self._click.run(values | tensors)
         return self._family.read_prediction({name: value.numpy() for name, value in outputs.items()})
+
+
+def _window(image: Image, region: Sequence[int] | None) -> Region:
+    height, width = image.shape[:2]
+    return Region.whole(height, width) if region is None else Region.of(region, height, width)
 
 
 class _Decode:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from toy_bundle import SIZE, add_toy_decoder, write_toy_bundle
 
 from inter2former_deploy.runtime import EncodedImage, EncodedImageError, EncodedImages, Segmenter
-from inter2former_deploy.runtime.encoded import RecentImages, picture_key
+from inter2former_deploy.runtime.encoded import MOST_HEADER, RecentImages, picture_key, states_encoding
 
 
 def picture(seed: int, height: int = 200, width: int = 150) -> np.ndarray:
@@ -58,6 +58,36 @@ def test_a_loaded_encoding_is_the_saved_one_to_the_bit(segmenter: Segmenter, sav
         np.testing.assert_array_equal(masks[0], masks[1])
         np.testing.assert_array_equal(masks[0], masks[2])
         np.testing.assert_array_equal(sessions[0].logits, sessions[2].logits)
+
+
+def test_the_same_encoding_is_the_same_file(segmenter: Segmenter, saved: Path, tmp_path: Path) -> None:
+    """Whatever order safetensors gives the entries of a header, which differs from run to run."""
+    encoded = segmenter.encode(picture(1))
+    contents = {encoded.to_bytes() for _ in range(10)}
+    encoded.save(tmp_path / "again")
+    assert len(contents | {(tmp_path / "again").read_bytes()}) == 1
+
+
+def test_a_header_says_whose_encoding_it_is(segmenter: Segmenter, saved: Path) -> None:
+    encoded, content = segmenter.encode(picture(1)), saved.read_bytes()
+    arguments = encoded.picture, encoded.encoder
+    assert states_encoding(content[:MOST_HEADER], len(content), *arguments)
+    assert not states_encoding(content[:MOST_HEADER], len(content) - 1, *arguments)
+    assert not states_encoding(content[:MOST_HEADER], len(content), arguments[0], "another")
+    assert not states_encoding(content[:MOST_HEADER], len(content), "another", arguments[1])
+    for damaged in (b"", content[:50], b"\xff" * 99, (2).to_bytes(8, "little") + b"[]", bytes(8) + content):
+        assert not states_encoding(damaged, len(content), *arguments)
+
+
+def test_a_scaled_picture_is_encoded_as_the_picture(segmenter: Segmenter) -> None:
+    region = (10, 20, 100, 130)
+    for sides in (None, region):
+        encoded, scaled = segmenter.encode(picture(3), sides), segmenter.scale(picture(3), sides)
+        assert segmenter.encode(scaled).to_bytes() == encoded.to_bytes()
+    with pytest.raises(ValueError, match="without a region"):
+        segmenter.encode(scaled, region)
+    with pytest.raises(ValueError, match="must be of 64 pixels"):
+        segmenter.encode(replace(scaled, size=32))
 
 
 def test_an_encoding_outlives_its_segmenter(segmenter: Segmenter, toy_bundle: Path) -> None:

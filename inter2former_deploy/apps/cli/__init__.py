@@ -22,12 +22,14 @@ from inter2former_deploy.apps.cli import (
     export,
     info,
     segment,
+    segment_batch,
     serve,
     train,
     verify,
     web,
 )
 from inter2former_deploy.apps.cli.annotations import app as annotations_app
+from inter2former_deploy.apps.cli.many import RayCommand
 from inter2former_deploy.apps.cli.prompts import OrderedPrompts
 from inter2former_deploy.apps.cli.stopping import Stopped, stopped_by_signals
 from inter2former_deploy.core.errors import (
@@ -61,7 +63,8 @@ app = typer.Typer(
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("segment", cls=OrderedPrompts)(segment.segment)
-app.command("encode")(encode.encode)
+app.command("encode", cls=RayCommand)(encode.encode)
+app.command("segment-batch", cls=RayCommand)(segment_batch.segment_batch)
 app.command("annotate")(annotate.annotate)
 app.command("serve")(serve.serve)
 app.add_typer(annotations_app, name="annotations")

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from inter2former_deploy.apps.cli.many import Ray, Workers, check_ray, outcomes_of, some
 from inter2former_deploy.apps.cli.options import ConvertColours, CustomOps, MaxPixels, Threads
 from inter2former_deploy.apps.cli.prompts import region_of
 from inter2former_deploy.apps.cli.segment import note
-from inter2former_deploy.core.files import check_new_folder, check_space
+from inter2former_deploy.core.files import check_space
 
 FAILED = 1
-NAMED = 20  # of many files; --json names all
+TOGETHER = 16  # pictures that a worker of Ray takes at a time
 
 
 def encode(
     images: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="IMAGES...",
             help="Pictures, and folders: of these, and of the folders in them, all files with a picture's suffix; "
-            "hidden files are ignored.",
+            "hidden files are ignored. Those of an object store as URLs, folders with a / at the end.",
             show_default=False,
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="CACHE", help="Folder of encoded images.", show_default=False)
+        str,
+        typer.Option("--output", "-o", metavar="CACHE", help="Folder of encoded images, or URL.", show_default=False),
     ],
     bundle: Annotated[Path, typer.Option(metavar="DIR", help="Bundle that i2f export wrote.", show_default=False)],
     region: Annotated[
@@ -45,89 +46,107 @@ def encode(
     custom_ops: CustomOps = True,
     convert_colours: ConvertColours = True,
     max_pixels: MaxPixels = None,
+    ray: Ray = None,
+    workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print which picture lies in which file, as JSON.")] = False,
 ) -> None:
     """Encode pictures ahead of time: i2f segment --cache CACHE then begins at once.
 
     Encodings that are there already are kept, so that a run that was stopped goes on where it was. Those of another
-    encoder and damaged ones are made again. They serve all decoders of a bundle, those that are added later, too.
-    Pictures that cannot be read are named, and the exit code is 1 then. Of an animation the first frame is taken.
+    encoder and those cut off are made again. They serve all decoders of a bundle, those that are added later, too.
+    Pictures that cannot be read are named, and the exit code is 1 then; so it is where the disk is full. Of an
+    animation the first frame is taken. docs/many-pictures.md tells of object stores and of Ray.
 
     \b
-    Example:
+    Examples:
       i2f encode photos/ more/cat.jpg -o encoded --bundle bundle
-    """  # noqa: D301 - the backspace keeps the example on its lines
-    from inter2former_deploy.core.pictures import MAX_PIXELS, NO_PICTURE, read_image
-    from inter2former_deploy.runtime import EncodedImages, Segmenter
+      i2f encode s3://photos/2026/ -o s3://encoded --bundle bundle --ray --workers 2 --threads 4
+    """  # noqa: D301 - the backspace keeps the examples on their lines
+    check_ray(ray, workers, "i2f encode")
+    from inter2former_deploy.apps.batch.encoding import EncodeJob
+    from inter2former_deploy.apps.batch.places import is_url, open_folder
+    from inter2former_deploy.apps.batch.work import chunks_of
+    from inter2former_deploy.core.pictures import MAX_PIXELS, NO_PICTURE
+    from inter2former_deploy.runtime.bundle import read_bundle
     from inter2former_deploy.runtime.encoded import SUFFIX
-    from inter2former_deploy.runtime.region import Region
 
-    sides = None if region is None else region_of(region)
-    check_new_folder(output, "--output")
-    paths, skipped = _pictures(images, output)
-    segmenter = Segmenter(bundle, num_threads=threads, custom_ops=custom_ops)
-    cache = EncodedImages(output)
-    there = sum(1 for _ in output.glob(f"*{SUFFIX}")) if output.is_dir() else 0  # each may be one of those to be made
-    check_space(output, (len(paths) - there) * segmenter.encoded_nbytes, f"encoding {len(paths)} pictures")
+    folder = open_folder(output, "--output")
+    pictures, skipped = _pictures(images, output)
+    job = EncodeJob(
+        bundle=bundle,
+        output=output,
+        sides=None if region is None else region_of(region),
+        custom_ops=custom_ops,
+        convert_colours=convert_colours,
+        max_pixels=max_pixels or MAX_PIXELS,
+    )
+    needed = read_bundle(bundle).encoded_nbytes
+    if not is_url(output):
+        there = sum(1 for name in folder.names() if name.endswith(SUFFIX))  # each may be one of those to be made
+        check_space(Path(output), (len(pictures) - there) * needed, f"encoding {len(pictures)} pictures")
     files: dict[str, str] = {}
-    broken: dict[str, str] = {str(path): reason for path, reason in skipped if reason != NO_PICTURE}
+    broken: dict[str, str] = {name: reason for name, reason in skipped if reason != NO_PICTURE}
     for name, reason in broken.items():
         typer.echo(f"skipped: {name}: {reason}", err=True)
-    made = 0
-    for number, path in enumerate(paths, 1):
-        start = time.perf_counter()
-        try:
-            pixels = read_image(path, convert_colours=convert_colours, max_pixels=max_pixels or MAX_PIXELS, tell=note)
-            window = None if sides is None else Region.of(sides, *pixels.shape[:2])
-        except (ValueError, OSError) as error:
-            reason = str(error) if str(path) in str(error) else f"{path}: {error}"
-            broken[str(path)] = reason
-            typer.echo(f"{number}/{len(paths)}  skipped: {reason}", err=True)
+    counts = Counter[str]()
+    chunks = chunks_of(pictures, TOGETHER)
+    for number, done in enumerate(outcomes_of(job, chunks, threads, ray, workers), 1):
+        counts[done.state] += 1
+        for line in done.notes:
+            note(line)
+        if done.reason:
+            broken[done.name] = done.reason
+            typer.echo(f"{number}/{len(pictures)}  skipped: {done.reason}", err=True)
             continue
-        encoded, found = cache.find_or_encode(segmenter, pixels, window)
-        made += not found
-        files[str(path)] = str(cache.path(encoded.picture))
-        did = "is there already" if found else f"encoded in {time.perf_counter() - start:.1f} s"
-        typer.echo(f"{number}/{len(paths)}  {path} {did}", err=True)
-    others = [str(path) for path, reason in skipped if reason == NO_PICTURE]
+        files[done.name] = done.file
+        did = "is there already" if done.state == "found" else f"encoded in {done.seconds:.1f} s"
+        typer.echo(f"{number}/{len(pictures)}  {done.name} {did}", err=True)
+    others = [name for name, reason in skipped if reason == NO_PICTURE]
+    made, unwritten = counts["made"], counts["unwritten"]
     if as_json:
-        typer.echo(json.dumps({"files": files, "encoded": made, "broken": broken, "others": others}, indent=2))
+        report = {"files": files, "encoded": made, "unwritten": unwritten, "broken": broken, "others": others}
+        typer.echo(json.dumps(report, indent=2))
     else:
         typer.echo(
             f"{output}: {made} encoded, {len(files) - made} there already"
-            + (f", {len(broken)} broken: {_some(list(broken))}" if broken else "")
+            + (f", {len(broken)} broken: {some(list(broken))}" if len(broken) > unwritten else "")
         )
+        if unwritten:
+            typer.echo(f"not written: {unwritten}; make room, then the same command does what is left")
         if others:
-            typer.echo(f"not pictures by their suffix: {len(others)}: {_some(others)}")
+            typer.echo(f"not pictures by their suffix: {len(others)}: {some(others)}")
     if broken:
         raise typer.Exit(FAILED)
 
 
-def _pictures(images: list[Path], output: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+def _pictures(images: list[str], output: str) -> tuple[list[str], list[tuple[str, str]]]:
     """Files as they are given, folders as the pictures in them, by name; and what else is in these, with reasons.
 
     Raises:
         ValueError: there is no picture in a folder.
     """
-    from inter2former_deploy.core.pictures import SUFFIXES, picture_files
+    from inter2former_deploy.apps.batch.places import is_url, pictures_below
+    from inter2former_deploy.core.pictures import NO_PICTURE, SUFFIXES, picture_files
 
-    paths: dict[Path, None] = {}  # each once
-    skipped: dict[Path, str] = {}
-    for path in images:
-        if not path.is_dir():
-            paths[path] = None  # one that is not there will be named like those that cannot be read
-            continue
-        found, passed_over = picture_files(path)
-        if not found:
-            reasons = "".join(
-                f"; {count} files: {why}" for why, count in Counter(why for _, why in passed_over).items()
+    pictures: dict[str, None] = {}  # each once
+    skipped: dict[str, str] = {}
+    for image in images:
+        if is_url(image):
+            found, others = pictures_below(image) if image.endswith("/") else ([image], [])
+            pictures |= dict.fromkeys(found)
+            skipped |= dict.fromkeys(
+                (name for name in others if not name.startswith(f"{output.rstrip('/')}/")), NO_PICTURE
             )
-            raise ValueError(f"there is no picture in {path}, of {', '.join(SUFFIXES)}{reasons}")
-        paths |= dict.fromkeys(found)
-        skipped |= {file: why for file, why in passed_over if output.resolve() not in file.resolve().parents}
-    return list(paths), list(skipped.items())
-
-
-def _some(names: list[str]) -> str:
-    """The first of many names."""
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        elif not Path(image).is_dir():
+            pictures[str(Path(image))] = None  # one that is not there will be named like those that cannot be read
+        else:
+            files, passed_over = picture_files(image)
+            if not files:
+                reasons = "".join(
+                    f"; {count} files: {why}" for why, count in Counter(why for _, why in passed_over).items()
+                )
+                raise ValueError(f"there is no picture in {image}, of {', '.join(SUFFIXES)}{reasons}")
+            pictures |= dict.fromkeys(map(str, files))
+            inside = None if is_url(output) else Path(output).resolve()
+            skipped |= {str(file): why for file, why in passed_over if inside not in file.resolve().parents}
+    return list(pictures), list(skipped.items())

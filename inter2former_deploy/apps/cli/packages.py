@@ -13,6 +13,9 @@ EXPORT_MODULES = (*TORCH_MODULES, "onnx", "onnx_ir", "onnxscript", "ml_dtypes")
 PLOT_MODULES = ("matplotlib",)
 ANNOTATION_MODULES = ("sqlalchemy", "alembic", "pycocotools")  # of the extra "serve", like the next
 SERVE_MODULES = ("fastapi", "uvicorn", "pydantic", "multipart", *ANNOTATION_MODULES)
+STORAGE_MODULES = ("fsspec",)  # of the extra "storage", like the next
+PARQUET_MODULES = ("pyarrow",)
+RAY_MODULES = ("ray", "pandas", *PARQUET_MODULES)  # of the extra "ray"; ray.data needs the last two
 PHOTO_MODULES = ("matplotlib", "skimage", "sklearn")  # synthetic scenes are made of photographs that lie in these
 
 

@@ -233,3 +233,49 @@ def test_a_region_of_every_picture(i2f: Callable[..., Any], toy_bundle: Path, ph
     done = i2f(*arguments, "--region", "1,2,20", "--no-custom-ops")
     assert done.code == 2
     assert done.err.startswith("i2f: --region is X0,Y0,X1,Y1 in whole pixels")
+
+
+def test_a_full_disk_costs_its_own_picture(
+    i2f: Callable[..., Any], toy_bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("encode", photos, "-o", tmp_path / "cache", "--bundle", toy_bundle, "--no-custom-ops")
+    write, calls = Path.write_bytes, [0]
+
+    def first_fails(self: Path, content: bytes) -> int:
+        calls[0] += 1
+        if calls[0] == 1:
+            raise OSError(28, "No space left on device", str(self))
+        return write(self, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", first_fails)
+        done = i2f(*arguments)
+    assert done.code == 1
+    assert f"1/2  skipped: {photos}/a.png: {tmp_path}/cache/" in done.err
+    assert "cannot be written: No space left on device" in done.err
+    assert "1 encoded, 0 there already\nnot written: 1; make room, then the same command does what is left" in done.out
+    assert "1 encoded, 1 there already" in i2f(*arguments).out
+
+    (tmp_path / "cache").rename(tmp_path / "other")
+    usage, asked = shutil.disk_usage(tmp_path), [0]
+
+    def full_after_the_first_look(_: Path) -> Any:
+        asked[0] += 1
+        return usage if asked[0] == 1 else usage._replace(free=9)
+
+    encode = Segmenter.encode
+    monkeypatch.setattr(shutil, "disk_usage", full_after_the_first_look)
+    monkeypatch.setattr(Segmenter, "encode", lambda *_: pytest.fail("it is encoded although there is no room"))
+    done = i2f(*arguments)
+    assert done.code == 1
+    assert f"2/2  skipped: {photos}/deep/b.BMP: {tmp_path}/cache has no room for it" in done.err
+    monkeypatch.setattr(Segmenter, "encode", encode)
+
+
+def test_two_files_of_one_picture_are_one_encoding(
+    i2f: Callable[..., Any], toy_bundle: Path, photos: Path, tmp_path: Path
+) -> None:
+    shutil.copy(photos / "a.png", photos / "again.png")
+    done = i2f("encode", photos, "-o", tmp_path / "cache", "--bundle", toy_bundle, "--no-custom-ops")
+    assert "2 encoded, 1 there already" in done.out
+    assert len(list((tmp_path / "cache").iterdir())) == 2

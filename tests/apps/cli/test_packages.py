@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,21 @@ def test_the_runtime_needs_no_extra(tmp_path: Path, toy_bundle: Path) -> None:
         done = without(EXTRAS, tmp_path, *command)
         assert (done.returncode, done.stderr.count("i2f:")) == (0, 0), done.stderr
     assert (tmp_path / "mask.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("encode x.png -o out --ray --bundle b", "i2f encode --ray needs ray, which is not installed: pip .*[ray]'"),
+        ("segment-batch b list.jsonl -o out --ray 10.0.0.1:6379", "i2f segment-batch --ray needs ray, which is not"),
+        ("encode s3://a/ -o out --bundle b", "s3://a/ needs fsspec, which is not installed: pip .*[storage]'"),
+        ("encode a.png -o s3://out --bundle b", "--output s3://out needs fsspec, which is not installed"),
+    ],
+)
+def test_ray_and_object_stores_are_extras(tmp_path: Path, command: str, message: str) -> None:
+    done = without(("ray", "fsspec"), tmp_path, *command.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.search(message.replace("[", r"\["), done.stderr), done.stderr
 
 
 @pytest.mark.parametrize(
