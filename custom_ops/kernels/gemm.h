@@ -6,10 +6,14 @@
 
 namespace i2f::I2F_TIER {
 
-// Rows of a tile that is N vectors wide: as many as leave registers for N vectors of the panel and
-// one of a row.
+constexpr int kFactors = kFactorsFromLanes ? kLanes : 1;  // of a row, that a tile takes at a time
+
+// Rows of a tile that is N vectors wide: as many as leave registers for N vectors of the panel for
+// each factor and one of a row. With factors from lanes GCC 12 wants four more, or spills: of 52
+// instructions of the tile of 14 rows that broadcast each factor 28 were products, of 128 of that
+// of 10 rows 80, and of 91 of that of 9 rows 72.
 template <int N>
-constexpr int kTileRows = (kRegisters - N - 1) / N;
+constexpr int kTileRows = (kRegisters - N * kFactors - (kFactorsFromLanes ? 5 : 1)) / N;
 
 // A panel holds N vectors of columns for every k, one k after the other, behind N vectors that the
 // sums start from (a bias): N * kLanes * (depth + 1) floats.
@@ -26,7 +30,20 @@ inline __attribute__((always_inline)) void add_products(const float* const* rows
   const float* row[M];
 #pragma GCC unroll 32
   for (int m = 0; m < M; ++m) row[m] = rows[m];
-  for (int64_t k = 0; k < depth; ++k) {
+  int64_t k = 0;
+  for (; kFactorsFromLanes && k + kFactors <= depth; k += kFactors) {
+    Vec columns[kFactors][N];
+#pragma GCC unroll 32
+    for (int i = 0; i < kFactors * N; ++i) columns[i / N][i % N] = load(panel + i * kLanes);
+    panel += kFactors * N * kLanes;
+#pragma GCC unroll 32
+    for (int m = 0; m < M; ++m) {
+      const Vec x = load(row[m] + k);
+#pragma GCC unroll 32
+      for (int i = 0; i < kFactors * N; ++i) sums[m][i % N] += x[i / N] * columns[i / N][i % N];
+    }
+  }
+  for (; k < depth; ++k) {
     Vec column[N];
 #pragma GCC unroll 32
     for (int n = 0; n < N; ++n) column[n] = load(panel + n * kLanes);

@@ -32,7 +32,7 @@ constexpr int kPlaces = 4;                   // inside, first row, first column,
 constexpr int kZeroRow = kLabels * kPlaces;  // of features: the zeros around the crop
 constexpr int kConstants = kZeroRow + 1;
 
-constexpr int kPanelVectors = kRegisters >= 32 ? 4 : 2;
+constexpr int kPanelVectors = kRegisters >= 32 && !kFactorsFromLanes ? 4 : 2;
 constexpr int kPanel = kPanelVectors * kLanes;  // columns of a tile
 constexpr int kTile = kTileRows<kPanelVectors>;
 constexpr int64_t kChunk = 16 * kTile;  // rows of a task

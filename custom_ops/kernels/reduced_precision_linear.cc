@@ -94,9 +94,7 @@ struct Bf16 {
   using Dot = Bf16Dot;
   using Weights = Bf16LinearWeights;
   static constexpr int kHead = 1;  // of a panel: biases, which sums start from
-  // Each 512 inputs are summed from zero and then added: one running sum of 3072 of them had twice
-  // the error of the plain formula.
-  static constexpr int64_t kRunWords = 512 / Dot::kDepth;
+  static constexpr int64_t kRunWords = Dot::kRun / Dot::kDepth;
   static constexpr int kShift = Dot::kDepth == 1 ? 0 : 16;  // of a bfloat16 in a float
 
   static uint32_t weight(const Weights& weights, int64_t at) {

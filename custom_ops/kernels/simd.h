@@ -15,6 +15,14 @@ namespace i2f::I2F_TIER {
 constexpr int kLanes = I2F_VECTOR_BYTES / 4;      // float lanes of a vector
 constexpr int kRegisters = I2F_VECTOR_REGISTERS;  // vector registers the tier has: sizes the tiles
 
+// Whether products take a factor from a lane of a vector at no cost, so that one load brings kLanes
+// of them; elsewhere each factor is broadcast from memory.
+#ifdef __ARM_NEON
+constexpr bool kFactorsFromLanes = true;
+#else
+constexpr bool kFactorsFromLanes = false;
+#endif
+
 typedef float Vec __attribute__((vector_size(I2F_VECTOR_BYTES)));
 typedef int32_t VecInt __attribute__((vector_size(I2F_VECTOR_BYTES)));
 typedef float UnalignedVec __attribute__((vector_size(I2F_VECTOR_BYTES), aligned(4), may_alias));

@@ -4,10 +4,11 @@
 #include <stdexcept>
 #include <string>
 
+#include "ops/cpu_features.h"
+
 namespace i2f {
 namespace {
 
-// The builtin also knows whether the operating system saves a feature's registers.
 #define I2F_RUNS_HERE(tier, base, runs_here, ...) runs_here,
 
 size_t choose() {

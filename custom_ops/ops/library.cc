@@ -140,8 +140,14 @@ OrtStatus* add_to(OrtSessionOptions* options, const OrtApi& api, uint32_t versio
 }  // namespace
 }  // namespace i2f
 
-extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL
-RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+#ifdef _WIN32
+#define I2F_EXPORT __declspec(dllexport)
+#else
+#define I2F_EXPORT __attribute__((visibility("default")))
+#endif
+
+extern "C" I2F_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options,
+                                                                const OrtApiBase* base) {
   // "1.31.1" speaks API versions up to 31. Asking for more would print an error to the console.
   const char* release = base->GetVersionString();
   const long speaks = std::strncmp(release, "1.", 2) == 0 ? std::strtol(release + 2, nullptr, 10)

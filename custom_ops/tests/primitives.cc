@@ -309,6 +309,15 @@ VecWord packed(const Value (&values)[kLanes][kDepth]) {
   return words;
 }
 
+#ifdef I2F_DOTS_ROUND_TO_ODD
+// x as a float; if it is none, the one of its two neighbours whose last bit is set.
+float to_odd(double x) {
+  float nearest = static_cast<float>(x);
+  if (nearest == x || to_bits(nearest) & 1) return nearest;
+  return std::nextafter(nearest, static_cast<float>(x > nearest ? kInf : -kInf));
+}
+#endif
+
 void check_dots() {
   Random random;
   const int extremes_x[] = {-127, -1, 0, 1, 127}, extremes_w[] = {-128, -127, -1, 0, 1, 127};
@@ -343,25 +352,28 @@ void check_dots() {
     constexpr int kDepth = Bf16Dot::kDepth;
     uint32_t x[kLanes][kDepth], w[kLanes][kDepth];
     Vec sums{};
-    double truth[kLanes], size[kLanes];
+    double truth[kLanes], size[kLanes], products[kLanes] = {};
     for (int i = 0; i < kLanes; ++i) {
       sums[i] = random.number();
-      truth[i] = sums[i];
-      size[i] = std::abs(truth[i]);
+      size[i] = std::abs(double{sums[i]});
       for (int j = 0; j < kDepth; ++j) {
         const uint32_t a = to_bits(random.number()) & 0xffff0000,
                        b = to_bits(random.number()) & 0xffff0000;
         const double product = double{from_bits(a)} * double{from_bits(b)};
-        truth[i] += product;
+        products[i] += product;
         size[i] += std::abs(product);
         x[i][j] = kDepth == 1 ? a : a >> 16;
         w[i][j] = kDepth == 1 ? b : b >> 16;
       }
+      truth[i] = double{sums[i]} + products[i];
     }
     const Vec result = Bf16Dot::add(sums, packed<Bf16Dot::Factor>(x), packed<Bf16Dot::Factor>(w));
     for (int i = 0; i < kLanes; ++i) {
-      const double error = std::abs(result[i] - truth[i]) / (kDepth * 0x1p-24 * size[i]);
+      const double error = std::abs(result[i] - truth[i]) / (kDepth * Bf16Dot::kRounding * size[i]);
       keep(worst, error);
+#ifdef I2F_DOTS_ROUND_TO_ODD
+      if (result[i] != to_odd(double{sums[i]} + double{to_odd(products[i])})) worst = kInf;
+#endif
     }
   }
   report("Bf16Dot", worst);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,10 @@ from inter2former_deploy.core.errors import OperatorLibraryError
 if TYPE_CHECKING:
     import onnxruntime
 
-LIBRARY_FILE = "libinter2former_ops.so"
+# As CMake names a module of the system.
+LIBRARY_FILE = {"win32": "inter2former_ops.dll", "darwin": "libinter2former_ops.dylib"}.get(
+    sys.platform, "libinter2former_ops.so"
+)
 LIBRARY_VARIABLE = "INTER2FORMER_OPS_LIBRARY"  # names another library, for developers
 
 _REMEDY = (

@@ -30,13 +30,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def _tier_table() -> tuple[dict[str, set[str]], tuple[str, ...]]:
-    """Of each tier of custom_ops/tiers.txt what it asks of the machine; those that have all kernels of their own."""
+    """Of each tier in custom_ops/tiers.txt for this machine what it asks; those that have all kernels of their own."""
     features: dict[str, set[str]] = {}
     own = []
     so_far: set[str] = set()
-    for row in (ROOT / "custom_ops" / "tiers.txt").read_text().splitlines():
-        if row and not row.startswith("#"):
-            tier, _, _, base, *added = row.split()
+    for row in filter(None, (ROOT / "custom_ops" / "tiers.txt").read_text().splitlines()):
+        machine, *fields = row.split()
+        if machine == platform.machine():
+            tier, _, _, base, *added = fields
             so_far |= set(added)
             features[tier] = set(so_far)
             own += [tier] if base == "-" else []
@@ -46,7 +47,7 @@ def _tier_table() -> tuple[dict[str, set[str]], tuple[str, ...]]:
 FEATURES, TIERS = _tier_table()
 ALL_TIERS = tuple(FEATURES)  # also those that have kernels of their own for reduced precision only
 # Features that /proc/cpuinfo names otherwise than the compiler.
-CPUINFO = {"bmi": "bmi1", "avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16"}
+CPUINFO = {"bmi": "bmi1", "avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16", "dotprod": "asimddp"}
 THREADS = (1, 2, 8)  # results must be the same for all of these
 FAILURES = (onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException, onnxruntime_errors.InvalidArgument)
 
@@ -58,11 +59,9 @@ def library_path() -> Path:
 
 
 def machine_tiers() -> tuple[str, ...]:
-    """The tiers that this machine has, read from the kernel and not from the library; on others than x86-64 one."""
-    flags: set[str] = set()
-    if platform.machine() == "x86_64":
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = set(next(line for line in lines if line.startswith("flags")).split())
+    """The tiers that this machine has, read from the kernel and not from the library."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    flags = set(next(line for line in lines if line.startswith(("flags", "Features"))).split())
     return tuple(tier for tier in ALL_TIERS if {CPUINFO.get(name, name) for name in FEATURES[tier]} <= flags)
 
 
