@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import pickle
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from inter2former_deploy.apps.batch.work import Chunk, Job, Outcome
@@ -32,6 +34,13 @@ def run(
         ConnectionError: there is no cluster at the address.
         ValueError: it has too few CPUs for the workers.
     """
+    with redirect_stdout(sys.stderr):  # Ray tells of lost workers on standard output, which is the result's
+        yield from _run(job, chunks, address, workers, threads)
+
+
+def _run(
+    job: Job, chunks: Sequence[Chunk], address: str, workers: int | None, threads: int | None
+) -> Iterator[Outcome]:
     import ray
     import ray.data
 
@@ -90,6 +99,7 @@ def start_ray(address: str, cpus: int) -> None:
     if address == "local":
         ray.init(
             address="local",
+            _node_ip_address="127.0.0.1",  # whoever reaches Ray may run what they want
             num_cpus=cpus,
             object_store_memory=OBJECT_STORE,
             include_dashboard=False,

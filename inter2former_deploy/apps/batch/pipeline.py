@@ -22,6 +22,8 @@ def pipeline(
     read: Callable[[Item], Ready],
     compute: Callable[[Item, Ready], Made],
     write: Callable[[Item, Made], Result],
+    *,
+    readers: int = READERS,
 ) -> Iterator[Result]:
     """Items through three steps, in order.
 
@@ -30,6 +32,7 @@ def pipeline(
         read: what the model needs of an item; in threads, some items ahead.
         compute: by the model; in the caller's thread, one item at a time.
         write: keeps what was made; in a thread of its own, one item at a time, in order.
+        readers: threads that read.
 
     Yields:
         What `write` gave of each item.
@@ -38,7 +41,7 @@ def pipeline(
         Whatever a step raises, at the place of its item. What was computed before it has been written then.
     """
     with (
-        ThreadPoolExecutor(READERS, thread_name_prefix="read") as readers,
+        ThreadPoolExecutor(readers, thread_name_prefix="read") as reader,
         ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
     ):
         reading: deque[tuple[Item, Future[Ready]]] = deque()
@@ -47,7 +50,7 @@ def pipeline(
         try:
             while True:
                 for item in islice(coming, AHEAD - len(reading)):
-                    reading.append((item, readers.submit(read, item)))
+                    reading.append((item, reader.submit(read, item)))
                 if not reading:
                     break
                 item, ready = reading.popleft()

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inter2former_deploy.apps.cli.many import Ray, Workers, check_ray, outcomes_of
 from inter2former_deploy.apps.cli.options import CustomOps, Decoder, Threads
 from inter2former_deploy.apps.cli.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
 from inter2former_deploy.core.clicks import MAX_CLICKS
 
 if TYPE_CHECKING:
+    from inter2former_deploy.apps.batch.scoring import ScoreJob
+    from inter2former_deploy.apps.evaluation import Evaluation
     from inter2former_deploy.data import Dataset, FileDataset
 
 FAILED = 1
+UNFINISHED = "unfinished"  # folder of what is scored already, while the rest is not
 
 # Options that i2f train has, too.
 Splits = Annotated[
@@ -116,10 +122,14 @@ def evaluate(
     save_worst: Annotated[int, typer.Option(min=0, help="Overlays of the worst samples to write.")] = 0,
     threads: Threads = None,
     custom_ops: CustomOps = True,
+    ray: Ray = None,
+    workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score a model: NoC, mean IoU after n clicks, failures, and time a click.
 
+    With a bundle alone, a run that was stopped goes on where it was, from what it left in the folder of --output, and
+    workers of Ray may do it (docs/many-pictures.md); times are those of machines that do several things at once then.
     Samples without an object are counted and passed over. Broken samples are named and counted, and the exit code is 1
     then; so it is when bundle and checkpoint differ.
 
@@ -127,6 +137,9 @@ def evaluate(
     """
     if bundle is not None and size:
         raise typer.BadParameter("a bundle has one resolution; --size is for a checkpoint alone", param_hint="--size")
+    check_ray(ray, workers, "i2f eval")
+    if ray is not None and (bundle is None or checkpoint is not None):
+        raise ValueError("--ray scores bundles: give --bundle, without --checkpoint")
     # What can be known is looked at first: packages, the output, the data; then come models and hours of clicks.
     if bundle is None or checkpoint is not None:
         what = "i2f eval of a checkpoint" if checkpoint else "i2f eval without --bundle"
@@ -137,24 +150,25 @@ def evaluate(
     if not plot:
         typer.echo("no plot will be made: pip install 'inter2former-deploy[eval]' brings matplotlib", err=True)
     _prepare(output)
+    from inter2former_deploy.apps.batch.scoring import ScoreJob
     from inter2former_deploy.apps.evaluation import ReferenceSegmenter, overlay_worst, plot_mean_iou, table
     from inter2former_deploy.apps.evaluation import evaluate as run
     from inter2former_deploy.apps.evaluation.models import open_bundle_model, open_reference_models
     from inter2former_deploy.data import FileDataset, open_dataset
 
+    options: dict[str, Any] = {
+        "images": images,
+        "splits": split or (),
+        "groups": group or (),
+        "each": each_id,
+        "crowds": crowds,
+        "strict": strict,
+        "convert_colours": convert_colours,
+        "length": length,
+    }
+
     def open_samples(side: int) -> Dataset:
-        return open_dataset(
-            dataset,
-            images=images,
-            splits=split or (),
-            groups=group or (),
-            each=each_id,
-            crowds=crowds,
-            strict=strict,
-            convert_colours=convert_colours,
-            length=length,
-            size=side,
-        )
+        return open_dataset(dataset, size=side, **options)
 
     report: dict[str, Any] = {}
     files = open_samples(0) if dataset != "synthetic" else None
@@ -187,7 +201,20 @@ def evaluate(
         samples = files or open_samples(model.size)
         if isinstance(model, ReferenceSegmenter):
             model.experts.take()  # forget what the same weights counted at another size
-        result = run(model, samples, clicks=clicks, seed=seed, against=against, progress=progress)
+        if bundle is not None and against is None:
+            job = ScoreJob(
+                bundle=bundle,
+                decoder=decoder,
+                source=dataset,
+                options=options,
+                clicks=clicks,
+                seed=seed,
+                output=output / UNFINISHED,
+                custom_ops=custom_ops,
+            )
+            result = _in_parts(job, samples, threads, ray, workers, progress)
+        else:
+            result = run(model, samples, clicks=clicks, seed=seed, against=against, progress=progress)
         for name, row in result.scores().items():
             rows[f"{name} at {model.size}"] = row
         report[str(model.size)] = result.to_dict()
@@ -213,6 +240,42 @@ def evaluate(
         typer.echo("no sample could be scored", err=True)
     if failed:
         raise typer.Exit(FAILED)
+
+
+def _in_parts(
+    job: ScoreJob,
+    samples: Dataset,
+    threads: int | None,
+    ray: str | None,
+    workers: int | None,
+    progress: Callable[[int, int, str], None],
+) -> Evaluation:
+    """The evaluation of a bundle, whose parts are kept until all of them are done.
+
+    Raises:
+        OSError: a part could not be written; those that were are not done again.
+    """
+    from inter2former_deploy.apps.batch.places import open_folder
+    from inter2former_deploy.apps.batch.scoring import gather
+    from inter2former_deploy.runtime.bundle import read_bundle
+
+    manifest = read_bundle(job.bundle, job.decoder).manifest
+    parts = job.parts(samples, manifest.model_id(manifest.decoder(job.decoder)))
+    folder = open_folder(str(job.output), "--output")
+    there = set(folder.names())
+    left = [part for part in parts if part.name not in there]
+    done, unwritten = len(samples) - sum(len(part.indices) for part in left), []
+    if done:
+        typer.echo(f"{done} of {len(samples)} samples were scored by a run that was stopped", err=True)
+    for outcome in outcomes_of(job, [[part] for part in left], threads, ray, workers) if left else ():
+        done += outcome.count
+        unwritten += [outcome.reason] if outcome.reason else []
+        progress(done, len(samples), outcome.name)
+    if unwritten:
+        raise OSError(f"{len(unwritten)} parts are not written: make room, then the same goes on: {unwritten[0]}")
+    evaluation = gather(parts, folder, bool(getattr(samples, "strict", False)))
+    shutil.rmtree(job.output, ignore_errors=True)
+    return evaluation
 
 
 def _prepare(output: Path) -> None:

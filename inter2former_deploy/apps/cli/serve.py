@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from inter2former_deploy.apps.cli.many import Ray
 from inter2former_deploy.apps.cli.options import CustomOps, Decoder, Threads
 from inter2former_deploy.apps.cli.packages import SERVE_MODULES, require
 from inter2former_deploy.core.files import check_new_folder
+from inter2former_deploy.core.threads import available_cpus
 
 if TYPE_CHECKING:
     from inter2former_deploy.apps.server.run import Server
@@ -41,6 +43,19 @@ WithoutTls = Annotated[
 Names = Annotated[
     list[str] | None,
     typer.Option("--name", metavar="NAME", help="Further name of this machine that clients use; repeatable."),
+]
+Replicas = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processes of Ray that have the model, with --threads each, 1 if not given; as many as the CPUs allow if "
+        "not given.",
+        show_default=False,
+    ),
+]
+MaxReplicas = Annotated[
+    int | None,
+    typer.Option(min=1, help="Of them, at most: more are started while many requests wait.", show_default=False),
 ]
 Cache = Annotated[
     Path | None,
@@ -81,6 +96,9 @@ def serve(
     decoder: Decoder = None,
     threads: Threads = None,
     custom_ops: CustomOps = True,
+    ray: Ray = None,
+    replicas: Replicas = None,
+    max_replicas: MaxReplicas = None,
 ) -> None:
     """Segment pictures for programs: POST /v1/images, then prompts. docs/serve.md has the interface.
 
@@ -89,6 +107,7 @@ def serve(
       i2f serve bundle
       curl -H "X-I2F: 1" -F file=@photo.jpg http://127.0.0.1:8000/v1/images
     """  # noqa: D301 - the backspace keeps the example on its lines
+    check_replicas(ray, replicas, max_replicas, "i2f serve")
     settings = settings_of(
         "i2f serve",
         bundle=bundle,
@@ -106,17 +125,44 @@ def serve(
         threads=threads,
         custom_ops=custom_ops,
     )
-    server = server_of(settings, certificate, key)
+    server = server_of(settings, certificate, key, ray, replicas, max_replicas)
     typer.echo(f"i2f serve: {server.address} (Ctrl-C ends it)", err=True)
     server.serve_until_stopped()
 
 
-def server_of(settings: Settings, certificate: Path | None, key: Path | None) -> Server:
-    """The server of both commands, with the model loaded and the port taken."""
+def server_of(
+    settings: Settings,
+    certificate: Path | None,
+    key: Path | None,
+    ray: str | None = None,
+    replicas: int | None = None,
+    max_replicas: int | None = None,
+) -> Server:
+    """The server of both commands, with the model loaded, here or in replicas of Ray, and the port taken."""
     from inter2former_deploy.apps.server.run import Server
     from inter2former_deploy.apps.server.service import Service
 
-    return Server(Service(settings), certificate=certificate, key=key)
+    if ray is None:
+        return Server(Service(settings), certificate=certificate, key=key)
+    from inter2former_deploy.apps.server.on_ray import Replicas
+
+    least = replicas or max(1, available_cpus() // (settings.threads or 1))
+    return Server(Service(settings, Replicas(settings, ray, least, max_replicas)), certificate=certificate, key=key)
+
+
+def check_replicas(ray: str | None, replicas: int | None, max_replicas: int | None, command: str) -> None:
+    """Refuse, before any work, what cannot be served with Ray.
+
+    Raises:
+        MissingPackageError: it is not installed.
+        ValueError: there are replicas without it, or fewer at most than at least.
+    """
+    if ray is not None:
+        require("ray", extra="ray", needed_by=f"{command} --ray")
+    elif replicas is not None or max_replicas is not None:
+        raise ValueError("--replicas and --max-replicas are for --ray: without it, one process does all")
+    if max_replicas is not None and max_replicas < (replicas or 1):
+        raise ValueError(f"--max-replicas {max_replicas} is less than --replicas {replicas}")
 
 
 def settings_of(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from inter2former_deploy.apps.batch.pipeline import pipeline
 from inter2former_deploy.core.clicks import IGNORED, MAX_CLICKS, mean_iou, next_click, number_of_clicks
 from inter2former_deploy.core.masks import iou
 from inter2former_deploy.core.prompts import Click
@@ -53,12 +54,49 @@ class SampleResult:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What became of a sample."""
+
+    name: str
+    result: SampleResult | None = None  # of its session; None where there is none, and `problem` says why
+    problem: str = ""
+    kind: str = ""  # of a sample without an object
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Scored:
+        """From what `to_dict` gave."""
+        told = data["result"]
+        result = (
+            None if told is None else SampleResult(**told | {"clicks": [Click(*click) for click in told["clicks"]]})
+        )
+        return cls(data["name"], result, data["problem"], data["kind"])
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """All sessions of a dataset."""
 
     results: list[SampleResult]
     problems: list[str] = field(default_factory=list)  # samples that could not be run, and why
     passed_over: Tally = field(default_factory=Tally)  # samples without an object
+
+    def add(self, sample: Scored, strict: bool) -> None:
+        """Count a sample.
+
+        Args:
+            sample: what became of it.
+            strict: one without an object is a problem.
+        """
+        if sample.result is not None:
+            self.results.append(sample.result)
+        elif sample.kind and not strict:
+            self.passed_over.add(sample.kind, sample.name)
+        else:
+            self.problems.append(sample.problem)
 
     def scores(self) -> dict[str, Any]:
         """Scores of all samples and of every group, as plain numbers; empty without results.
@@ -133,26 +171,56 @@ def evaluate(
         against: another model that gets the same clicks; its masks are compared.
         progress: told the number of samples done, their total, and the name of the last.
     """
+    strict = bool(getattr(dataset, "strict", False))
     result = Evaluation([])
+    indices = range(len(dataset))
+    scored = pipeline(
+        indices,
+        *scoring(model, dataset, clicks=clicks, seed=seed, against=against),
+        lambda _, made: made,
+        readers=1,  # which reads a picture once for all its objects
+    )
+    for number, sample in enumerate(scored, 1):
+        result.add(sample, strict)
+        if progress:
+            progress(number, len(dataset), sample.name)
+    return result
+
+
+def scoring(
+    model: Opens, dataset: Dataset, *, clicks: int, seed: int | None, against: Opens | None = None
+) -> tuple[Callable[[int], Sample | Exception], Callable[[int, Sample | Exception], Scored]]:
+    """The steps that score a sample of a dataset by its index, for `pipeline`: reading it, and its session.
+
+    Args:
+        model: what is scored.
+        dataset: samples.
+        clicks: budget of a session.
+        seed: as in `evaluate`.
+        against: as in `evaluate`.
+    """
     opener, other = _Opener(model), _Opener(against) if against else None
-    for index in range(len(dataset)):
+
+    def read(index: int) -> Sample | Exception:
+        try:
+            return dataset[index]
+        except Exception as error:  # whatever is wrong with one sample, the others count
+            return error
+
+    def compute(index: int, sample: Sample | Exception) -> Scored:
         name = f"sample {index}"
         try:
-            sample = dataset[index]
+            if isinstance(sample, Exception):
+                raise sample
             name = sample.name
             rng = None if seed is None else np.random.default_rng([seed, index])
-            result.results.append(_run(opener, other, sample, clicks, rng))
+            return Scored(name, _run(opener, other, sample, clicks, rng))
         except PassedOverError as nothing:
-            name = nothing.name
-            if getattr(dataset, "strict", False):
-                result.problems.append(str(nothing))
-            else:
-                result.passed_over.add(nothing.kind, nothing.name)
-        except Exception as error:  # whatever is wrong with one sample, the others count
-            result.problems.append(f"{name}: {error}" if name not in str(error) else str(error))
-        if progress:
-            progress(index + 1, len(dataset), name)
-    return result
+            return Scored(nothing.name, problem=str(nothing), kind=nothing.kind)
+        except Exception as error:
+            return Scored(name, problem=f"{name}: {error}" if name not in str(error) else str(error))
+
+    return read, compute
 
 
 class _Opener:

@@ -10,15 +10,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Condition, Thread
+from typing import Generic, TypeVar
 
 from inter2former_deploy.apps.server.errors import ApiError, busy
 from inter2former_deploy.core.errors import PictureError
 from inter2former_deploy.core.prompts import Image
-from inter2former_deploy.runtime import EncodedImages, Segmenter
+from inter2former_deploy.runtime import EncodedImage, EncodedImages, Segmenter
 from inter2former_deploy.runtime.region import Region
 from inter2former_deploy.runtime.session import Session
 
 _log = logging.getLogger(__name__)
+
+Encoding = TypeVar("Encoding")
 
 FAILURES = 256  # that are remembered
 
@@ -41,42 +44,47 @@ class Status:
 
 
 @dataclass(eq=False)
-class _Job:
+class _Job(Generic[Encoding]):
     key: str
     region: Region
     read: Callable[[], Image]
     ahead: bool
-    done: Future[Opened] = field(default_factory=Future)
+    done: Future[Encoding] = field(default_factory=Future)
 
 
-class Encodings:
-    """Encodes one picture at a time, in a thread of its own; those that nobody waits for yet come last.
+class Encodings(Generic[Encoding]):
+    """Has pictures encoded, in threads of its own; those that nobody waits for yet come last.
 
     Args:
-        segmenter: that encodes.
-        limit: bytes of encodings that are kept; the one that was used last stays, whatever its size.
+        encode: makes the encoding of a region of a picture, `encode(region, image)`.
+        keep: how many are kept.
         queue: encodings that may wait.
-        cache: folder in which encodings are kept, too.
+        threads: how many are made at a time.
         tell: called with a key whenever its status has changed, by any thread.
     """
 
     def __init__(
-        self, segmenter: Segmenter, *, limit: int, queue: int, cache: Path | None, tell: Callable[[str], None]
+        self,
+        encode: Callable[[Region, Image], Encoding],
+        *,
+        keep: int,
+        queue: int,
+        threads: int = 1,
+        tell: Callable[[str], None],
     ) -> None:
-        self._segmenter, self._queue_limit, self._tell = segmenter, queue, tell
-        self._kept = max(1, limit // segmenter.opened_nbytes)
-        self._cache = None if cache is None else EncodedImages(cache)
-        self._ready: OrderedDict[str, Opened] = OrderedDict()  # the last used at the end
+        self._encode_image, self._queue_limit, self._tell, self._kept = encode, queue, tell, keep
+        self._ready: OrderedDict[str, Encoding] = OrderedDict()  # the last used at the end
         self._failed: OrderedDict[str, str] = OrderedDict()
-        self._queue: OrderedDict[str, _Job] = OrderedDict()
-        self._running: _Job | None = None
+        self._queue: OrderedDict[str, _Job[Encoding]] = OrderedDict()
+        self._running: dict[str, _Job[Encoding]] = {}
         self._changed = Condition()
         self._closed = False
         self.made, self.seconds = 0, 0.0
-        self._thread = Thread(target=self._work, name="encode", daemon=True)
-        self._thread.start()
+        self._threads = [Thread(target=self._work, name="encode", daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
-    def request(self, key: str, region: Region, read: Callable[[], Image], *, ahead: bool = False) -> Future[Opened]:
+    def request(self, key: str, region: Region, read: Callable[[], Image], *, ahead: bool = False) -> Future[Encoding]:
         """Have a region of a picture encoded, if it is not yet.
 
         Args:
@@ -92,11 +100,11 @@ class Encodings:
             opened = self._ready.get(key)
             if opened is not None:
                 self._ready.move_to_end(key)
-                done: Future[Opened] = Future()
+                done: Future[Encoding] = Future()
                 done.set_result(opened)
                 return done
-            if self._running is not None and self._running.key == key:
-                return self._running.done
+            if key in self._running:
+                return self._running[key].done
             job = self._queue.get(key)
             if job is None:
                 if len(self._queue) >= self._queue_limit and not self._drop_ahead():
@@ -113,7 +121,7 @@ class Encodings:
         with self._changed:
             if key in self._ready:
                 return Status("ready")
-            if self._running is not None and self._running.key == key:
+            if key in self._running:
                 return Status("encoding")
             if key in self._queue:
                 return Status("queued", [job.key for job in self._in_order()].index(key) + 1)
@@ -131,16 +139,17 @@ class Encodings:
         return len(self._ready)
 
     def close(self) -> None:
-        """Let the encoding that runs end, and no other begin."""
+        """Let the encodings that run end, and no other begin."""
         with self._changed:
             self._closed = True
             for job in self._queue.values():
                 job.done.cancel()
             self._queue.clear()
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
-    def _in_order(self) -> list[_Job]:
+    def _in_order(self) -> list[_Job[Encoding]]:
         return sorted(self._queue.values(), key=lambda job: job.ahead)
 
     def _drop_ahead(self) -> bool:
@@ -161,8 +170,8 @@ class Encodings:
                 self._changed.wait_for(lambda: self._closed or self._queue)
                 if self._closed:
                     return
-                job = self._running = self._in_order()[0]
-                del self._queue[job.key]
+                job = self._in_order()[0]
+                self._running[job.key] = self._queue.pop(job.key)
                 waiting = list(self._queue)
             for key in (job.key, *waiting):
                 self._tell(key)
@@ -171,32 +180,54 @@ class Encodings:
             except BaseException as error:
                 refusal = error if isinstance(error, ApiError) else ApiError(422, "picture", _told(error))
                 with self._changed:
-                    self._running = None
+                    del self._running[job.key]
                     self._failed[job.key] = refusal.detail
                     while len(self._failed) > FAILURES:
                         self._failed.popitem(last=False)
                 job.done.set_exception(refusal)
             else:
                 with self._changed:
-                    self._running = None
+                    del self._running[job.key]
                     self._ready[job.key] = opened
                     while len(self._ready) > self._kept:
                         self._ready.popitem(last=False)
                 job.done.set_result(opened)
             self._tell(job.key)
 
-    def _encode(self, job: _Job) -> Opened:
+    def _encode(self, job: _Job[Encoding]) -> Encoding:
         begun = time.perf_counter()
-        image = job.read()
+        made = self._encode_image(job.region, job.read())
+        with self._changed:
+            self.made += 1
+            self.seconds += time.perf_counter() - begun
+        return made
+
+
+class Opener:
+    """Encodes pictures with a model of this process, and opens them.
+
+    Args:
+        segmenter: the model.
+        cache: folder in which encodings are kept, too.
+    """
+
+    def __init__(self, segmenter: Segmenter, cache: Path | None) -> None:
+        self._segmenter = segmenter
+        self._cache = None if cache is None else EncodedImages(cache)
+
+    def __call__(self, region: Region, image: Image) -> Opened:
+        """A region of a picture, ready for prompts."""
+        return Opened(region, self.session(self.encode(region, image)))
+
+    def encode(self, region: Region, image: Image) -> EncodedImage:
+        """The encoding of a region of a picture."""
         if self._cache is None:
-            encoded = self._segmenter.encode(image, None if job.region.is_whole else job.region.sides)
-        else:
-            encoded, _ = self._cache.find_or_encode(self._segmenter, image, None if job.region.is_whole else job.region)
-        # As a picture of its own: masks and prompts of the region's size, however large the picture is.
-        session = self._segmenter.open(replace(encoded, region=None))
-        self.made += 1
-        self.seconds += time.perf_counter() - begun
-        return Opened(job.region, session)
+            return self._segmenter.encode(image, None if region.is_whole else region.sides)
+        return self._cache.find_or_encode(self._segmenter, image, None if region.is_whole else region)[0]
+
+    def session(self, encoded: EncodedImage) -> Session:
+        """A session as on a picture of its own: masks and prompts of the region's size, however large the picture."""
+        return self._segmenter.open(replace(encoded, region=None))
 
 
 def _told(error: BaseException) -> str:

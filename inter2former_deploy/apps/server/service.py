@@ -11,22 +11,23 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from inter2former_deploy.apps.server.answers import runs_of
-from inter2former_deploy.apps.server.encodings import Encodings, Opened, Status
+from inter2former_deploy.apps.server.encodings import Encodings, Status
 from inter2former_deploy.apps.server.errors import ApiError, bad_request, busy, not_found
 from inter2former_deploy.apps.server.events import Events
 from inter2former_deploy.apps.server.metrics import Metrics
+from inter2former_deploy.apps.server.model import Here, Model
 from inter2former_deploy.apps.server.pixels import Pixels, Pyramid
-from inter2former_deploy.apps.server.pool import Pool, WirePrompt, Work
+from inter2former_deploy.apps.server.pool import WirePrompt
 from inter2former_deploy.apps.server.settings import Settings
 from inter2former_deploy.core.errors import PictureError
 from inter2former_deploy.core.pictures import read_image
 from inter2former_deploy.core.prompts import Image, Mask
 from inter2former_deploy.core.runs import Runs
 from inter2former_deploy.core.threads import available_cpus
-from inter2former_deploy.runtime import Segmenter
+from inter2former_deploy.runtime.bundle import read_bundle
 from inter2former_deploy.runtime.region import Region
 
 T = TypeVar("T")
@@ -89,24 +90,27 @@ class Uploads:
 
 
 class Service:
-    """One model, the pictures that it knows, and all that is kept for the next request."""
+    """One model, the pictures that it knows, and all that is kept for the next request.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: all that it is told.
+        replicas: processes that have the model; this one where None.
+    """
+
+    def __init__(self, settings: Settings, replicas: Model | None = None) -> None:
         self.settings, limits = settings, settings.limits
-        self.segmenter = Segmenter(
-            settings.bundle, decoder=settings.decoder, num_threads=settings.threads, custom_ops=settings.custom_ops
-        )
+        self.bundle = read_bundle(settings.bundle, settings.decoder)
         self.metrics = Metrics()
         self.events = Events(limits.streams)
         self.pixels = Pixels(limits.decoded)
-        self.pool = Pool(limits.kept_bytes)
+        self._model: Model = Here(settings) if replicas is None else replicas
         self.uploads = Uploads(limits.images)
         self.on_encoding: Callable[[str, Status], None] = lambda key, status: None
-        self.encodings = Encodings(
-            self.segmenter,
-            limit=limits.encodings,
+        self.encodings: Encodings[Any] = Encodings(
+            self._model.encode,
+            keep=max(1, limits.encodings // self._model.nbytes),
             queue=limits.queue,
-            cache=settings.cache,
+            threads=self._model.at_a_time,
             tell=lambda key: self.on_encoding(key, self.encodings.status(key)),
         )
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {
@@ -114,8 +118,8 @@ class Service:
             "i2f_encodings": ("Encodings in memory.", lambda: self.encodings.kept),
             "i2f_encoded_total": ("Pictures that were encoded.", lambda: self.encodings.made),
             "i2f_pixels_bytes": ("Memory of decoded pictures.", lambda: self.pixels.nbytes),
-            "i2f_kept_bytes": ("Memory of what was predicted last.", lambda: self.pool.nbytes),
             "i2f_listeners": ("Clients that listen to events.", lambda: len(self.events)),
+            **self._model.gauges,
         }
         self._newest: OrderedDict[tuple[str, bool], int] = (
             OrderedDict()
@@ -127,6 +131,7 @@ class Service:
         self.events.close()
         self.encodings.close()
         self._decoders.shutdown(cancel_futures=True)
+        self._model.close()
 
     # Pictures
 
@@ -186,7 +191,7 @@ class Service:
         """How far that is."""
         return self.encodings.status(_key(source, region))
 
-    def _request(self, source: Source, region: Region, *, ahead: bool = False) -> Future[Opened]:
+    def _request(self, source: Source, region: Region, *, ahead: bool = False) -> Future[Any]:
         return self.encodings.request(_key(source, region), region, lambda: self.pyramid(source).levels[0], ahead=ahead)
 
     # Masks
@@ -225,14 +230,14 @@ class Service:
         opened = await self._opened(source, region, gone)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._decoders, self._predict, source, opened, prompts, client, sequence, preview, answer
+            self._decoders, self._predict, source, region, opened, prompts, client, sequence, preview, answer
         )
 
     async def runs(self, source: Source, prompts: Sequence[WirePrompt], region: Region | None = None) -> Runs:
         """The mask that prompts make of a picture, as run lengths: `predict` for the simplest case."""
         return await self.predict(source, prompts, region, answer=runs_of)
 
-    async def _opened(self, source: Source, region: Region, gone: Callable[[], Awaitable[bool]] | None) -> Opened:
+    async def _opened(self, source: Source, region: Region, gone: Callable[[], Awaitable[bool]] | None) -> Any:
         future = self._request(source, region)
         if not future.done():
             waiting = asyncio.wrap_future(future)
@@ -249,22 +254,18 @@ class Service:
     def _predict(
         self,
         source: Source,
-        opened: Opened,
+        region: Region,
+        opened: Any,
         prompts: Sequence[WirePrompt],
         client: str,
         sequence: int | None,
         preview: bool,
         answer: Callable[[Mask, Region], T],
     ) -> T:
-        self._check_newest(client, sequence, preview)
-        key, region = _key(source, opened.region), opened.region
-        make = lambda: Work(key, region, opened.session.copy())  # noqa: E731
-        with self.metrics.predictions.timed(), self.pool.work(key, prompts, client, preview, make) as work:
-            self._check_newest(client, sequence, preview)
-            try:
-                mask = work.predict(prompts)
-            except (TypeError, ValueError) as error:
-                raise bad_request(str(error)) from error
+        still_wanted = functools.partial(self._check_newest, client, sequence, preview)
+        still_wanted()
+        with self.metrics.predictions.timed():
+            mask = self._model.predict(_key(source, region), opened, prompts, client, preview, still_wanted)
         return answer(mask, region)
 
     def _note(self, client: str, sequence: int | None, preview: bool) -> None:

@@ -53,7 +53,7 @@ def router(service: Service) -> APIRouter:
 
 def describe(service: Service) -> dict[str, Any]:
     """What clients are told of the model."""
-    manifest = service.segmenter.bundle.manifest
+    manifest = service.bundle.manifest
     decoder = service.settings.decoder or next(iter(manifest.decoders))
     return {
         "family": manifest.family,

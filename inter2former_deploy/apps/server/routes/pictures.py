@@ -183,7 +183,7 @@ def router(service: Service, project: Project, catalogue: Catalogue) -> APIRoute
         """A picture, its sizes and its objects."""
         source = catalogue.source(picture)
         levels = [{"width": width, "height": height} for height, width in level_sizes(source.height, source.width)]
-        sizes = {"tile": TILE, "levels": levels, "region_size": service.segmenter.size}
+        sizes = {"tile": TILE, "levels": levels, "region_size": service.bundle.manifest.size}
         objects = [_object_json(found) for found in project.objects(picture)]
         return {**listed(project.picture(picture)), **sizes, "objects": objects}
 
