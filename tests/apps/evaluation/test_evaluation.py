@@ -25,6 +25,7 @@ from inter2former_deploy.families.checkpoint import save_checkpoint, synthetic_s
 from inter2former_deploy.families.inter2former.config import PROBE
 from inter2former_deploy.families.inter2former.labels import add_clicks, unknown_labels
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+from inter2former_deploy.runtime import Segmenter
 
 
 class Squares:
@@ -246,6 +247,36 @@ def test_the_command_scores_a_bundle_and_tells_when_a_checkpoint_differs(tmp_pat
     result = CliRunner().invoke(app, [*command, "--checkpoint", str(tmp_path / "probe.safetensors")])
     assert result.exit_code == 1
     assert "bundle and checkpoint differ: images/0.png" in result.output
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("inter2former_deploy.apps.batch.scoring.TOGETHER", 1)
+    bundle, data, out = write_toy_bundle(tmp_path / "bundle"), write_squares(tmp_path / "data"), tmp_path / "out"
+    command = ["eval", str(data), "--bundle", str(bundle), "--clicks", "3", "--no-custom-ops", "--seed", "4", "-o"]
+    assert CliRunner().invoke(app, [*command, str(tmp_path / "whole")]).exit_code == 0
+    encode, calls = Segmenter.encode, [0]
+
+    def counted(self, image):
+        calls[0] += 1
+        if calls[0] == 2:
+            raise KeyboardInterrupt
+        return encode(self, image)
+
+    monkeypatch.setattr(Segmenter, "encode", counted)
+    assert CliRunner().invoke(app, [*command, str(out)]).exit_code != 0
+    assert len(list((out / "unfinished").iterdir())) == 1
+    result = CliRunner().invoke(app, [*command, str(out)])
+    assert (result.exit_code, calls[0]) == (0, 3)
+    assert "1 of 2 samples were scored by a run that was stopped" in result.output
+    assert not (out / "unfinished").exists()
+    reports = [json.loads((folder / "eval.json").read_text())["64"] for folder in (tmp_path / "whole", out)]
+    for result in (result for report in reports for result in report["results"]):
+        assert len(result.pop("click_seconds")) == len(result["clicks"])
+        assert result.pop("open_seconds") > 0
+    assert reports[0]["results"] == reports[1]["results"]
+    assert len(reports[0]["results"]) == 2
+    assert CliRunner().invoke(app, [*command, str(out)]).exit_code == 0
+    assert calls[0] == 5  # what was complete is scored anew
 
 
 def test_the_command_scores_a_folder_and_reports_its_broken_sample(tmp_path, probe):
