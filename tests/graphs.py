@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from torch.onnx._internal._lazy_import import onnxscript_apis
 
 from inter2former_deploy.core.contract import GraphName
-from inter2former_deploy.exporters.graphs import export_model, expose
+from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, export_model, expose
 from inter2former_deploy.families.inter2former.config import ModelConfig
 from inter2former_deploy.families.inter2former.graphs import INNER
 from inter2former_deploy.families.inter2former.interface import EMBEDDING, PICTURE, graph_tensors
@@ -19,9 +22,28 @@ Array = NDArray[Any]
 Run = Callable[[onnx.ModelProto, Mapping[str, Array]], dict[str, Array]]
 
 
-def exposed(model: Any, graph: GraphName, *, size: int, **settings: Any) -> onnx.ModelProto:
+# Each export reads the sources of all functions of onnxscript anew, a quarter of its time.
+onnxscript_apis.get_torchlib_ops = functools.cache(onnxscript_apis.get_torchlib_ops)
+
+_exported: dict[tuple[Any, ...], onnx.ModelProto] = {}
+
+
+def exported(model: Any, graph: GraphName, *, size: int, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
+    """What `export_model` makes, made once in each process of the tests; the copy may be changed."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    key = (type(model), repr(model.config), digest.digest(), graph, size, opset)
+    if key not in _exported:
+        _exported[key] = export_model(model, graph, size=size, opset=opset)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(_exported[key])
+    return copy
+
+
+def exposed(model: Any, graph: GraphName, *, size: int, opset: int = DEFAULT_OPSET) -> onnx.ModelProto:
     """A graph with the inner values that the gate looks at as outputs."""
-    return expose(export_model(model, graph, size=size, **settings), INNER[graph])
+    return expose(exported(model, graph, size=size, opset=opset), INNER[graph])
 
 
 def encoded(run: Run, encoder: onnx.ModelProto, prepare: onnx.ModelProto, picture: Array) -> dict[str, Array]:

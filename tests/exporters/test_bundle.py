@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from graphs import exported
 
 from inter2former_deploy.core.contract import ENCODER_FILE, MANIFEST_FILE
 from inter2former_deploy.core.errors import BundleError, CheckpointError, ExportMismatchError, OperatorLibraryError
 from inter2former_deploy.core.manifest import Manifest
 from inter2former_deploy.exporters import bundle, parity
 from inter2former_deploy.exporters.bundle import ExportReport, add_decoder, export_bundle, load_exported, verify_bundle
-from inter2former_deploy.exporters.graphs import export_model
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, check_parity
 from inter2former_deploy.families.inter2former.config import DEMO, PROBE
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
@@ -37,7 +37,7 @@ def files_of(folder: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def graphs(probe_model: Inter2Former) -> dict[str, onnx.ModelProto]:
-    return {name: export_model(probe_model, name, size=SIZE) for name in GRAPHS}  # type: ignore[arg-type]
+    return {name: exported(probe_model, name, size=SIZE) for name in GRAPHS}  # type: ignore[arg-type]
 
 
 @pytest.fixture

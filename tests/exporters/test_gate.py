@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from graphs import some_prepared
+from graphs import exported, some_prepared
 from mutants import Trial, mutants
 from onnx import numpy_helper
 
@@ -28,7 +28,6 @@ from inter2former_deploy.exporters.exact import (
     _moments_of_norms,
     _Part,
 )
-from inter2former_deploy.exporters.graphs import export_model
 from inter2former_deploy.exporters.judgement import Check, Exact, judged
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Gate, ParityReport, check_parity, load_photograph
 from inter2former_deploy.exporters.precision import reduce_precision
@@ -43,7 +42,7 @@ Array = np.ndarray
 def export(model: Inter2Former, folder: Path, size: int) -> list[Path]:
     paths = [folder / f"{graph}.onnx" for graph in ("encoder", "prepare", "click")]
     for path in paths:
-        onnx.save(export_model(model, path.stem, size=size), path)  # type: ignore[arg-type]
+        onnx.save(exported(model, path.stem, size=size), path)  # type: ignore[arg-type]
     return paths
 
 
@@ -106,7 +105,7 @@ def test_reduced_precision_is_judged_by_modules_rounded_alike(
     precision: Any, probe_model: Inter2Former, tmp_path: Path
 ) -> None:
     size = 128
-    graph = reduce_precision(export_model(probe_model, "encoder", size=size), precision)
+    graph = reduce_precision(exported(probe_model, "encoder", size=size), precision)
     wrong = onnx.ModelProto()
     wrong.CopyFrom(graph)
     (bias,) = (x for x in wrong.graph.initializer if x.name == "backbone.lateral_convs.3.1.bias")

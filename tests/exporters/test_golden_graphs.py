@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graphs import click_shapes, encoded, exposed
+from graphs import click_shapes, encoded, exported, exposed
 from tolerances import TOLERANCES
 from torch import Tensor, nn
 
 from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
-from inter2former_deploy.exporters.graphs import export_graph, export_model
+from inter2former_deploy.exporters.graphs import export_graph
 from inter2former_deploy.exporters.parity import paste_logits
 from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT, PATCH, PROBE
 from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, CLICK_OUTPUTS, EDGE_INPUTS, PICTURE
@@ -146,9 +146,11 @@ def test_experts(golden: Golden, probe_weights: dict[str, Any], run_graph: Any, 
     prefix = "neck.blocks.0.ffn."
     ffn.load_state_dict({k.removeprefix(prefix): v for k, v in probe_weights.items() if k.startswith(prefix)})
     x, edge = torch.ones(1, 256), torch.arange(edges == "moe_out")
+    experts = NormedExperts(ffn, torch.from_numpy(arrays["moe_x"][0]))
+    graph = export_graph(experts, (x, edge), inputs=("x", "edge"), outputs=("out",))
+    (bias,) = [x for x in graph.graph.initializer if x.name == "norm.bias"]
     for token in arrays["moe_edge"][:4]:
-        experts = NormedExperts(ffn, torch.from_numpy(arrays["moe_x"][token]))
-        graph = export_graph(experts, (x, edge), inputs=("x", "edge"), outputs=("out",))
+        bias.CopyFrom(onnx.numpy_helper.from_array(arrays["moe_x"][token], bias.name))
         out = run_graph(graph, {"x": x.numpy(), "edge": edge.numpy()})["out"]
         assert_close(out - 1, arrays[edges][token][None], "blocks")
 
@@ -164,7 +166,7 @@ def session_model(probe_model: Inter2Former) -> Inter2Former:
 
 @pytest.fixture(scope="module")
 def session_decoder(session_model: Inter2Former) -> onnx.ModelProto:
-    return export_model(session_model, "click", size=SIZE)
+    return exported(session_model, "click", size=SIZE)
 
 
 @pytest.mark.parametrize("step", range(5))
@@ -194,7 +196,7 @@ def to_picture(normalized: np.ndarray) -> np.ndarray:
 def test_encoder(probe_model: Inter2Former, golden: Golden, run_graph: Any, assert_close: Any, size: int) -> None:
     arrays = golden("encoder")
     picture = to_picture(arrays[f"in_{size}"])
-    outputs = run_graph(export_model(probe_model, "encoder", size=size), {PICTURE: picture})
+    outputs = run_graph(exported(probe_model, "encoder", size=size), {PICTURE: picture})
     assert_close(outputs["image_embedding"], arrays[f"out_{size}"][0].transpose(1, 2, 0), "encoder")
 
 
@@ -202,7 +204,7 @@ def test_edges(probe_model: Inter2Former, golden: Golden, run_graph: Any, assert
     """The release's Canny maps, but for pixels that rounding decides; and its edge features, of the same maps."""
     arrays = golden("cannynet")
     picture = arrays["image"][..., ::-1].astype(np.float32)  # stored as BGR
-    graphs = export_model(probe_model, "encoder", size=96), exposed(probe_model, "prepare", size=96)
+    graphs = exported(probe_model, "encoder", size=96), exposed(probe_model, "prepare", size=96)
     outputs = encoded(run_graph, *graphs, picture)
     for i, name in enumerate(("grad_mag", "grad_ori", "thin", "thresh", "early")):
         expected = arrays[name][0, 0]

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graphs import encoded, exposed, some_prepared
+from graphs import encoded, exported, exposed, some_prepared
 
 from inter2former_deploy.core.contract import DOMAIN
-from inter2former_deploy.exporters.graphs import export_graph, export_model, expose
+from inter2former_deploy.exporters.graphs import export_graph, expose
 from inter2former_deploy.families.checkpoint import synthetic_state_dict
 from inter2former_deploy.families.encoder_graph import EncoderGraph
 from inter2former_deploy.families.inter2former.config import PROBE, ModelConfig
@@ -87,7 +87,7 @@ def test_every_opset(opset: int, run_plain: Any, assert_close: Any) -> None:
 def test_encoder_opsets(opset: int, run_plain: Any, assert_close: Any) -> None:
     model = model_of(PROBE)
     picture = np.random.default_rng(0).uniform(0, 255, (48, 48, 3)).astype(np.float32)
-    graphs = export_model(model, "encoder", size=48, opset=opset), exposed(model, "prepare", size=48, opset=opset)
+    graphs = exported(model, "encoder", size=48, opset=opset), exposed(model, "prepare", size=48, opset=opset)
     outputs = encoded(run_plain, *graphs, picture)
     with torch.inference_mode():
         embedding = EncoderGraph(model)(torch.from_numpy(picture))
@@ -120,9 +120,9 @@ def test_sizes_may_differ_from_call_to_call(run_plain: Any) -> None:
 def test_inner_values_are_outputs_only_where_they_are_asked_for(run_plain: Any) -> None:
     """What a click returns does not change with them."""
     model = model_of(PROBE)
-    graph = export_model(model, "click", size=48)
+    graph = exported(model, "click", size=SIZE)
     assert tuple(value.name for value in graph.graph.output) == CLICK_OUTPUTS
-    inputs = {"labels": some_labels(48)["object"]} | some_prepared(PROBE, 48)
+    inputs = {"labels": some_labels(SIZE)["object"]} | some_prepared(PROBE, SIZE)
     shipped = run_plain(graph, inputs)
     checked = run_plain(expose(graph, INNER["click"]), inputs)
     assert tuple(checked) == (*CLICK_OUTPUTS, *INNER["click"])
@@ -136,7 +136,7 @@ def test_each_graph_holds_the_weights_of_its_part_alone() -> None:
     model, parts = model_of(PROBE), {}
     names = {name: tensor for name, tensor in model.state_dict().items() if tensor.ndim > 1}
     for graph in ("encoder", "prepare", "click"):
-        stored = {x.name for x in export_model(model, graph, size=48).graph.initializer}  # type: ignore[arg-type]
+        stored = {x.name for x in exported(model, graph, size=SIZE).graph.initializer}  # type: ignore[arg-type]
         parts[graph] = {name.split(".")[0] for name in stored & names.keys()}
     assert parts == {
         "encoder": {"backbone"},
@@ -156,7 +156,7 @@ def test_group_norm_of_a_large_map(run_plain: Any, assert_close: Any) -> None:
 
 def test_operators_of_the_decoder() -> None:
     """Each operator as one node of our domain, with its body in the same file."""
-    decoder = export_model(model_of(PROBE), "click", size=SIZE)
+    decoder = exported(model_of(PROBE), "click", size=SIZE)
     ours = [node.op_type for node in decoder.graph.node if node.domain == DOMAIN]
     expected = {"EdgeTokens": 1, "PromptEmbedding": 1, "HybridAttentionKnown": 1, "HybridAttention": 1}
     expected |= {"HybridExperts": 2, "TokenBox": 1, "NormLinear": 2, "LinearAdd": 2}
@@ -179,7 +179,7 @@ def test_operators_of_the_decoder() -> None:
 
 def test_operators_of_the_encoder() -> None:
     """Five to a block: attention, and linear layers with what surrounds them; and what is prepared of an image."""
-    encoder = export_model(model_of(PROBE), "encoder", size=SIZE)
+    encoder = exported(model_of(PROBE), "encoder", size=SIZE)
     ours = [node.op_type for node in encoder.graph.node if node.domain == DOMAIN]
     assert ours.count("WindowAttention") == PROBE.encoder.depth
     assert set(ours) <= {function.name for function in encoder.functions if function.domain == DOMAIN}
@@ -192,7 +192,7 @@ def test_operators_of_the_encoder() -> None:
     assert ours.count("NormLinearGelu") == PROBE.encoder.depth
     assert ours.count("NormLinear") == PROBE.encoder.depth
     assert ours.count("LinearAdd") == 2 * PROBE.encoder.depth
-    prepare = export_model(model_of(PROBE), "prepare", size=SIZE)
+    prepare = exported(model_of(PROBE), "prepare", size=SIZE)
     ours = [node.op_type for node in prepare.graph.node if node.domain == DOMAIN]
     blank = {"PromptEmbedding": 1, "NormLinear": 1, "FullAttention": 1}  # of the decoder's first layer
     stages = 4

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from graphs import exported
 from operators import twins
 
 from inter2former_deploy.core.contract import ENCODER_FILE, MANIFEST_FILE
@@ -20,7 +21,6 @@ from inter2former_deploy.exporters import agreement, bundle, parity
 from inter2former_deploy.exporters import precision as precision_module
 from inter2former_deploy.exporters.agreement import make_scenes, pictures_for
 from inter2former_deploy.exporters.bundle import add_decoder, export_bundle, verify_bundle
-from inter2former_deploy.exporters.graphs import export_model
 from inter2former_deploy.exporters.precision import count_layers, quantize_weight, reduce_precision
 from inter2former_deploy.families import interface
 from inter2former_deploy.families.inter2former.config import DEMO, PROBE
@@ -32,7 +32,7 @@ TWINS: dict[str, Any] = {"bf16": twins.bf16_linear, "int8": twins.int8_linear}
 
 @pytest.fixture(scope="module")
 def graphs(probe_model: Inter2Former) -> dict[str, onnx.ModelProto]:
-    return {name: export_model(probe_model, name, size=SIZE) for name in ("encoder", "prepare", "click")}  # type: ignore[arg-type]
+    return {name: exported(probe_model, name, size=SIZE) for name in ("encoder", "prepare", "click")}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
@@ -55,7 +55,7 @@ def test_every_layer_of_the_encoder_is_reduced(graphs: dict[str, onnx.ModelProto
 
 def test_files_become_smaller() -> None:
     """Nearly all weights of a large encoder are in its linear layers."""
-    encoder = export_model(Inter2Former(DEMO), "encoder", size=SIZE)
+    encoder = exported(Inter2Former(DEMO), "encoder", size=SIZE)
     sizes = {precision: reduce_precision(encoder, precision).ByteSize() for precision in TWINS}
     weights = sum(x.ByteSize() for x in encoder.graph.initializer if "val" in x.name or "backbone" in x.name)
     assert encoder.ByteSize() - sizes["bf16"] > 0.4 * weights

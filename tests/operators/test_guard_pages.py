@@ -368,6 +368,7 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(("library", "operator"), RUNS, indirect=["library"])
 def test_nothing_beside_the_tensors_is_touched(library: Library, operator: str) -> None:
     if os.environ.get("INTER2FORMER_OPS_EMULATED"):  # scripts/sanitize
