@@ -35,6 +35,7 @@
  * @property {Class[]} classes
  * @property {number} classes_version
  * @property {string[]} format_names  for export
+ * @property {string[]} import_names  of these, the ones that can be read
  *
  * @typedef {object} Picture
  * @property {string} id

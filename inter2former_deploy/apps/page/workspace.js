@@ -22,8 +22,8 @@ export class Workspace {
   summaries = [];
   /** That can be exported. @type {string[]} */
   formats = [];
-  /** That can be imported. */
-  imports = ["coco", "labelme", "png"];
+  /** That can be imported. @type {string[]} */
+  imports = [];
   /** @type {Class[]} */
   classes = [];
   /** The class of the next object. */
@@ -90,9 +90,10 @@ export class Workspace {
 
   /** Read the folder's list, and the picture that is seen. */
   async load() {
-    const { pictures, classes, classes_version: version, format_names: formats } = await this.api.pictures();
+    const { pictures, classes, classes_version: version, format_names: formats, import_names: imports } = await this.api.pictures();
     this.summaries = pictures;
     this.formats = formats;
+    this.imports = imports;
     this.classSaver.heard("classes", { version, classes }, version);
     for (const opened of this.openPictures.values()) opened.stale = opened !== this.opened;
     if (this.opened) await this.#refresh(this.opened);

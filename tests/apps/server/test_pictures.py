@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,15 @@ def page(make_client: MakeClient, folder: Path) -> httpx.Client:
 def pictures(page: httpx.Client) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = page.get("/v1/pictures").json()["pictures"]
     return found
+
+
+def test_the_list_says_which_formats_can_be_read(page: httpx.Client):
+    listing = page.get("/v1/pictures").json()
+    modules = {
+        name: import_module(f"inter2former_deploy.annotations.formats.{name.replace('-', '_')}")
+        for name in listing["format_names"]
+    }
+    assert listing["import_names"] == [name for name, module in modules.items() if hasattr(module, "read")]
 
 
 def test_tiles_are_the_pictures_pixels(page: httpx.Client):

@@ -119,6 +119,7 @@ class Pictures(_Model):
     classes: list[ClassJson]
     classes_version: int
     format_names: list[str]
+    import_names: list[str]
 
 
 class Level(_Model):
@@ -176,6 +177,7 @@ def router(service: Service, project: Project, catalogue: Catalogue) -> APIRoute
             "pictures": [listed(picture) for picture in catalogue.pictures()],
             **_classes_json(project.classes(), "classes_version"),
             "format_names": list(FORMATS),
+            "import_names": [name for name, entry in FORMATS.items() if entry.reads],
         }
 
     @routes.get("/v1/pictures/{picture}", response_model=PictureAnswer)
