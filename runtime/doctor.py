@@ -33,6 +33,7 @@ CLICKS = ((30, 28, True), (60, 8, False))  # on `picture`: x, y, positive
 LOGIT_TOLERANCE = 1e-3
 LONGEST_DETAIL = 400  # characters of a finding
 
+PRODUCTS = ("fp32", "bf16", "int8")  # in the order of OperatorInfo
 LINEAR_LAYER = (1024, 768)  # tokens and channels: a quarter of a linear layer of vit_b at 1024
 LINEAR_CALLS = 8
 CLEARLY = 1.15  # ratio of two times from which one is called faster
@@ -112,8 +113,14 @@ def _operators() -> list[Finding]:
         return [Finding("operator library", False, str(error))]
     findings = []
     try:
-        outputs = {"tier": STRING, "versions": ELEMENT[np.dtype(np.int64)], "operators": STRING}
-        tier, versions, operators = _run(options, "OperatorInfo", {}, outputs, {})
+        outputs = {
+            "chosen": STRING,
+            "versions": ELEMENT[np.dtype(np.int64)],
+            "operators": STRING,
+            "tiers": STRING,
+            "rates": ELEMENT[np.dtype(np.float32)],
+        }
+        chosen, versions, operators, tiers, rates = _run(options, "OperatorInfo", {}, outputs, {})
         domain, interface = (int(number) for number in versions)
         fits = domain == DOMAIN_VERSION
         findings.append(
@@ -129,7 +136,7 @@ def _operators() -> list[Finding]:
             Finding(
                 "instruction set tier",
                 True,
-                str(tier) + (" (chosen by INTER2FORMER_TIER)" if forced else " (the best of this machine)"),
+                f"{chosen[0]} (chosen by INTER2FORMER_TIER)" if forced else _choices(chosen, tiers, rates),
                 "unset INTER2FORMER_TIER to let the library choose" if forced else "",
             )
         )
@@ -137,6 +144,15 @@ def _operators() -> list[Finding]:
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         findings.append(Finding("operator library", False, f"{path}: {error}", "reinstall the package"))
     return findings + [_check(options, case) for case in known_answers()]
+
+
+def _choices(chosen: np.ndarray, tiers: np.ndarray, rates: np.ndarray) -> str:
+    """The tier that runs for each kind of product, and what the library measured when it chose."""
+    words = []
+    for product, tier, measured in zip(PRODUCTS, chosen, rates, strict=True):
+        listed = ", ".join(f"{name} {rate:.0f}" for name, rate in zip(tiers, measured, strict=True) if rate > 0)
+        words.append(f"{product} {tier} (of {listed})")
+    return ", ".join(words) + "; measured, in 10^9 multiply-adds a second on one thread"
 
 
 def _reduced_precision(options: ort.SessionOptions) -> Finding:

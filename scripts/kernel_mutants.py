@@ -160,11 +160,11 @@ MUTANTS = [
     Mutant("reduced_precision_linear.cc", "(bits >> 16 & 1)", "1", "reduced_precision_linear"),
     Mutant(
         "reduced_precision_linear.cc",
-        'return finite ? peak / 127.0f : __builtin_nanf("");',
-        "return peak / 127.0f;",
+        'finite ? peak / 127.0f : __builtin_nanf("")',
+        "peak / 127.0f",
         "reduced_precision_linear",
     ),
-    Mutant("reduced_precision_linear.cc", "kRunWords = 512 /", "kRunWords = 51200 /", "reduced_precision_linear"),
+    Mutant("reduced_precision_linear.cc", "(x & 0x01010101)", "(x & 0x00010101)", "reduced_precision_linear"),
     Mutant(
         "upsample_stage.h",
         "return inside + load_partial(corner, count);",

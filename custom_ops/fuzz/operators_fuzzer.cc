@@ -57,7 +57,7 @@ Operators operators_of_tier() {
 #define I2F_HAS_A_BASE(tier, base, ...) std::strcmp(#tier, #base) != 0,
   const bool has_a_base[] = {I2F_TIERS(I2F_HAS_A_BASE)};
 #undef I2F_HAS_A_BASE
-  return has_a_base[chosen_tier()] ? Operators::kReducedPrecision : Operators::kAll;
+  return has_a_base[choice(Product::kInt8).tier] ? Operators::kReducedPrecision : Operators::kAll;
 }
 
 // The operators that need a valid call: all that the library holds, so that none is forgotten here.

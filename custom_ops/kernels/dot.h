@@ -1,4 +1,4 @@
-// Dot products of int8 and bfloat16 numbers: a lane of 32 bits holds kDepth consecutive factors.
+// Dot products of int8 and bfloat16 numbers: a lane of 32 bits holds kDepth factors.
 // The one header that names instructions, for what the compilers' vector extension cannot say;
 // without them the factors are as wide as the sums, and results are the same.
 #pragma once
@@ -17,22 +17,40 @@ typedef uint32_t UnalignedVecWord
     __attribute__((vector_size(I2F_VECTOR_BYTES), aligned(4), may_alias));
 
 inline VecWord load(const uint32_t* p) { return *reinterpret_cast<const UnalignedVecWord*>(p); }
+inline void store(uint32_t* p, VecWord v) { *reinterpret_cast<UnalignedVecWord*>(p) = v; }
 
 }  // namespace i2f::I2F_TIER
 
 // The instructions, each with a macro that says that the tier has it: I2F_BYTE_DOTS,
-// I2F_BFLOAT16_DOTS, I2F_WORD_DOTS. In test builds, models of those that the machine lacks.
+// I2F_SIGNED_BYTE_DOTS, I2F_BYTE_PAIRS, I2F_BFLOAT16_DOTS, I2F_WORD_DOTS. In test builds, models of
+// those that the machine lacks.
 #ifdef I2F_EMULATED
 #include "tests/instructions.h"
 #else
 
 namespace i2f::I2F_TIER {
 
-#ifdef __AVX512VNNI__
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 #define I2F_BYTE_DOTS
 // Unsigned by signed bytes: sums + the sum of a lane's four products, modulo 2^32.
 inline VecInt dot_bytes(VecInt sums, VecWord x, VecWord w) {
+#ifdef __AVX512VNNI__
   return (VecInt)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)w);
+#else
+  return (VecInt)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)x, (__m256i)w);
+#endif
+}
+#elif defined(__AVX2__)
+#define I2F_BYTE_PAIRS
+// The same where the sum of the first two products, and that of the others, is within 16 bits.
+inline VecInt dot_byte_pairs(VecInt sums, VecWord x, VecWord w) {
+#ifdef __AVX512BW__
+  const __m512i pairs = _mm512_maddubs_epi16((__m512i)x, (__m512i)w);
+  return sums + (VecInt)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+#else
+  const __m256i pairs = _mm256_maddubs_epi16((__m256i)x, (__m256i)w);
+  return sums + (VecInt)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#endif
 }
 #endif
 
@@ -62,17 +80,11 @@ inline Vec dot_bfloat16(Vec sums, VecWord x, VecWord w) {
 }
 #endif
 
-#ifdef __SSE2__
+#if defined(__SSE2__) && !defined(__AVX2__)
 #define I2F_WORD_DOTS
 // Signed numbers of 16 bits: sums + the sum of a lane's two products, modulo 2^32.
 inline VecInt dot_words(VecInt sums, VecWord x, VecWord w) {
-#if defined(__AVX512BW__)
-  return sums + (VecInt)_mm512_madd_epi16((__m512i)x, (__m512i)w);
-#elif defined(__AVX2__)
-  return sums + (VecInt)_mm256_madd_epi16((__m256i)x, (__m256i)w);
-#else
   return sums + (VecInt)_mm_madd_epi16((__m128i)x, (__m128i)w);
-#endif
 }
 #endif
 
@@ -81,24 +93,36 @@ inline VecInt dot_words(VecInt sums, VecWord x, VecWord w) {
 
 namespace i2f::I2F_TIER {
 
-// sums + x w of whole numbers, x in -127..127 and w in -128..127, exact.
+// sums + (x + kOffset) (w + kWeightOffset) of whole numbers, x in -127..127 and w in -128..127,
+// exact: instructions that multiply unsigned by signed bytes want one of the two moved.
 struct Int8Dot {
   using Sums = VecInt;
-#if defined(I2F_BYTE_DOTS)
-  using Factor = uint8_t;  // x + kOffset, as the instruction multiplies unsigned by signed bytes
-  static constexpr int kDepth = 4, kOffset = 128;
+  // The most that x may add up to, either way, in the first two of a lane's four factors and in the
+  // others: times 255 it stays within 16 bits. 0 where there is no such limit.
+#ifdef I2F_BYTE_PAIRS
+  static constexpr int kMaxPair = 128;
+#else
+  static constexpr int kMaxPair = 0;
+#endif
+#if defined(I2F_BYTE_PAIRS)
+  using Factor = int8_t;
+  static constexpr int kDepth = 4, kOffset = 0, kWeightOffset = 128;
+  static VecInt add(VecInt sums, VecWord x, VecWord w) { return dot_byte_pairs(sums, w, x); }
+#elif defined(I2F_BYTE_DOTS)
+  using Factor = uint8_t;
+  static constexpr int kDepth = 4, kOffset = 128, kWeightOffset = 0;
   static VecInt add(VecInt sums, VecWord x, VecWord w) { return dot_bytes(sums, x, w); }
 #elif defined(I2F_SIGNED_BYTE_DOTS)
   using Factor = int8_t;
-  static constexpr int kDepth = 4, kOffset = 0;
+  static constexpr int kDepth = 4, kOffset = 0, kWeightOffset = 0;
   static VecInt add(VecInt sums, VecWord x, VecWord w) { return dot_signed_bytes(sums, x, w); }
 #elif defined(I2F_WORD_DOTS)
   using Factor = int16_t;
-  static constexpr int kDepth = 2, kOffset = 0;
+  static constexpr int kDepth = 2, kOffset = 0, kWeightOffset = 0;
   static VecInt add(VecInt sums, VecWord x, VecWord w) { return dot_words(sums, x, w); }
 #else
   using Factor = int32_t;
-  static constexpr int kDepth = 1, kOffset = 0;
+  static constexpr int kDepth = 1, kOffset = 0, kWeightOffset = 0;
   static VecInt add(VecInt sums, VecWord x, VecWord w) { return sums + (VecInt)x * (VecInt)w; }
 #endif
 };
@@ -110,6 +134,7 @@ struct Int8Dot {
 // the error of the plain formula. An error of rounding to odd spreads evenly over two units in the
 // last place, not one: its variance is four times as large, and there are half as many of them,
 // one for two inputs. Half a run makes up for that, as a run's error grows with its length.
+#ifdef I2F_BFLOAT16_DOTS
 struct Bf16Dot {
   using Sums = Vec;
 #ifdef I2F_DOTS_ROUND_TO_ODD
@@ -119,15 +144,10 @@ struct Bf16Dot {
   static constexpr int kRun = 512;
   static constexpr double kRounding = 0x1p-24;
 #endif
-#if defined(I2F_BFLOAT16_DOTS)
   using Factor = uint16_t;
-  static constexpr int kDepth = 2;
+  static constexpr int kDepth = 2, kMaxPair = 0;
   static Vec add(Vec sums, VecWord x, VecWord w) { return dot_bfloat16(sums, x, w); }
-#else
-  using Factor = uint32_t;  // as float32
-  static constexpr int kDepth = 1;
-  static Vec add(Vec sums, VecWord x, VecWord w) { return sums + (Vec)x * (Vec)w; }
-#endif
 };
+#endif
 
 }  // namespace i2f::I2F_TIER

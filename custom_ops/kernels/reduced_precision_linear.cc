@@ -2,11 +2,14 @@
 // the machine multiplies, and multiplies it by one panel of weights after the other: the panel
 // stays in the first cache and the block in the second, the weights are read once a block. The
 // epilogue (scales, bias, GELU) runs on the sums of a tile before they leave the first cache.
+//
+// Bfloat16 numbers without an instruction of their own are rounded and multiplied as float32.
 
 #include "kernels/reduced_precision_linear.h"
 
 #include "kernels/dot.h"
 #include "kernels/gemm.h"
+#include "kernels/linear_block.h"
 #include "kernels/math.h"
 
 namespace i2f::I2F_TIER {
@@ -17,17 +20,52 @@ constexpr int kColumns = kVectors * kLanes;  // of a panel
 constexpr int kRows = kTileRows<kVectors>;   // of a tile
 constexpr int64_t kBlockWords = 96 << 10;    // of a task's converted rows: half of a second cache
 constexpr int64_t kBlockTiles = 10;          // of a block, at most: tasks for many threads
-constexpr int64_t kMaxTasks = 64;            // bounds the scratch
 
-// A vector of the factors of kLanes words' worth of lanes.
-template <class Factor>
-using Factors __attribute__((vector_size(kLanes * sizeof(Factor)))) = Factor;
+// Where a word holds several factors, they are not neighbours: kLanes words hold kDepth vectors of
+// inputs, the first of them in the lowest bits, so that converting needs no shuffles. Behind the
+// last input there are zeros up to whole vectors of words.
+template <int kDepth>
+struct Words {
+  static constexpr int kBits = 32 / kDepth;  // of a factor
+  static constexpr uint32_t kMask = ~0u >> (32 - kBits);
 
-// The value of x as the register that the compiler would compute it in: no product fuses across.
+  static int64_t count(int64_t inputs) { return ceil_div(inputs, kDepth * kLanes) * kLanes; }
+  static int64_t index(int64_t k) { return k / (kDepth * kLanes) * kLanes + k % kLanes; }
+  static int shift(int64_t k) { return static_cast<int>(k / kLanes % kDepth) * kBits; }
+
+  // The words of a row; factors(vector of inputs) are the factors of each.
+  template <class Factors>
+  static void convert(const float* x, int64_t inputs, uint32_t* to, const Factors& factors) {
+    for (int64_t k = 0; k < inputs; to += kLanes) {
+      VecWord words{};
+#pragma GCC unroll 4
+      for (int j = 0; j < kDepth; ++j, k += kLanes) {
+        const int64_t left = inputs - k;
+        const Vec values = left >= kLanes ? load(x + k)
+                           : left > 0     ? load_partial(x + k, static_cast<int>(left))
+                                          : Vec{};
+        words |= (factors(values) & kMask) << (j * kBits);
+      }
+      store(to, words);
+    }
+  }
+};
+
+// The value of x as it is rounded to float32: no product fuses across.
 inline Vec rounded(Vec x) {
+#if defined(__x86_64__) && !defined(I2F_EMULATED)
+  asm("" : "+v"(x));  // in its register
+#else
   asm("" : "+m"(x));
+#endif
   return x;
 }
+
+// What belongs to a converted row: its scale, and what its sums start from besides a panel's head.
+struct RowState {
+  float scale;
+  int32_t start;
+};
 
 inline VecInt absolute_bits(Vec x) { return (VecInt)x & 0x7fffffff; }
 
@@ -44,23 +82,24 @@ struct Int8 {
   static constexpr int64_t kRunWords = INT64_MAX / 2;  // of a sum: all of it, as it is exact
 
   static uint32_t weight(const Weights& weights, int64_t at) {
-    return static_cast<uint32_t>(int32_t{weights.weight[at]});
+    return static_cast<uint32_t>(weights.weight[at] + Dot::kWeightOffset);
   }
   // Row `n` of the weights, in lane j of the head.
   static void pack_head(const Weights& weights, int64_t inputs, int64_t n, int64_t j,
                         uint32_t* head) {
     int32_t sum = 0;
     for (int64_t k = 0; k < inputs; ++k) sum += weights.weight[n * inputs + k];
-    // x w = (x + offset) w - offset w; a sum of bytes times 128 wraps as the sums it goes into.
+    // x w = (x + offset) w - offset w; a sum of bytes times 128 wraps as the sums it goes into. An
+    // offset of the weights is taken away with each row's start instead.
     head[j] = 0u - static_cast<uint32_t>(sum) * static_cast<uint32_t>(Dot::kOffset);
     __builtin_memcpy(head + kColumns + j, weights.scale + n, sizeof(float));
     __builtin_memcpy(head + 2 * kColumns + j, weights.bias + n, sizeof(float));
   }
   static VecInt start(const uint32_t* head) { return (VecInt)load(head); }
 
-  // Converts a row to factors, with zeros behind; returns its scale, NaN where a value is not
-  // finite. Values below 2^-100 all through count as 0: 127 / peak stays finite.
-  static float convert(const float* x, int64_t inputs, Dot::Factor* to, int64_t padded) {
+  // Converts a row to factors, with zeros behind; its scale is NaN where a value is not finite.
+  // Values below 2^-100 all through count as 0: 127 / peak stays finite.
+  static RowState convert(const float* x, int64_t inputs, uint32_t* to) {
     const int64_t whole = inputs / kLanes * kLanes;
     const int rest = static_cast<int>(inputs - whole);
     VecInt highest = absolute_bits(load_partial(x + whole, rest));
@@ -74,67 +113,63 @@ struct Int8 {
     __builtin_memcpy(&peak, &bits, sizeof peak);
     const bool finite = bits < 0x7f800000;
     const float inverse = finite && peak >= 0x1p-100f ? 127.0f / peak : 0.0f;
-    int64_t k = 0;
-    for (; k < whole; k += kLanes) put(nearest(load(x + k) * inverse), to + k);
-    if (k < padded) put(nearest(load_partial(x + k, rest) * inverse), to + k);
-    return finite ? peak / 127.0f : __builtin_nanf("");
+    VecInt sum{};
+    Words<Dot::kDepth>::convert(x, inputs, to, [&](Vec values) {
+      const VecInt codes = nearest(values * inverse);
+      if (Dot::kWeightOffset != 0) sum += codes;
+      return (VecWord)(codes + Dot::kOffset);
+    });
+    uint32_t total = 0;
+    for (int i = 0; i < kLanes; ++i) total += static_cast<uint32_t>(sum[i]);
+    // x w = x (w + offset) - offset x
+    const uint32_t start = 0u - total * static_cast<uint32_t>(Dot::kWeightOffset);
+    return {finite ? peak / 127.0f : __builtin_nanf(""), static_cast<int32_t>(start)};
   }
-  static void put(VecInt x, Dot::Factor* to) {
-    const auto converted = __builtin_convertvector(x + Dot::kOffset, Factors<Dot::Factor>);
-    __builtin_memcpy(to, &converted, sizeof converted);  // of no alignment
-  }
-
-  static Vec finish(VecInt sums, const uint32_t* head, float scale) {
-    const Vec scaled = __builtin_convertvector(sums, Vec) * (Vec)load(head + kColumns);
-    return rounded(scaled * scale) + (Vec)load(head + 2 * kColumns);
+  static Vec finish(VecInt sums, const uint32_t* head, RowState row) {
+    const VecInt whole = (VecInt)((VecWord)sums + static_cast<uint32_t>(row.start));
+    const Vec scaled = __builtin_convertvector(whole, Vec) * (Vec)load(head + kColumns);
+    return rounded(scaled * row.scale) + (Vec)load(head + 2 * kColumns);
   }
 };
 
+// Bfloat16 numbers in the upper halves of words: x rounded to the nearest even; a NaN stays one.
+inline VecWord to_bfloat16(Vec x) {
+  const VecWord bits = (VecWord)x;
+  VecWord near = bits + 0x7fff + (bits >> 16 & 1);
+  near = (VecInt)(bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : near;
+  return near & 0xffff0000;
+}
+
+#ifdef I2F_BFLOAT16_DOTS
 struct Bf16 {
   using Dot = Bf16Dot;
   using Weights = Bf16LinearWeights;
   static constexpr int kHead = 1;  // of a panel: biases, which sums start from
   static constexpr int64_t kRunWords = Dot::kRun / Dot::kDepth;
-  static constexpr int kShift = Dot::kDepth == 1 ? 0 : 16;  // of a bfloat16 in a float
 
-  static uint32_t weight(const Weights& weights, int64_t at) {
-    return static_cast<uint32_t>(weights.weight[at]) << 16 >> kShift;
-  }
+  static uint32_t weight(const Weights& weights, int64_t at) { return weights.weight[at]; }
   static void pack_head(const Weights& weights, int64_t, int64_t n, int64_t j, uint32_t* head) {
     __builtin_memcpy(head + j, weights.bias + n, sizeof(float));
   }
   static Vec start(const uint32_t* head) { return (Vec)load(head); }
 
-  static float convert(const float* x, int64_t inputs, Dot::Factor* to, int64_t padded) {
-    const int64_t whole = inputs / kLanes * kLanes;
-    int64_t k = 0;
-    for (; k < whole; k += kLanes) put(load(x + k), to + k);
-    if (k < padded) put(load_partial(x + k, static_cast<int>(inputs - k)), to + k);
-    return 1.0f;
+  static RowState convert(const float* x, int64_t inputs, uint32_t* to) {
+    Words<Dot::kDepth>::convert(x, inputs, to, [](Vec x) { return to_bfloat16(x) >> 16; });
+    return {1.0f, 0};
   }
-  // Rounds to the nearest even; a NaN stays one.
-  static void put(Vec x, Dot::Factor* to) {
-    const VecWord bits = (VecWord)x;
-    VecWord near = bits + 0x7fff + (bits >> 16 & 1);
-    near = (VecInt)(bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : near;
-    near = (near & 0xffff0000) >> kShift;
-    const auto converted = __builtin_convertvector(near, Factors<Dot::Factor>);
-    __builtin_memcpy(to, &converted, sizeof converted);  // of no alignment
-  }
-
-  static Vec finish(Vec sums, const uint32_t*, float) { return sums; }
+  static Vec finish(Vec sums, const uint32_t*, RowState) { return sums; }
 };
+#endif
 
 template <class P>
 class Linear {
  public:
   using Dot = typename P::Dot;
   using Sums = typename Dot::Sums;
-  using Factor = typename Dot::Factor;
 
   Linear(const LinearSizes& sizes, const void* packed)
       : sizes_(sizes),
-        words_(ceil_div(sizes.inputs, Dot::kDepth)),
+        words_(Words<Dot::kDepth>::count(sizes.inputs)),
         panels_(ceil_div(sizes.outputs, kColumns)),
         packed_(static_cast<const uint32_t*>(packed)) {}
 
@@ -142,17 +177,17 @@ class Linear {
     return static_cast<size_t>(panels_ * panel_words()) * sizeof(uint32_t);
   }
 
-  void pack(const typename P::Weights& weights, uint32_t* packed) const {
-    constexpr int kBits = 32 / Dot::kDepth;
-    constexpr uint32_t kMask = ~0u >> (32 - kBits);
+  void pack(const typename P::Weights& weights, void* to_panels) const {
+    auto* packed = static_cast<uint32_t*>(to_panels);
+    using Factors = Words<Dot::kDepth>;
     for (int64_t i = 0; i < panels_ * panel_words(); ++i) packed[i] = 0;
     for (int64_t n = 0; n < sizes_.outputs; ++n) {
       uint32_t* head = packed + n / kColumns * panel_words();
       P::pack_head(weights, sizes_.inputs, n, n % kColumns, head);
       uint32_t* to = head + P::kHead * kColumns + n % kColumns;
       for (int64_t k = 0; k < sizes_.inputs; ++k) {
-        const uint32_t factor = P::weight(weights, n * sizes_.inputs + k) & kMask;
-        to[k / Dot::kDepth * kColumns] |= factor << (k % Dot::kDepth * kBits);
+        const uint32_t factor = P::weight(weights, n * sizes_.inputs + k) & Factors::kMask;
+        to[Factors::index(k) * kColumns] |= factor << Factors::shift(k);
       }
     }
   }
@@ -164,58 +199,112 @@ class Linear {
     const int64_t block = kRows * max(1, min(kBlockTiles, most));
     const int64_t tasks = min(kMaxTasks, ceil_div(rows, block));
     const int64_t tiles = ceil_div(min(rows, block), kRows);
-    // Of a task: converted rows, tile by tile, then a row on its way there.
-    const int64_t row_words = ceil_div(words_ * Dot::kDepth, kLanes) * kLanes;
-    const int64_t task_words = tiles * kRows * words_ + row_words;
+    // Of a task: tiles, then the rows of one on their way there.
+    const int64_t task_words = tiles * tile_words() + kRows * words_;
     uint32_t* words = take<uint32_t>(memory, tasks * task_words);
-    float* scales = take<float>(memory, tasks * tiles * kRows);
+    RowState* states = take<RowState>(memory, tasks * tiles * kRows);
     parallel_for(parallel, static_cast<size_t>(tasks), [&](size_t task) {
       const auto i = static_cast<int64_t>(task);
       uint32_t* own = words + i * task_words;
+      RowState* own_states = states + i * tiles * kRows;
       for_parts(rows * i / tasks, rows * (i + 1) / tasks, block, [&](int64_t first, int64_t last) {
-        convert(x, first, last, own, own + tiles * kRows * words_, scales + i * tiles * kRows);
-        multiply_block(first, last, own, scales + i * tiles * kRows, gelu, out);
+        uint32_t* tile = own;
+        for (int64_t row = first; row < last; row += kRows, tile += tile_words()) {
+          const int64_t count = min(kRows, last - row);
+          uint32_t* converted = own + tiles * tile_words();
+          for (int64_t r = 0; r < count; ++r) {
+            own_states[row - first + r] =
+                P::convert(x + (row + r) * sizes_.inputs, sizes_.inputs, converted + r * words_);
+          }
+          lay_out(converted, count, tile);
+        }
+        multiply_block(first, last, own, own_states, gelu, out);
       });
     });
   }
 
  private:
-  int64_t panel_words() const { return (P::kHead + words_) * kColumns; }
+  // A tile is its number of steps, and for each step a word of every row. Where sums of pairs are
+  // limited, a step also says which word of the panel it meets: a word whose pairs may pass the
+  // limit is two steps, each with half of its factors.
+  static constexpr bool kSplits = Dot::kMaxPair > 0;
+  static constexpr int kStep = kRows + (kSplits ? 1 : 0);  // words of a step
 
-  // Rows [first, last) to tiles of words [words_][kRows].
-  void convert(const float* x, int64_t first, int64_t last, uint32_t* tiles, uint32_t* row,
-               float* scales) const {
-    for (int64_t r = 0; r < last - first; ++r) {
-      scales[r] = P::convert(x + (first + r) * sizes_.inputs, sizes_.inputs,
-                             reinterpret_cast<Factor*>(row), words_ * Dot::kDepth);
-      uint32_t* to = tiles + r / kRows * kRows * words_ + r % kRows;
-      for (int64_t k = 0; k < words_; ++k) to[k * kRows] = row[k];
+  int64_t panel_words() const { return (P::kHead + words_) * kColumns; }
+  int64_t tile_words() const { return 1 + words_ * kStep * (kSplits ? 2 : 1); }
+
+  // `count` converted rows to a tile. Rows that are not there are 0.
+  void lay_out(const uint32_t* rows, int64_t count, uint32_t* tile) const {
+    uint32_t* to = tile + 1;
+    for (int64_t begin = 0; begin < words_; begin += kLanes) {
+      VecInt far{};  // whether a word's pairs pass the limit in one of the rows
+      for (int64_t r = 0; r < count && kSplits; ++r) {
+        far |= pairs_are_far(load(rows + r * words_ + begin));
+      }
+      for (int64_t k = begin; k < begin + kLanes; ++k) {
+        uint32_t words[kRows];
+        for (int64_t r = 0; r < kRows; ++r) words[r] = r < count ? rows[r * words_ + k] : 0;
+        if (kSplits && far[k - begin] != 0) {
+          uint32_t halves[kRows];
+          for (int r = 0; r < kRows; ++r) {
+            halves[r] = half_of_bytes(words[r]);
+            words[r] = other_half_of_bytes(words[r]);
+          }
+          to = put_step(halves, k, to);
+        }
+        to = put_step(words, k, to);
+      }
     }
+    tile[0] = static_cast<uint32_t>((to - tile - 1) / kStep);
   }
 
-  void multiply_block(int64_t first, int64_t last, const uint32_t* tiles, const float* scales,
+  static uint32_t* put_step(const uint32_t (&words)[kRows], int64_t k, uint32_t* to) {
+    for (int r = 0; r < kRows; ++r) to[r] = words[r];
+    if (kSplits) to[kRows] = static_cast<uint32_t>(k * kColumns);
+    return to + kStep;
+  }
+
+  // -1 in lanes whose first or last two signed bytes add up to more than the limit, either way.
+  static VecInt pairs_are_far(VecWord x) {
+    const auto byte = [x](int i) { return (VecInt)(x << (24 - 8 * i)) >> 24; };
+    const VecInt low = byte(0) + byte(1), high = byte(2) + byte(3);
+    const VecInt limit = VecInt{} + Dot::kMaxPair;
+    return (low > limit) | (low < -limit) | (high > limit) | (high < -limit);
+  }
+
+  // Each of four signed bytes halved and rounded down; what is left of it.
+  static uint32_t half_of_bytes(uint32_t x) { return (x >> 1 & 0x7f7f7f7f) | (x & 0x80808080); }
+  static uint32_t other_half_of_bytes(uint32_t x) {
+    const uint32_t half = half_of_bytes(x);
+    return ((half & 0x7f7f7f7f) + (x & 0x01010101)) ^ (half & 0x80808080);
+  }
+
+  void multiply_block(int64_t first, int64_t last, const uint32_t* tiles, const RowState* states,
                       bool gelu, float* out) const {
     for (int64_t p = 0; p < panels_; ++p) {
       const uint32_t* panel = packed_ + p * panel_words();
-      for (int64_t row = first; row < last; row += kRows) {
+      const uint32_t* tile = tiles;
+      for (int64_t row = first; row < last; row += kRows, tile += tile_words()) {
         const int64_t rows = min(kRows, last - row);
-        const uint32_t* x = tiles + (row - first) * words_;
         Sums sums[kRows][kVectors];
         with_rows<kRows>(
-            rows, [&](auto height) { multiply_tile<decltype(height)::kCount>(x, panel, sums); });
+            rows, [&](auto height) { multiply_tile<decltype(height)::kCount>(tile, panel, sums); });
         float* to = out + row * sizes_.outputs + p * kColumns;
         const auto finish = gelu ? &Linear::finish<true> : &Linear::finish<false>;
-        (this->*finish)(sums, rows, panel, scales + (row - first), sizes_.outputs - p * kColumns,
+        (this->*finish)(sums, rows, panel, states + (row - first), sizes_.outputs - p * kColumns,
                         to);
       }
     }
   }
 
   template <int M>
-  void multiply_tile(const uint32_t* x, const uint32_t* panel, Sums (&to)[kRows][kVectors]) const {
+  void multiply_tile(const uint32_t* tile, const uint32_t* panel,
+                     Sums (&to)[kRows][kVectors]) const {
     const uint32_t* factors = panel + P::kHead * kColumns;
-    for (int64_t begin = 0; begin < words_; begin += P::kRunWords) {
-      const int64_t end = min(words_, begin + P::kRunWords);
+    const int64_t steps = tile[0];
+    const uint32_t* x = tile + 1;
+    for (int64_t begin = 0; begin < steps; begin += P::kRunWords) {
+      const int64_t end = min(steps, begin + P::kRunWords);
       Sums sums[M][kVectors];
 #pragma GCC unroll 32
       for (int m = 0; m < M; ++m) {
@@ -224,10 +313,11 @@ class Linear {
           sums[m][n] = begin == 0 ? P::start(panel + n * kLanes) : Sums{};
         }
       }
-      for (int64_t k = begin; k < end; ++k, factors += kColumns, x += kRows) {
+      for (int64_t k = begin; k < end; ++k, x += kStep) {
+        const uint32_t* from = factors + (kSplits ? x[kStep - 1] : k * kColumns);
         VecWord column[kVectors];
 #pragma GCC unroll 32
-        for (int n = 0; n < kVectors; ++n) column[n] = load(factors + n * kLanes);
+        for (int n = 0; n < kVectors; ++n) column[n] = load(from + n * kLanes);
 #pragma GCC unroll 32
         for (int m = 0; m < M; ++m) {
           const VecWord row = x[m] - VecWord{};
@@ -249,13 +339,13 @@ class Linear {
   // but always alike.
   template <bool kGelu>
   __attribute__((noinline)) void finish(const Sums (&sums)[kRows][kVectors], int64_t rows,
-                                        const uint32_t* head, const float* scales, int64_t columns,
-                                        float* out) const {
+                                        const uint32_t* head, const RowState* states,
+                                        int64_t columns, float* out) const {
 #pragma GCC unroll 1
     for (int64_t m = 0; m < rows; ++m, out += sizes_.outputs) {
 #pragma GCC unroll 1
       for (int n = 0; n < kVectors; ++n) {
-        Vec y = P::finish(sums[m][n], head + n * kLanes, scales[m]);
+        Vec y = P::finish(sums[m][n], head + n * kLanes, states[m]);
         if constexpr (kGelu) y = gelu(y);
         const int64_t left = columns - n * kLanes;
         if (left >= kLanes) {
@@ -273,6 +363,72 @@ class Linear {
   const uint32_t* packed_;
 };
 
+#ifndef I2F_BFLOAT16_DOTS
+// The layer as one of float32 numbers, of rounded rows: as fast as that, with half the digits.
+class RoundedLinear {
+ public:
+  RoundedLinear(const LinearSizes& sizes, const void* packed)
+      : sizes_(sizes), packed_(static_cast<const float*>(packed)) {}
+
+  size_t packed_bytes() const { return static_cast<size_t>(panels() * panel()) * sizeof(float); }
+
+  void pack(const Bf16LinearWeights& weights, void* to_panels) const {
+    auto* packed = static_cast<float*>(to_panels);
+    for (int64_t i = 0; i < panels() * panel(); ++i) packed[i] = 0.0f;
+    for (int64_t n = 0; n < sizes_.outputs; ++n) {
+      float* to = packed + n / linear_block::kWidth * panel() + n % linear_block::kWidth;
+      to[0] = weights.bias[n];
+      for (int64_t k = 0; k < sizes_.inputs; ++k) {
+        const uint32_t bits = uint32_t{weights.weight[n * sizes_.inputs + k]} << 16;
+        __builtin_memcpy(to + (k + 1) * linear_block::kWidth, &bits, sizeof bits);
+      }
+    }
+  }
+
+  void run(const float* x, int64_t rows, bool with_gelu, float* out, const Memory& memory,
+           const Parallel& parallel) const {
+    if (rows == 0) return;
+    const int64_t inputs = sizes_.inputs;
+    // Rows of many inputs are rounded step by step: whole ones would lie far apart.
+    const int64_t stride = linear_block::row_stride(min(inputs, linear_block::kStep));
+    const auto body = [&](int64_t first, int64_t count, float* sums, float* rounded_rows) {
+      const auto part = [&](int64_t k, int64_t depth) -> StridedRows {
+        for (int64_t i = 0; i < count; ++i) {
+          round_row(x + (first + i) * inputs + k, depth, rounded_rows + i * stride);
+        }
+        return {rounded_rows, stride};
+      };
+      float* to = out + first * sizes_.outputs;
+      linear_block::multiply_block(count, sizes_, packed_, sums, part,
+                                   [to, with_gelu](int64_t at, Vec* v, int64_t outputs) {
+                                     if (with_gelu) {
+                                       for (int i = 0; i < 2; ++i) v[i] = gelu(v[i]);
+                                     }
+                                     store_pair(to + at, v, outputs);
+                                   });
+    };
+    linear_block::for_row_blocks(rows, stride, sizes_, memory, parallel, body);
+  }
+
+ private:
+  int64_t panels() const { return linear_block::panels(sizes_); }
+  int64_t panel() const { return panel_floats<2>(sizes_.inputs); }
+
+  static void round_row(const float* x, int64_t count, float* to) {
+    int64_t k = 0;
+    for (; k + kLanes <= count; k += kLanes) store(to + k, (Vec)to_bfloat16(load(x + k)));
+    const int rest = static_cast<int>(count - k);
+    if (rest > 0) store(to + k, (Vec)to_bfloat16(load_partial(x + k, rest)));
+  }
+
+  LinearSizes sizes_;
+  const float* packed_;
+};
+using Bf16Linear = RoundedLinear;
+#else
+using Bf16Linear = Linear<Bf16>;
+#endif
+
 }  // namespace
 
 size_t packed_int8_linear_size(const LinearSizes& sizes) {
@@ -280,7 +436,7 @@ size_t packed_int8_linear_size(const LinearSizes& sizes) {
 }
 
 void pack_int8_linear(const LinearSizes& sizes, const Int8LinearWeights& weights, void* packed) {
-  Linear<Int8>(sizes, nullptr).pack(weights, static_cast<uint32_t*>(packed));
+  Linear<Int8>(sizes, nullptr).pack(weights, packed);
 }
 
 void int8_linear(const float* x, int64_t rows, const LinearSizes& sizes, const void* packed,
@@ -289,16 +445,16 @@ void int8_linear(const float* x, int64_t rows, const LinearSizes& sizes, const v
 }
 
 size_t packed_bf16_linear_size(const LinearSizes& sizes) {
-  return Linear<Bf16>(sizes, nullptr).packed_bytes();
+  return Bf16Linear(sizes, nullptr).packed_bytes();
 }
 
 void pack_bf16_linear(const LinearSizes& sizes, const Bf16LinearWeights& weights, void* packed) {
-  Linear<Bf16>(sizes, nullptr).pack(weights, static_cast<uint32_t*>(packed));
+  Bf16Linear(sizes, nullptr).pack(weights, packed);
 }
 
 void bf16_linear(const float* x, int64_t rows, const LinearSizes& sizes, const void* packed,
                  bool gelu, float* out, const Memory& memory, const Parallel& parallel) {
-  Linear<Bf16>(sizes, packed).run(x, rows, gelu, out, memory, parallel);
+  Bf16Linear(sizes, packed).run(x, rows, gelu, out, memory, parallel);
 }
 
 }  // namespace i2f::I2F_TIER

@@ -1,42 +1,87 @@
 #include "ops/dispatch.h"
 
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
+#include "ops/calibration.h"
 #include "ops/cpu_features.h"
 
 namespace i2f {
 namespace {
 
-#define I2F_RUNS_HERE(tier, base, runs_here, ...) runs_here,
+// So many times as fast must a lower tier be to be taken for a higher one: what two kernels of
+// about the same speed measure changes from process to process, and the choice must not.
+constexpr float kClearly = 1.15f;
 
-size_t choose() {
-  const bool runs_here[] = {I2F_TIERS(I2F_RUNS_HERE)};
+struct Choices {
+  Choice of[kProducts];
+};
+
+// The tier that INTER2FORMER_TIER names, or kTierCount where it names none.
+size_t named_tier() {
   const char* variable = std::getenv("INTER2FORMER_TIER");
   const std::string wanted = variable == nullptr ? "" : variable;
-  constexpr size_t kNone = ~size_t{0};
-  size_t best = kNone;
+  if (wanted.empty()) return kTierCount;
   std::string available;
   bool known = false;
-  for (size_t i = 0; i < std::size(kTiers); ++i) {
+  for (size_t i = 0; i < kTierCount; ++i) {
     known = known || wanted == kTiers[i];
-    if (!runs_here[i]) continue;
-    if (wanted.empty() || wanted == kTiers[i]) best = i;
+    if (!runs_here(i)) continue;
+    if (wanted == kTiers[i]) return i;
     available += (available.empty() ? "" : ", ") + std::string(kTiers[i]);
   }
-  if (best == kNone) {
-    throw std::runtime_error("INTER2FORMER_TIER: expected one of " + available + ", got " + wanted +
-                             (known ? ", which this machine lacks" : ""));
+  throw std::runtime_error("INTER2FORMER_TIER: expected one of " + available + ", got " + wanted +
+                           (known ? ", which this machine lacks" : ""));
+}
+
+bool has_own_kernels(Product product, size_t tier) {
+#define I2F_HAS_NO_BASE(tier, base, ...) std::strcmp(#tier, #base) == 0,
+  static const bool has_no_base[] = {I2F_TIERS(I2F_HAS_NO_BASE)};
+  return product != Product::kFloat32 || has_no_base[tier];
+}
+
+Choice measured(Product product) {
+  Choice choice{};
+  bool candidates[kTierCount];
+  for (size_t i = 0; i < kTierCount; ++i) {
+    candidates[i] = runs_here(i) && has_own_kernels(product, i);
   }
-  return best;
+  measure_rates(product, candidates, choice.rates);
+  for (size_t i = 0; i < kTierCount; ++i) {
+    if (candidates[i]) choice.tier = i;
+  }
+  float best = kClearly * choice.rates[choice.tier];
+  for (size_t i = 0; i < kTierCount; ++i) {
+    if (choice.rates[i] <= best) continue;
+    best = choice.rates[i];
+    choice.tier = i;
+  }
+  return choice;
+}
+
+Choices choose() {
+  Choices choices{};
+  const size_t named = named_tier();
+  for (size_t product = 0; product < kProducts; ++product) {
+    choices.of[product] =
+        named < kTierCount ? Choice{named, {}} : measured(static_cast<Product>(product));
+  }
+  return choices;
 }
 
 }  // namespace
 
-size_t chosen_tier() {
-  static const size_t chosen = choose();
-  return chosen;
+bool runs_here(size_t tier) {
+#define I2F_RUNS_HERE(tier, base, runs_here, ...) runs_here,
+  static const bool runs[] = {I2F_TIERS(I2F_RUNS_HERE)};
+  return runs[tier];
+}
+
+const Choice& choice(Product product) {
+  static const Choices choices = choose();
+  return choices.of[static_cast<size_t>(product)];
 }
 
 }  // namespace i2f

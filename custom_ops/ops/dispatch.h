@@ -1,5 +1,5 @@
-// Which tier of the kernels runs: the best that the machine has, or the one that INTER2FORMER_TIER
-// names.
+// Which tier of the kernels runs, for each kind of product by itself: the fastest that the machine
+// has, by measurement, or the one that INTER2FORMER_TIER names.
 #pragma once
 
 #include <cstddef>
@@ -11,28 +11,43 @@ namespace i2f {
 #define I2F_NAME(tier, ...) #tier,
 constexpr const char* kTiers[] = {I2F_TIERS(I2F_NAME)};  // of this build, in ascending order
 #undef I2F_NAME
+constexpr size_t kTierCount = sizeof(kTiers) / sizeof(*kTiers);
 
-// The index in kTiers of the tier that runs, chosen once. Throws std::runtime_error when
-// INTER2FORMER_TIER names no tier or one that this machine lacks.
-size_t chosen_tier();
+// Kernels of bfloat16 and int8 numbers, and all others.
+enum class Product : size_t { kFloat32, kBfloat16, kInt8 };
+constexpr size_t kProducts = 3;
+
+struct Choice {
+  size_t tier;              // index in kTiers
+  float rates[kTierCount];  // of a linear layer on one thread, 10^9 multiplications and additions a
+                            // second; 0 for tiers that this machine or this product has not
+};
+
+// The choice for one kind of product, made once for all when the first is asked for. Throws
+// std::runtime_error when INTER2FORMER_TIER names no tier or one that this machine lacks.
+const Choice& choice(Product product);
+bool runs_here(size_t tier);
 
 // One kernel as each tier has it. A call runs that of the chosen tier.
-template <class Function>
+template <Product kProduct, class Function>
 struct Dispatched;
-template <class Result, class... Arguments>
-struct Dispatched<Result(Arguments...)> {
-  Result operator()(Arguments... arguments) const { return of_tier[chosen_tier()](arguments...); }
-  Result (*of_tier[sizeof(kTiers) / sizeof(*kTiers)])(Arguments...);
+template <Product kProduct, class Result, class... Arguments>
+struct Dispatched<kProduct, Result(Arguments...)> {
+  Result operator()(Arguments... arguments) const {
+    return of_tier[choice(kProduct).tier](arguments...);
+  }
+  Result (*of_tier[kTierCount])(Arguments...);
 };
 
 }  // namespace i2f
 
 // Makes a kernel known to an operator as kernels::name. Stands in namespace i2f.
 //   type  the type of its function, from the kernel's header
-#define I2F_KERNEL(type, name)                                                       \
-  I2F_TIERS(I2F_DECLARE_OF_BASE, type, name)                                         \
-  namespace kernels {                                                                \
-  constexpr Dispatched<type> name = {{I2F_TIERS(I2F_FUNCTION_OF_BASE, type, name)}}; \
+#define I2F_KERNEL(type, name)                           \
+  I2F_TIERS(I2F_DECLARE_OF_BASE, type, name)             \
+  namespace kernels {                                    \
+  constexpr Dispatched<Product::kFloat32, type> name = { \
+      {I2F_TIERS(I2F_FUNCTION_OF_BASE, type, name)}};    \
   }
 #define I2F_DECLARE_OF_BASE(tier, base, runs_here, type, name) \
   namespace base {                                             \
@@ -41,10 +56,11 @@ struct Dispatched<Result(Arguments...)> {
 #define I2F_FUNCTION_OF_BASE(tier, base, runs_here, type, name) base::name,
 
 // The same for a kernel of reduced precision, of which each tier has its own.
-#define I2F_REDUCED_PRECISION_KERNEL(type, name)                                     \
-  I2F_TIERS(I2F_DECLARE_OF_TIER, type, name)                                         \
-  namespace kernels {                                                                \
-  constexpr Dispatched<type> name = {{I2F_TIERS(I2F_FUNCTION_OF_TIER, type, name)}}; \
+//   product  Product::kBfloat16 or Product::kInt8
+#define I2F_REDUCED_PRECISION_KERNEL(product, type, name)                                     \
+  I2F_TIERS(I2F_DECLARE_OF_TIER, type, name)                                                  \
+  namespace kernels {                                                                         \
+  constexpr Dispatched<product, type> name = {{I2F_TIERS(I2F_FUNCTION_OF_TIER, type, name)}}; \
   }
 #define I2F_DECLARE_OF_TIER(tier, base, runs_here, type, name) \
   namespace tier {                                             \

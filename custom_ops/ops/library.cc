@@ -160,7 +160,7 @@ extern "C" I2F_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOption
   }
   OrtStatus* status = nullptr;
   OrtStatus* thrown = i2f::guarded(*api, i2f::kDomain, [&] {
-    i2f::chosen_tier();
+    i2f::choice(i2f::Product::kFloat32);
     status = i2f::add_to(options, *api, version);
   });
   return thrown != nullptr ? thrown : status;

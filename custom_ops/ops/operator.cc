@@ -206,10 +206,6 @@ void* KernelContext::allocate(size_t index, std::initializer_list<int64_t> dims)
   return data;
 }
 
-void KernelContext::output_text(size_t index, const char* text) {
-  check(api_, api_.FillStringTensor(output_value(index, {}), &text, 1));
-}
-
 void KernelContext::output_texts(size_t index, const std::vector<const char*>& texts) {
   OrtValue* output = output_value(index, {static_cast<int64_t>(texts.size())});
   check(api_, api_.FillStringTensor(output, texts.data(), texts.size()));

@@ -168,7 +168,6 @@ class KernelContext final : public Inputs {
   T* output(size_t index, std::initializer_list<int64_t> dims) {
     return static_cast<T*>(allocate(index, dims));
   }
-  void output_text(size_t index, const char* text);                        // a string scalar
   void output_texts(size_t index, const std::vector<const char*>& texts);  // strings [n]
 
   // Uninitialised memory for this run, from the session's arena: it stays warm between runs.

@@ -7,12 +7,13 @@
 
 namespace i2f {
 
-I2F_REDUCED_PRECISION_KERNEL(PackedInt8LinearSizeKernel, packed_int8_linear_size)
-I2F_REDUCED_PRECISION_KERNEL(PackInt8LinearKernel, pack_int8_linear)
-I2F_REDUCED_PRECISION_KERNEL(Int8LinearKernel, int8_linear)
-I2F_REDUCED_PRECISION_KERNEL(PackedBf16LinearSizeKernel, packed_bf16_linear_size)
-I2F_REDUCED_PRECISION_KERNEL(PackBf16LinearKernel, pack_bf16_linear)
-I2F_REDUCED_PRECISION_KERNEL(Bf16LinearKernel, bf16_linear)
+I2F_REDUCED_PRECISION_KERNEL(Product::kInt8, PackedInt8LinearSizeKernel, packed_int8_linear_size)
+I2F_REDUCED_PRECISION_KERNEL(Product::kInt8, PackInt8LinearKernel, pack_int8_linear)
+I2F_REDUCED_PRECISION_KERNEL(Product::kInt8, Int8LinearKernel, int8_linear)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackedBf16LinearSizeKernel,
+                             packed_bf16_linear_size)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackBf16LinearKernel, pack_bf16_linear)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, Bf16LinearKernel, bf16_linear)
 
 namespace {
 
@@ -30,7 +31,7 @@ struct Int8 {
     return packed;
   }
   using Weight = int8_t;
-  static constexpr const Dispatched<Int8LinearKernel>& kKernel = kernels::int8_linear;
+  static constexpr const auto& kKernel = kernels::int8_linear;
 };
 
 struct Bf16 {
@@ -45,7 +46,7 @@ struct Bf16 {
     return packed;
   }
   using Weight = Bfloat16;
-  static constexpr const Dispatched<Bf16LinearKernel>& kKernel = kernels::bf16_linear;
+  static constexpr const auto& kKernel = kernels::bf16_linear;
 };
 
 // The parameters in a kernel's own order.

@@ -6,9 +6,10 @@
 
 #include "kernels/simd.h"
 
-#define I2F_WORD_DOTS
-#ifdef I2F_EMULATED_avx512vnni
+#if defined(I2F_EMULATED_avx512vnni) || defined(I2F_EMULATED_avxvnni)
 #define I2F_BYTE_DOTS
+#else
+#define I2F_BYTE_PAIRS
 #endif
 #ifdef I2F_EMULATED_avx512bf16
 #define I2F_BFLOAT16_DOTS
@@ -28,11 +29,21 @@ inline VecInt dot_bytes(VecInt sums, VecWord x, VecWord w) {
   return (VecInt)total;
 }
 
-// VPMADDWD, then VPADDD.
-inline VecInt dot_words(VecInt sums, VecWord x, VecWord w) {
-  const VecInt x_low = (VecInt)(x << 16) >> 16, x_high = (VecInt)x >> 16;
-  const VecInt w_low = (VecInt)(w << 16) >> 16, w_high = (VecInt)w >> 16;
-  return (VecInt)((VecWord)sums + (VecWord)(x_low * w_low) + (VecWord)(x_high * w_high));
+inline VecInt saturated(VecInt x) {
+  x = x > 32767 ? x * 0 + 32767 : x;
+  return x < -32768 ? x * 0 - 32768 : x;
+}
+
+// VPMADDUBSW, which saturates the sum of two products of unsigned bytes of x and signed ones of w
+// to 16 bits, then VPMADDWD by ones and VPADDD.
+inline VecInt dot_byte_pairs(VecInt sums, VecWord x, VecWord w) {
+  VecInt products[4];
+  for (int byte = 0; byte < 4; ++byte) {
+    products[byte] = (VecInt)(x >> (8 * byte) & 255) * ((VecInt)(w << (24 - 8 * byte)) >> 24);
+  }
+  const VecInt low = saturated(products[0] + products[1]);
+  const VecInt high = saturated(products[2] + products[3]);
+  return (VecInt)((VecWord)sums + (VecWord)low + (VecWord)high);
 }
 
 // Numbers below 2^-126 as 0 of their sign.

@@ -336,17 +336,28 @@ void check_dots() {
                           : static_cast<int32_t>(random.next() % 255) - 127;
         w[i][j] = extreme ? extremes_w[random.next() % 6]
                           : static_cast<int32_t>(random.next() % 256) - 128;
+      }
+      if (Int8Dot::kMaxPair > 0) {  // of no more than the limit, which extremes come to
+        for (int j = 0; j + 1 < kDepth; j += 2) {
+          if (std::abs(x[i][j] + x[i][j + 1]) <= Int8Dot::kMaxPair) continue;
+          x[i][j] = x[i][j] > 0 ? 64 : -64;
+          x[i][j + 1] = x[i][j];
+        }
+      }
+      for (int j = 0; j < kDepth; ++j) {
         x[i][j] += Int8Dot::kOffset;
+        w[i][j] += Int8Dot::kWeightOffset;
         truth[i] += x[i][j] * w[i][j];
       }
     }
-    // A weight is as wide as a factor, and signed.
+    // A weight is as wide as a factor.
     const VecInt result =
         Int8Dot::add(sums, packed<Int8Dot::Factor>(x), packed<Int8Dot::Factor>(w));
     for (int i = 0; i < kLanes; ++i) ok = ok && result[i] == truth[i];
   }
   report("Int8Dot", ok);
 
+#ifdef I2F_BFLOAT16_DOTS
   double worst = 0;
   for (int round = 0; round < 20000; ++round) {
     constexpr int kDepth = Bf16Dot::kDepth;
@@ -362,8 +373,8 @@ void check_dots() {
         const double product = double{from_bits(a)} * double{from_bits(b)};
         products[i] += product;
         size[i] += std::abs(product);
-        x[i][j] = kDepth == 1 ? a : a >> 16;
-        w[i][j] = kDepth == 1 ? b : b >> 16;
+        x[i][j] = a >> 16;
+        w[i][j] = b >> 16;
       }
       truth[i] = double{sums[i]} + products[i];
     }
@@ -377,6 +388,7 @@ void check_dots() {
     }
   }
   report("Bf16Dot", worst);
+#endif
 }
 
 // ---- Sums.

@@ -46,5 +46,5 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         with pytest.raises(FAILURES, match="INTER2FORMER_TIER: expected one of"):
             library.options()
         pytest.skip(f"this machine lacks the tier {request.param}")
-    assert library.run("OperatorInfo", {})[0] == request.param
+    assert (library.run("OperatorInfo", {})[0] == request.param).all()
     return library

@@ -34,11 +34,16 @@ def _tier_table() -> tuple[dict[str, set[str]], tuple[str, ...]]:
     features: dict[str, set[str]] = {}
     own = []
     so_far: set[str] = set()
+    of_bases: set[str] = set()
     for row in filter(None, (ROOT / "custom_ops" / "tiers.txt").read_text().splitlines()):
         machine, *fields = row.split()
         if machine == platform.machine():
             tier, _, _, base, *added = fields
-            so_far |= set(added)
+            if base == "-":
+                of_bases |= set(added)
+                so_far = set(of_bases)
+            else:
+                so_far |= set(added)
             features[tier] = set(so_far)
             own += [tier] if base == "-" else []
     return features, tuple(own)
@@ -47,7 +52,13 @@ def _tier_table() -> tuple[dict[str, set[str]], tuple[str, ...]]:
 FEATURES, TIERS = _tier_table()
 ALL_TIERS = tuple(FEATURES)  # also those that have kernels of their own for reduced precision only
 # Features that /proc/cpuinfo names otherwise than the compiler.
-CPUINFO = {"bmi": "bmi1", "avx512vnni": "avx512_vnni", "avx512bf16": "avx512_bf16", "dotprod": "asimddp"}
+CPUINFO = {
+    "bmi": "bmi1",
+    "avxvnni": "avx_vnni",
+    "avx512vnni": "avx512_vnni",
+    "avx512bf16": "avx512_bf16",
+    "dotprod": "asimddp",
+}
 THREADS = (1, 2, 8)  # results must be the same for all of these
 FAILURES = (onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException, onnxruntime_errors.InvalidArgument)
 
@@ -168,7 +179,7 @@ def one_node_model(
     """A model of one node. No shapes are declared: the operator is the one that checks them."""
     operator_type, attributes = named(operator, inputs, attributes)
     elements = {name: onnx.helper.np_dtype_to_tensor_dtype(x.dtype) for name, x in inputs.items()}
-    outputs = [f"out_{i}" for i in range(3 if operator == "OperatorInfo" else OPERATORS[operator].outputs)]
+    outputs = [f"out_{i}" for i in range(5 if operator == "OperatorInfo" else OPERATORS[operator].outputs)]
     node = onnx.helper.make_node(operator_type, list(inputs), outputs, domain=DOMAIN, **attributes)
     graph = onnx.helper.make_graph(
         [node],

@@ -396,7 +396,7 @@ def test_guards_bite(at_end: bool) -> None:
 
 def main(path: str, tier: str, operator: str) -> None:
     library = Library(tier, Path(path))
-    assert library.run("OperatorInfo", {})[0] == tier
+    assert (library.run("OperatorInfo", {})[0] == tier).all()
     check(
         library, operator, {f"the {end} guarded": partial(guarded, at_end=end == "end") for end in ("end", "beginning")}
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from operators.harness import ALL_TIERS, FAILURES, Library, expected_tiers, library_path
+from operators.harness import ALL_TIERS, FAILURES, TIERS, Library, expected_tiers, library_path
 
 from inter2former_deploy.core.contract import DOMAIN_VERSION
 from inter2former_deploy.operators.registry import OPERATORS
@@ -41,8 +41,8 @@ def test_the_stack_is_not_executable() -> None:
 
 
 def test_versions(library: Library) -> None:
-    tier, versions, _ = library.run("OperatorInfo", {})
-    assert tier == library.tier
+    tiers, versions, *_ = library.run("OperatorInfo", {})
+    assert tiers.tolist() == [library.tier] * 3
     assert versions.tolist()[0] == DOMAIN_VERSION
     assert versions.tolist()[1] >= 17
 
@@ -75,19 +75,32 @@ def test_holds_every_tier(tier: str, tmp_path: Path) -> None:
     """Also those that this machine lacks: a wheel is built once for all machines."""
     library = Library(tier, copy_of_library(tmp_path))
     if tier in expected_tiers():
-        assert library.run("OperatorInfo", {})[0] == tier
+        chosen, _, _, tiers, rates = library.run("OperatorInfo", {})
+        assert chosen.tolist() == [tier] * 3
+        assert tuple(tiers) == expected_tiers()
+        assert not rates.any()  # nothing is measured where the choice is made already
     else:
         with pytest.raises(FAILURES, match=f"got {tier}, which this machine lacks"):
             library.options()
 
 
-def test_best_tier_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fastest_tier_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each product by itself: the highest tier, or a lower one that was measured to be clearly faster."""
     monkeypatch.delenv("INTER2FORMER_TIER", raising=False)
     options = onnxruntime.SessionOptions()
     options.register_custom_ops_library(str(copy_of_library(tmp_path)))
     # The copy has chosen: from now on the variable says nothing.
-    best = expected_tiers()[-1]
-    assert Library("portable", tmp_path / library_path().name).run("OperatorInfo", {})[0] == best
+    library = Library("portable", tmp_path / library_path().name)
+    chosen, _, _, tiers, rates = library.run("OperatorInfo", {})
+    assert tuple(tiers) == expected_tiers()
+    for product, (tier, measured) in enumerate(zip(chosen, rates, strict=True)):
+        candidates = TIERS if product == 0 else ALL_TIERS  # a tier with a base has no float32 kernels of its own
+        assert [rate > 0 for rate in measured] == [name in candidates for name in tiers]
+        highest = np.flatnonzero(measured)[-1]
+        faster = measured > 1.15 * measured[highest]
+        assert tier == tiers[measured.argmax() if faster.any() else highest]
+    library.session.cache_clear()
+    np.testing.assert_array_equal(library.run("OperatorInfo", {})[4], rates)  # measured once for all sessions
 
 
 def test_unknown_tier(tmp_path: Path) -> None:
