@@ -55,7 +55,6 @@ app = typer.Typer(
     help="Inter2Former on CPUs: export a model, check it, segment images with clicks, boxes, strokes.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain text: quick, and the same in a log
     context_settings={"help_option_names": ["-h", "--help"]},
