@@ -3,6 +3,7 @@
     python scripts/try_ray.py encode BUNDLE   # 2000 pictures: one process, 2 workers, 2 of which one is killed
     python scripts/try_ray.py store BUNDLE    # pictures, lists and results in an object store (moto's server)
     python scripts/try_ray.py serve BUNDLE    # 32 annotators, 2 and 4 replicas, of which one is killed
+    python scripts/try_ray.py scale BUNDLE    # 32 annotators, one replica, which becomes two
 
 Needs the extra "ray", for `store` moto[server]. A bundle of a small size keeps it short: i2f export -o BUNDLE --size
 128. Each ends with 1 where something is not as it must be.
@@ -210,7 +211,7 @@ def store(bundle: Path, count: int) -> bool:
         server.wait(30)
 
 
-def serve(bundle: Path, annotators: int, clicks: int) -> bool:
+def serve(bundle: Path, annotators: int, clicks: int, scale: bool) -> bool:
     """Annotators, each with a session on one of some pictures; the masks are those of the runtime, computed before."""
     well = True
     with tempfile.TemporaryDirectory() as temporary:
@@ -227,8 +228,8 @@ def serve(bundle: Path, annotators: int, clicks: int) -> bool:
             ]
             scripts.append([{"click": [x, y], "positive": positive} for x, y, positive in places])
             expected.append([Runs.of(session.click(*place)).to_json() for place in places])
-        for replicas in (2, 4):
-            well &= _serve(bundle, pictures, scripts, expected, replicas)
+        for least, most in ((1, 2),) if scale else ((2, 2), (4, 4)):
+            well &= _serve(bundle, pictures, scripts, expected, least, most)
     return well
 
 
@@ -237,9 +238,11 @@ def _serve(
     pictures: Sequence[Path],
     scripts: Sequence[Sequence[dict[str, Any]]],
     expected: Sequence[Sequence[dict[str, Any]]],
-    replicas: int,
+    least: int,
+    most: int,
 ) -> bool:
-    arguments = [*I2F, "serve", str(bundle), "--port", "0", "--ray", "--replicas", str(replicas)]
+    arguments = [*I2F, "serve", str(bundle), "--port", "0", "--ray", "--replicas", str(least)]
+    arguments += ["--max-replicas", str(most)]
     begun = time.perf_counter()
     server = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
@@ -249,7 +252,7 @@ def _serve(
                 print("the server did not begin")
                 return False
         threading.Thread(target=server.stderr.read, daemon=True).start()
-        print(f"{replicas} replicas answer after {time.perf_counter() - begun:.1f} s")
+        print(f"{least} to {most} replicas: answers after {time.perf_counter() - begun:.1f} s")
         ids: dict[Path, str] = {}
         with httpx.Client(base_url=found[0], headers={"X-I2F": "1"}, timeout=120) as client:
             for path in pictures:
@@ -276,6 +279,8 @@ def _serve(
             for _ in range(half):
                 done.acquire()
             there = workers_of(server.pid, "ray::ServeReplica")
+            if most > least:
+                return f"{len(there)} replicas after {half} clicks"
             os.kill(there[0], signal.SIGKILL)
             return f"one of {len(there)} replicas killed (process {there[0]}) after {half} clicks"
 
@@ -297,10 +302,10 @@ def _serve(
             f"  requests made anew: {again and again[1]}; pictures encoded: {encoded and encoded[1]} of {len(pictures)}"
         )
         deadline = time.monotonic() + 60
-        while (there := len(workers_of(server.pid, "ray::ServeReplica"))) < replicas and time.monotonic() < deadline:
+        while (there := len(workers_of(server.pid, "ray::ServeReplica"))) < most and time.monotonic() < deadline:
             time.sleep(0.5)
         print(f"  {wrong} of {len(answers)} masks and sessions wrong or lost; replicas now: {there}")
-        return wrong == 0 and there == replicas
+        return wrong == 0 and there == most
     finally:
         server.terminate()
         server.wait(60)
@@ -308,7 +313,7 @@ def _serve(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("encode", "store", "serve"))
+    parser.add_argument("what", choices=("encode", "store", "serve", "scale"))
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--clicks", type=int, default=10, help="of each annotator")
     parser.add_argument("--pictures", type=int, help="2000 of encode, 48 of store, if not given")
@@ -316,8 +321,8 @@ if __name__ == "__main__":
     print(describe(available_cpus()))
     if options.what == "encode":
         passed = encode(options.bundle, options.pictures or 2000)
-    elif options.what == "serve":
-        passed = serve(options.bundle, 32, options.clicks)
+    elif options.what in ("serve", "scale"):
+        passed = serve(options.bundle, 32, options.clicks, options.what == "scale")
     else:
         passed = store(options.bundle, options.pictures or 48)
     sys.exit(not passed)

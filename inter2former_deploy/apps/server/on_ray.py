@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from inter2former_deploy.apps.batch.on_ray import start_ray
@@ -87,7 +88,8 @@ class Replicas:
             health_check_timeout_s=30,
             **scaling,
         )
-        self._replicas = serve.run(deployment.bind(settings, threads), name=NAME, route_prefix=None)
+        told = replace(settings, token=None, label_studio=None)  # secrets stay here
+        self._replicas = serve.run(deployment.bind(told, threads), name=NAME, route_prefix=None)
         self._lost = 0
 
     @property
@@ -173,6 +175,7 @@ def _replica_class(keep: int) -> type[Any]:
             self._encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
             self._decoding = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="decode")
             self._coming: dict[str, tuple[Region, Any]] = {}  # what is about to be opened
+            self._asking = Counter[str]()  # by how many requests
 
         async def encode(self, image: Image) -> EncodedImage:
             """The encoding of a picture."""
@@ -191,8 +194,13 @@ def _replica_class(keep: int) -> type[Any]:
         ) -> Mask | str:
             """The mask that all prompts make, or why they make none."""
             self._coming[key] = region, encoding[0]
-            opened: Opened = await self.open_encoding(key)
-            self._coming.pop(key, None)
+            self._asking[key] += 1
+            try:
+                opened: Opened = await self.open_encoding(key)
+            finally:
+                self._asking[key] -= 1
+                if not self._asking[key]:
+                    del self._asking[key], self._coming[key]
             return await asyncio.get_running_loop().run_in_executor(
                 self._decoding, self._mask, key, opened, prompts, client, preview
             )
