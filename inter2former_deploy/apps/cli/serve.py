@@ -157,12 +157,12 @@ def check_replicas(ray: str | None, replicas: int | None, max_replicas: int | No
         MissingPackageError: it is not installed.
         ValueError: there are replicas without it, or fewer at most than at least.
     """
-    if ray is not None:
-        require("ray", extra="ray", needed_by=f"{command} --ray")
-    elif replicas is not None or max_replicas is not None:
+    if ray is None and (replicas, max_replicas) != (None, None):
         raise ValueError("--replicas and --max-replicas are for --ray: without it, one process does all")
     if max_replicas is not None and max_replicas < (replicas or 1):
         raise ValueError(f"--max-replicas {max_replicas} is less than --replicas {replicas}")
+    if ray is not None:
+        require("ray", extra="ray", needed_by=f"{command} --ray")
 
 
 def settings_of(

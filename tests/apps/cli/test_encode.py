@@ -279,3 +279,31 @@ def test_two_files_of_one_picture_are_one_encoding(
     done = i2f("encode", photos, "-o", tmp_path / "cache", "--bundle", toy_bundle, "--no-custom-ops")
     assert "2 encoded, 1 there already" in done.out
     assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        (["--ray"], "local"),
+        (["--ray", "--threads", "1"], "local"),
+        (["--ray", "auto"], "auto"),
+        (["--ray", "10.0.0.1:6379"], "10.0.0.1:6379"),
+        (["--ray", "ray://head:10001"], "ray://head:10001"),
+        ([], None),
+    ],
+)
+def test_ray_may_stand_without_an_address(
+    i2f: Callable[..., Any], toy_bundle: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, given: Any, address: Any
+) -> None:
+    asked = []
+
+    def outcomes(job: Any, chunks: Any, threads: Any, ray: str | None, workers: int | None) -> Any:
+        asked.append((ray, chunks))
+        return iter(())
+
+    monkeypatch.setattr("inter2former_deploy.apps.cli.encode.outcomes_of", outcomes)
+    monkeypatch.setattr("inter2former_deploy.apps.cli.encode.check_ray", lambda *_: None)
+    pictures = [[f"{photos}/a.png", f"{photos}/deep/b.BMP"]]
+    for arguments in ([*given, "--bundle", toy_bundle], ["--bundle", toy_bundle, *given]):
+        assert i2f("encode", photos, "-o", photos / "cache", *arguments).code == 0
+    assert asked == [(address, pictures)] * 2

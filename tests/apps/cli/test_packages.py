@@ -100,6 +100,8 @@ def test_the_runtime_needs_no_extra(tmp_path: Path, toy_bundle: Path) -> None:
     [
         ("encode x.png -o out --ray --bundle b", "i2f encode --ray needs ray, which is not installed: pip .*[ray]'"),
         ("segment-batch b list.jsonl -o out --ray 10.0.0.1:6379", "i2f segment-batch --ray needs ray, which is not"),
+        ("eval synthetic --bundle b --ray", "i2f eval --ray needs ray, which is not installed: pip .*[ray]'"),
+        ("serve b --ray --replicas 2", "i2f serve --ray needs ray, which is not installed: pip .*[ray]'"),
         ("encode s3://a/ -o out --bundle b", "s3://a/ needs fsspec, which is not installed: pip .*[storage]'"),
         ("encode a.png -o s3://out --bundle b", "--output s3://out needs fsspec, which is not installed"),
     ],

@@ -35,6 +35,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--certificate", "{nothing}", "--key", "{token}"], "there is no such file"),
         (["--folder", "{nothing}"], "there is no such folder"),
         (["--cache", "{token}"], "is a file"),
+        (["--replicas", "2"], "--replicas and --max-replicas are for --ray"),
+        (["--ray", "--replicas", "4", "--max-replicas", "2"], "--max-replicas 2 is less than --replicas 4"),
     ],
 )
 def test_a_server_that_would_be_open_is_refused(
