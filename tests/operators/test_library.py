@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import re
 import shutil
 import subprocess
@@ -68,6 +69,26 @@ def tiers_offered(folder: Path) -> tuple[str, ...]:
 
 def test_runs_every_tier_of_this_machine_and_no_other(tmp_path: Path) -> None:
     assert tiers_offered(tmp_path) == expected_tiers()
+
+
+# What /proc/cpuinfo says where a tier can run, written out: a row of tiers.txt that is lost, or asks for too much,
+# would be skipped by library and tests alike.
+X86_FLAGS = {
+    "avx2": "avx2 fma bmi1 bmi2",
+    "avxvnni": "avx2 fma bmi1 bmi2 avx_vnni",
+    "avx512": "avx2 fma bmi1 bmi2 avx512f avx512bw avx512cd avx512dq avx512vl",
+    "avx512vnni": "avx2 fma bmi1 bmi2 avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni",
+    "avx512bf16": "avx2 fma bmi1 bmi2 avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni avx512_bf16",
+}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names features of x86-64")
+def test_leaves_out_no_tier_that_this_machine_has(tmp_path: Path) -> None:
+    cpuinfo = re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    assert cpuinfo is not None
+    flags = set(cpuinfo[1].split())
+    has = {tier for tier, needed in X86_FLAGS.items() if flags.issuperset(needed.split())}
+    assert has <= set(tiers_offered(tmp_path))
 
 
 @pytest.mark.parametrize("tier", ALL_TIERS)
