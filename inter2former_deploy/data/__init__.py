@@ -1,4 +1,4 @@
-"""Datasets: the synthetic generator, and readers of folders and COCO/LVIS JSON. No torch."""
+"""Datasets: generators of synthetic scenes and composites, and readers of folders and COCO/LVIS JSON. No torch."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from pathlib import Path
 from inter2former_deploy.core.masks import IGNORED
 
 from .coco import CocoDataset
+from .composites import CompositeDataset
 from .folders import FolderDataset
 from .sample import Checked, DataError, Dataset, FileDataset, Part, PassedOverError, Sample, Tally, check
 from .synthetic import HELD_OUT_SEED, SyntheticDataset
 
+COMPOSITES = "composites:"  # stands before a folder of cut-outs and backgrounds in a source's name
+
 __all__ = [
+    "COMPOSITES",
     "HELD_OUT_SEED",
     "IGNORED",
     "Checked",
     "CocoDataset",
+    "CompositeDataset",
     "DataError",
     "Dataset",
     "FileDataset",
@@ -48,7 +53,8 @@ def open_dataset(
     """The dataset behind a name.
 
     Args:
-        source: `synthetic`, a COCO/LVIS JSON file, or a folder with images and masks (`folders.LAYOUTS`).
+        source: `synthetic`, `composites:FOLDER` with a folder of cut-outs and backgrounds, a COCO/LVIS JSON file, or a
+            folder with images and masks (`folders.LAYOUTS`).
         images: folder of a JSON file's images.
         splits: of a folder: samples that belong to all of these; see `FolderDataset`.
         groups: of a folder: samples of these parts of it.
@@ -56,8 +62,8 @@ def open_dataset(
         crowds: of a JSON file: crowds are objects, too.
         strict: what would be passed over (boxes, empty masks, files without a partner) is an error.
         convert_colours: convert pictures to sRGB by their profiles, instead of taking the numbers as they are stored.
-        seed: of synthetic scenes.
-        length: number of synthetic scenes.
+        seed: of synthetic scenes and composites.
+        length: number of synthetic scenes or composites.
         size: side of synthetic pictures, pixels.
 
     Raises:
@@ -71,10 +77,12 @@ def open_dataset(
             raise DataError(f"{option} is for folders of images and masks, and {source} is none")
     if str(source) == "synthetic":
         return SyntheticDataset(seed=seed, length=length, size=size)
+    if str(source).startswith(COMPOSITES):
+        return CompositeDataset(Path(str(source)[len(COMPOSITES) :]), seed=seed, length=length, size=size)
     if folder:
         return FolderDataset(
             path, splits=splits, groups=groups, each=each, strict=strict, convert_colours=convert_colours
         )
     if path.is_file():
         return CocoDataset(path, images, crowds=crowds, strict=strict, convert_colours=convert_colours)
-    raise DataError(f"{source}: neither 'synthetic', nor a folder, nor a JSON file")
+    raise DataError(f"{source}: neither 'synthetic', nor 'composites:FOLDER', nor a folder, nor a JSON file")

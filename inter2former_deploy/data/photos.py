@@ -41,7 +41,10 @@ HELD_OUT = (
     "rocket",
 )  # never a texture of training pictures, so that overlays on them mean something
 SILHOUETTES = ("horse",)
+# Kept to judge by: textures of the drawn scenes that are scored, but not of training pictures.
+JUDGED = ("astronaut", "camera", "coins", "motorcycle")
 TEXTURES = tuple(name for name in FILES if name not in HELD_OUT + SILHOUETTES)
+TRAINED = tuple(name for name in TEXTURES if name not in JUDGED)
 
 
 @lru_cache(maxsize=32)

@@ -7,6 +7,7 @@ integer or exactly reproducible; colours can differ by a grey level between Open
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import cv2
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import shapes
+from .camera import Image, blurred, photographed
 from .photos import TEXTURES, load_photo, photo_level
 from .sample import Sample
 
@@ -21,7 +23,6 @@ Rng = np.random.Generator
 View = tuple[float, float, float]  # left, top and side of a square part of the scene
 WHOLE: View = (0.0, 0.0, 1.0)
 HELD_OUT_SEED = 90_000  # scenes to score with; training seeds stay below
-Image = NDArray[np.float32]
 
 _MIN_WIDTH = 0.004  # the thinnest pen: 4 pixels at 1024
 _CHECK_SIZE = 128  # resolution at which a new scene is judged
@@ -98,7 +99,7 @@ _KINDS = ("photo",) * 6 + ("noise",) * 2 + ("flat", "gradient", "stripes", "chec
 _PLAIN_KINDS = ("flat", "gradient", "noise")
 
 
-def _texture(rng: Rng, kind: str = "", difficulty: float = 1.0) -> Texture:
+def _texture(rng: Rng, kind: str = "", difficulty: float = 1.0, photos: Sequence[str] = TEXTURES) -> Texture:
     if not kind:
         kind = str(rng.choice(_KINDS if rng.random() < difficulty else _PLAIN_KINDS))
     angle, frequency = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(np.log(3), np.log(40)))
@@ -108,7 +109,7 @@ def _texture(rng: Rng, kind: str = "", difficulty: float = 1.0) -> Texture:
     if rng.random() < 0.5:  # two shades of one colour
         colours[1] = np.clip(colours[0] + rng.uniform(-70, 70), 0, 255)
     if kind == "photo":
-        photo = str(rng.choice(TEXTURES))
+        photo = str(rng.choice(photos))
         height, width = load_photo(photo).shape[:2]
         scale = min(height, width) * np.exp(rng.uniform(np.log(0.3), np.log(1.2)))
         centre = rng.uniform(0.2, 0.8, 2) * (width, height)
@@ -171,7 +172,7 @@ class Scene:
     seed: tuple[int, ...]
 
 
-def make_scene(seed: int, index: int, *, difficulty: float = 1.0) -> Scene:
+def make_scene(seed: int, index: int, *, difficulty: float = 1.0, photos: Sequence[str] = TEXTURES) -> Scene:
     """The scene of a seed and an index; every third index has a thin target.
 
     Scenes whose target is too small, too large or mostly hidden are drawn again.
@@ -180,11 +181,12 @@ def make_scene(seed: int, index: int, *, difficulty: float = 1.0) -> Scene:
         seed: of all scenes.
         index: of this one.
         difficulty: 0-1: how much of all that makes boundaries hard to see there is; sets are scored with 1.
+        photos: names of the photographs that textures are cut from.
     """
     thin = index % 3 == 0
     rng = np.random.default_rng([seed, index])
     while True:
-        scene = _draw_scene(rng, f"{'thin' if thin else 'solid'}-{index:06d}", thin, difficulty, (seed, index))
+        scene = _draw_scene(rng, f"{'thin' if thin else 'solid'}-{index:06d}", thin, difficulty, photos, (seed, index))
         cover = np.stack([shapes.coverage(t.shape, WHOLE, _CHECK_SIZE) > 127 for t in scene.things])
         visible = cover[scene.target] & ~cover[scene.target + 1 :].any(0)
         share = visible.mean()
@@ -192,11 +194,16 @@ def make_scene(seed: int, index: int, *, difficulty: float = 1.0) -> Scene:
             return scene
 
 
-def _draw_scene(rng: Rng, name: str, thin: bool, difficulty: float, seed: tuple[int, ...]) -> Scene:
+def _draw_scene(
+    rng: Rng, name: str, thin: bool, difficulty: float, photos: Sequence[str], seed: tuple[int, ...]
+) -> Scene:
     def happens(probability: float) -> bool:
         return bool(rng.random() < probability * difficulty)
 
-    background = _texture(rng, difficulty=difficulty)
+    def drawn(kind: str = "", difficulty: float = difficulty) -> Texture:
+        return _texture(rng, kind, difficulty, photos)
+
+    background = drawn()
     light = (float(rng.normal() * 0.02), float(rng.normal() * 0.02))
     behind, above = int(rng.integers(0, 5)), int(rng.integers(0, 3))
 
@@ -216,19 +223,19 @@ def _draw_scene(rng: Rng, name: str, thin: bool, difficulty: float, seed: tuple[
         return Thing(
             shape,
             texture,
-            marks=_texture(rng) if happens(0.35) else None,
-            spread=_texture(rng, str(rng.choice(["noise", "gradient", "stripes"]))),
+            marks=drawn(difficulty=1.0) if happens(0.35) else None,
+            spread=drawn(str(rng.choice(["noise", "gradient", "stripes"])), 1.0),
             softness=rng.uniform(0.001, 0.0015 if thin else 0.006) if soft else 0.0,
             relief=rng.uniform(15, 70) if happens(0.5) else 0.0,
             shadow=rng.uniform(0.2, 0.7) if happens(0.4) else 0.0,
             light=light,
         )
 
-    own = _camouflage(rng, background) if happens(0.15) else _texture(rng, difficulty=difficulty)
+    own = _camouflage(rng, background) if happens(0.15) else drawn()
     target = thing(thin, (0.18, 0.45) if thin else (0.07, 0.45), 0.35, own)
 
     def clutter(radius: tuple[float, float]) -> Thing:
-        return thing(rng.random() < 0.35, radius, 0.55, own if happens(0.15) else _texture(rng, difficulty=difficulty))
+        return thing(rng.random() < 0.35, radius, 0.55, own if happens(0.15) else drawn())
 
     things = [clutter((0.05, 0.4)) for _ in range(behind)] + [target] + [clutter((0.04, 0.2)) for _ in range(above)]
     dark = 1 - difficulty * rng.uniform(0.0, 0.5)
@@ -274,38 +281,29 @@ def render(scene: Scene, size: int, view: View = WHOLE) -> tuple[NDArray[np.uint
         masks[n] = cover > 127
         alpha = _f32(cover / np.float32(255))
         if thing.softness:
-            alpha = _blurred(alpha, thing.softness * unit)
+            alpha = blurred(alpha, thing.softness * unit)
         if thing.shadow:
             shift = np.array([[1, 0, thing.light[0] * unit], [0, 1, thing.light[1] * unit]])
-            cast = _f32(cv2.warpAffine(_blurred(alpha, 0.008 * unit), shift, (size, size)))
+            cast = _f32(cv2.warpAffine(blurred(alpha, 0.008 * unit), shift, (size, size)))
             image *= 1 - thing.shadow * cast[..., None]
         colours = thing.texture.render(view, size)
         if thing.marks:
             colours += thing.spread.weight(view, size, sharpness=12) * (thing.marks.render(view, size) - colours)
         if thing.relief:
             sigma = 0.01 * unit
-            height = _blurred(alpha, sigma)
+            height = blurred(alpha, sigma)
             slope = cv2.Sobel(height, cv2.CV_32F, 1, 0) - cv2.Sobel(height, cv2.CV_32F, 0, 1)
             colours += (thing.relief * 0.3 * sigma * slope)[..., None]
         image += alpha[..., None] * (colours - image)
-    return _photograph(scene, image * scene.shade.render(view, size)), masks
-
-
-def _blurred(image: Image, sigma: float) -> Image:
-    return _f32(cv2.GaussianBlur(image, (0, 0), sigma)) if sigma > 0.2 else image
-
-
-def _photograph(scene: Scene, image: Image) -> NDArray[np.uint8]:
-    """The camera: tone curve, blur, noise and compression."""
-    image = _blurred(_f32(255 * (np.clip(image, 0, 255) / 255) ** np.float32(scene.gamma)), scene.blur)
-    if scene.noise:
-        rng = np.random.default_rng([*scene.seed, 1])
-        image = image + np.float32(scene.noise) * rng.standard_normal(image.shape, dtype=np.float32)
-    picture = np.clip(np.round(image), 0, 255).astype(np.uint8)
-    if scene.jpeg < 100:
-        _, code = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, scene.jpeg])
-        picture = np.ascontiguousarray(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)[..., ::-1])
-    return picture
+    picture = photographed(
+        image * scene.shade.render(view, size),
+        np.random.default_rng([*scene.seed, 1]),
+        gamma=scene.gamma,
+        blur=scene.blur,
+        noise=scene.noise,
+        jpeg=scene.jpeg,
+    )
+    return picture, masks
 
 
 class SyntheticDataset:

@@ -18,8 +18,10 @@ from torch.nn import functional as F
 from inter2former_deploy.core.clicks import IGNORED
 from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
 from inter2former_deploy.data import DataError, Dataset
+from inter2former_deploy.data.composites import CompositeDataset
+from inter2former_deploy.data.photos import TRAINED
 from inter2former_deploy.data.shapes import coverage
-from inter2former_deploy.data.synthetic import WHOLE, Scene, make_scene, render, training_view
+from inter2former_deploy.data.synthetic import WHOLE, make_scene, render, training_view
 
 from .config import TrainConfig
 
@@ -42,8 +44,9 @@ class Batches(torch.utils.data.Dataset[Batch]):
 
     Args:
         config: of the run.
-        datasets: real pictures to draw from; none for synthetic scenes alone.
-        synthetic: share of synthetic pictures when there are real ones.
+        datasets: pictures to draw from, real ones and folders of composites; none for synthetic scenes alone.
+        synthetic: share of synthetic pictures when there are others.
+        composites: share of composites among these others, when there are real pictures, too.
         teacher: folder with a teacher's features of whole pictures, `<name>.npy` float [C', h', w'], for distillation.
     """
 
@@ -53,11 +56,18 @@ class Batches(torch.utils.data.Dataset[Batch]):
         datasets: Sequence[Dataset] = (),
         *,
         synthetic: float = 0.0,
+        composites: float = 0.5,
         teacher: Path | None = None,
     ) -> None:
-        self.config, self.datasets, self.synthetic, self.teacher = config, datasets, synthetic, teacher
+        self.config, self.teacher = config, teacher
+        self.composites = [d.composites for d in datasets if isinstance(d, CompositeDataset)]
+        self.datasets = [d for d in datasets if not isinstance(d, CompositeDataset)]
+        if not self.composites or not self.datasets:
+            composites = float(bool(self.composites))
+        self.synthetic = synthetic if datasets else 1.0
+        self.composed = self.synthetic + (1 - self.synthetic) * composites  # share of all that is no real picture
         self._first, self._every = 0, 1  # which pictures of a step
-        self.ends = np.cumsum([len(d) for d in datasets])
+        self.ends = np.cumsum([len(d) for d in self.datasets])
 
     def part(self, process: int, processes: int) -> Batches:
         """What one of several processes takes of every batch; each gets as many pictures."""
@@ -106,10 +116,13 @@ class Batches(torch.utils.data.Dataset[Batch]):
     def _picture(
         self, rng: np.random.Generator, index: int, size: int, difficulty: float
     ) -> tuple[Tensor, NDArray[np.uint8], NDArray[np.uint8], Tensor | None]:
-        if len(self.datasets) and rng.random() >= self.synthetic:
-            image, masks, segments, name, view = self._real(rng, size)
-        else:
+        kind = rng.random() if self.synthetic < 1 or self.datasets else 0.0
+        if kind < self.synthetic:
             image, masks, segments, name, view = self._scene(rng, index, size, difficulty)
+        elif kind < self.composed:
+            image, masks, segments, name, view = self._composite(rng, size)
+        else:
+            image, masks, segments, name, view = self._real(rng, size)
         x = normalise(image)
         if rng.random() < _PADDED:
             keep = int(size * rng.uniform(0.5, 0.95))
@@ -124,26 +137,25 @@ class Batches(torch.utils.data.Dataset[Batch]):
         return x, masks, segments, self._features(name, view, size)
 
     def _scene(self, rng: np.random.Generator, index: int, size: int, difficulty: float) -> _Picture:
-        scene = make_scene(self.config.seed, index, difficulty=difficulty)
+        scene = make_scene(self.config.seed, index, difficulty=difficulty, photos=TRAINED)
         view = training_view(rng, coverage(scene.things[scene.target].shape, WHOLE, _VIEW_SIZE) > 127)
         image, masks = render(scene, size, view)
         if masks[scene.target].mean() < _SMALLEST_OBJECT:
             view = WHOLE
             image, masks = render(scene, size, view)
-        things = np.arange(1, len(masks) + 1, dtype=np.uint8)
-        return (
-            image,
-            self._targets(rng, scene, masks),
-            np.tensordot(things, masks, 1).astype(np.uint8),
-            scene.name,
-            view,
-        )
+        return image, self._targets(rng, scene.target, masks), _segments(masks), scene.name, view
 
-    def _targets(self, rng: np.random.Generator, scene: Scene, masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    def _composite(self, rng: np.random.Generator, size: int) -> _Picture:
+        """A whole composite: it is drawn with its target large enough."""
+        composites = self.composites[rng.integers(len(self.composites))]
+        image, masks, target = composites.draw(rng, size)
+        return image, self._targets(rng, target, masks), _segments(masks), "", WHOLE
+
+    def _targets(self, rng: np.random.Generator, target: int, masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """The scene's target and other things of it that are large enough, or the target again; [T, S, S]."""
-        others = [i for i in np.flatnonzero(masks.mean((1, 2)) >= _SMALLEST_OBJECT) if i != scene.target]
-        chosen = [scene.target, *rng.permutation(np.array(others, int))][: self.config.targets]
-        chosen += [scene.target] * (self.config.targets - len(chosen))
+        others = [i for i in np.flatnonzero(masks.mean((1, 2)) >= _SMALLEST_OBJECT) if i != target]
+        chosen = [target, *rng.permutation(np.array(others, int))][: self.config.targets]
+        chosen += [target] * (self.config.targets - len(chosen))
         return masks[chosen].astype(np.uint8)
 
     def _real(self, rng: np.random.Generator, size: int) -> _Picture:
@@ -196,6 +208,11 @@ class Batches(torch.utils.data.Dataset[Batch]):
         grid = 2 * torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None] - 1  # [1, n, n, 2]
         features = torch.from_numpy(np.load(path).astype(np.float32))
         return F.grid_sample(features[None], grid.float(), align_corners=False, padding_mode="border")[0]
+
+
+def _segments(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Numbers of things that do not overlap, from 1; [S, S]."""
+    return np.tensordot(np.arange(1, len(masks) + 1, dtype=np.uint8), masks, 1).astype(np.uint8)
 
 
 def _resampled(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:

@@ -242,6 +242,7 @@ def train(
     *,
     datasets: Sequence[Dataset] = (),
     synthetic: float = 0.0,
+    composites: float = 0.5,
     teacher: Path | None = None,
     initial: Path | None = None,
     device: str = "cpu",
@@ -258,8 +259,9 @@ def train(
         model_config: what to train.
         config: how. A resumed run may have other numbers than before.
         out: folder of state, log, plot, and weights so far.
-        datasets: real pictures; none for synthetic scenes alone.
-        synthetic: share of synthetic pictures beside real ones.
+        datasets: real pictures and composites; none for synthetic scenes alone.
+        synthetic: share of synthetic pictures beside others.
+        composites: share of composites among these others, when there are real pictures, too.
         teacher: folder of a teacher's features (`Batches`), for distillation.
         initial: checkpoint to start from, of this or a similar configuration (`Trainer`).
         device: of torch.
@@ -287,7 +289,7 @@ def train(
     if processes > 1 and device != "cpu":
         raise ValueError(f"several processes share the cores of a CPU, not a device {device!r}")
     out.mkdir(parents=True, exist_ok=True)
-    batches = Batches(config, datasets, synthetic=synthetic, teacher=teacher)
+    batches = Batches(config, datasets, synthetic=synthetic, composites=composites, teacher=teacher)
     channels = batches.teacher_channels
     run = _Run(model_config, out, batches, channels, initial, device, workers, save_every, log_every, minutes, report)
     if processes > 1:

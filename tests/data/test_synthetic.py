@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from inter2former_deploy.data.photos import HELD_OUT, TEXTURES
+from inter2former_deploy.data.photos import HELD_OUT, JUDGED, TEXTURES, TRAINED
 from inter2former_deploy.data.shapes import SOLID, THIN, Primitive, coverage, place
 from inter2former_deploy.data.synthetic import SyntheticDataset, make_scene, render, training_view
 
@@ -96,6 +96,19 @@ def test_training_views_show_the_middle_of_the_target():
 
 def test_held_out_photographs_are_no_textures():
     assert not set(HELD_OUT) & set(TEXTURES)
+
+
+def test_photographs_with_masks_to_judge_by_are_no_textures_of_training_pictures():
+    assert not {*HELD_OUT, *JUDGED} & set(TRAINED)
+    used = {
+        texture.photo
+        for index in range(40)
+        for thing in make_scene(3, index, photos=TRAINED).things
+        for texture in (thing.texture, thing.marks)
+        if texture and texture.kind == "photo"
+    }
+    assert len(used) > 5
+    assert used <= set(TRAINED)
 
 
 def test_easy_scenes_have_nothing_that_hides_boundaries():

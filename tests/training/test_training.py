@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from inter2former_deploy.apps.cli import app
 from inter2former_deploy.core.contract import MEAN_BGR
-from inter2former_deploy.data import IGNORED, DataError, FolderDataset, Sample
+from inter2former_deploy.data import IGNORED, CompositeDataset, DataError, FolderDataset, Sample
 from inter2former_deploy.families.checkpoint import load_model, save_checkpoint
 from inter2former_deploy.families.inter2former.config import (
     DecoderConfig,
@@ -334,6 +334,27 @@ def test_real_pictures_keep_image_and_mask_together():
         assert (bright == (mask == 1))[~outside].float().mean() > 0.97
     assert torch.equal(batches[0].images, batch.images)
     assert not torch.equal(batches[1].images, batch.images)
+
+
+def test_composites_are_trained_on_in_their_share(tmp_path):
+    for name in ("cutouts", "backgrounds"):
+        (tmp_path / name).mkdir()
+    disc = cv2.circle(np.zeros((100, 100, 4), np.uint8), (50, 50), 45, (255, 255, 255, 255), -1)
+    cv2.imwrite(str(tmp_path / "cutouts/disc.png"), disc)
+    cv2.imwrite(str(tmp_path / "backgrounds/dark.png"), np.zeros((99, 99, 3), np.uint8))
+    composites = CompositeDataset(tmp_path)
+    config = replace(SHORT, stages=(Stage(share=1, size=64, batch=24),), targets=3)
+    alone = Batches(config, [composites])[0]
+    assert (alone.masks == 1).flatten(2).any(2).all()
+    numbers = set(alone.segments.unique().tolist()) - {0, IGNORED}
+    assert {1, 2} <= numbers <= {1, 2, 3, 4, 5}  # the things of a scene are told apart
+    mixed = Batches(config, [Halves(), composites], synthetic=0.5, composites=0.4)
+    assert (mixed.synthetic, mixed.composed) == (0.5, 0.7)
+    assert [d for d in mixed.datasets if isinstance(d, CompositeDataset)] == []
+    without = Batches(config, [Halves()], synthetic=0.25)
+    assert without.composed == without.synthetic == 0.25
+    weights = train(TINY, replace(SHORT, steps=1), tmp_path / "run", datasets=[composites], workers=0, report=str)
+    assert weights == tmp_path / "run/weights.safetensors"
 
 
 def test_synthetic_batches_have_targets_in_view_and_padding():

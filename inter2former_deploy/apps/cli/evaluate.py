@@ -76,8 +76,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="DATASET",
-            help="'synthetic', a folder of images and masks (docs/datasets.md lists the layouts), or a COCO/LVIS JSON "
-            "file.",
+            help="'synthetic', 'composites:FOLDER' with a folder of cut-outs and backgrounds, a folder of images and "
+            "masks (docs/datasets.md lists the layouts), or a COCO/LVIS JSON file.",
         ),
     ],
     bundle: Annotated[
@@ -101,7 +101,8 @@ def evaluate(
     size: Annotated[
         list[int] | None,
         typer.Option(
-            help="Model resolution of the checkpoint, and side of synthetic pictures; several are scored side by side.",
+            help="Model resolution of the checkpoint, and side of synthetic pictures and composites; several are "
+            "scored side by side.",
             show_default="the bundle's, or 1024",
         ),
     ] = None,
@@ -110,7 +111,7 @@ def evaluate(
         int | None,
         typer.Option(help="Draw each click among the candidates; without it, the first.", show_default=False),
     ] = None,
-    length: Annotated[int, typer.Option(min=1, help="Number of synthetic pictures.")] = 200,
+    length: Annotated[int, typer.Option(min=1, help="Number of synthetic pictures or composites.")] = 200,
     images: Annotated[Path | None, typer.Option(help="Folder of a JSON file's images.", show_default=False)] = None,
     split: Splits = None,
     group: Groups = None,
@@ -154,7 +155,7 @@ def evaluate(
     from inter2former_deploy.apps.evaluation import ReferenceSegmenter, overlay_worst, plot_mean_iou, table
     from inter2former_deploy.apps.evaluation import evaluate as run
     from inter2former_deploy.apps.evaluation.models import open_bundle_model, open_reference_models
-    from inter2former_deploy.data import FileDataset, open_dataset
+    from inter2former_deploy.data import COMPOSITES, FileDataset, open_dataset
 
     options: dict[str, Any] = {
         "images": images,
@@ -171,7 +172,8 @@ def evaluate(
         return open_dataset(dataset, size=side, **options)
 
     report: dict[str, Any] = {}
-    files = open_samples(0) if dataset != "synthetic" else None
+    drawn = dataset == "synthetic" or dataset.startswith(COMPOSITES)  # at the model's size
+    files = None if drawn else open_samples(0)
     failed = False
     if isinstance(files, FileDataset):
         report["dataset"] = _described(files, dataset, convert_colours)

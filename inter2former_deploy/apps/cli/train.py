@@ -58,8 +58,8 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="[DATA]...",
-            help="Folders of images and masks, COCO/LVIS JSON files, or 'synthetic', which is also what is used "
-            "without any.",
+            help="Folders of images and masks, COCO/LVIS JSON files, 'composites:FOLDER' with a folder of cut-outs and "
+            "backgrounds, or 'synthetic', which is also what is used without any.",
             show_default=False,
         ),
     ] = None,
@@ -76,7 +76,11 @@ def train(
     strict: Strict = False,
     convert_colours: ConvertColours = False,
     synthetic: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of synthetic pictures when both kinds are given.")
+        float, typer.Option(min=0, max=1, help="Share of synthetic pictures when others are given, too.")
+    ] = 0.5,
+    composites: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of composites among these others when real pictures are given, too."),
     ] = 0.5,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 20_000,
     stage: Stages = None,
@@ -160,6 +164,7 @@ def train(
         output,
         datasets=datasets,
         synthetic=synthetic if "synthetic" in sources else 0.0,
+        composites=composites,
         teacher=teacher,
         initial=initial,
         device=device,
@@ -181,8 +186,14 @@ def _usable(source: str, dataset: Dataset, split_chosen: bool) -> Dataset:
     Raises:
         DataError: the data set has several splits of which none was chosen, samples are broken, or none is left.
     """
-    from inter2former_deploy.data import DataError, FileDataset, FolderDataset, Part, check
+    from inter2former_deploy.data import CompositeDataset, DataError, FileDataset, FolderDataset, Part, check
 
+    if isinstance(dataset, CompositeDataset):
+        dataset.composites.check()
+        typer.echo(
+            f"{source}: {len(dataset.composites.cutouts)} cut-outs, {len(dataset.composites.backgrounds)} photographs"
+        )
+        return dataset
     missing: list[str] = []
     if isinstance(dataset, FileDataset):
         for line in dataset.remarks():
