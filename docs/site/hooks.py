@@ -32,6 +32,7 @@ PAGES = {  # in the repository: in the site
     "examples/python/README.md": "examples/notebook.md",
 }
 SOURCES = {site: source for source, site in PAGES.items()}
+SITE_SOURCES = ROOT / "build" / "site-sources"
 # As pyproject.toml has them: where the packages lie, and where they are installed.
 NESTED = ("exporters", "runtime")
 COMMANDS = "reference/cli.md"  # the page to which the commands are added
@@ -40,9 +41,14 @@ LINK = re.compile(r"(?<!\\)(?P<text>!?\[(?:[^\[\]]|!?\[[^\[\]]*\](?:\([^()]*\))?
 FENCE = re.compile(r"^ *(```+|~~~+).*?^ *\1 *$", re.MULTILINE | re.DOTALL)
 
 
+def on_startup(command: str, dirty: bool) -> None:
+    """Make the folder of the sources, which mkdocstrings looks for before `on_config` fills it."""
+    SITE_SOURCES.mkdir(parents=True, exist_ok=True)
+
+
 def on_config(config: MkDocsConfig) -> None:
     """Lay the sources out as they are installed: mkdocstrings reads them and imports nothing."""
-    package = ROOT / "build" / "site-sources" / "inter2former_deploy"
+    package = SITE_SOURCES / "inter2former_deploy"
     shutil.rmtree(package, ignore_errors=True)
     for source in (ROOT / "inter2former_deploy", *(ROOT / name for name in NESTED)):
         for file in source.rglob("*.py"):

@@ -98,16 +98,25 @@ def test_the_runtime_needs_no_extra(tmp_path: Path, toy_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("encode x.png -o out --ray --bundle b", "i2f encode --ray needs ray, which is not installed: pip .*[ray]'"),
-        ("segment-batch b list.jsonl -o out --ray 10.0.0.1:6379", "i2f segment-batch --ray needs ray, which is not"),
-        ("eval synthetic --bundle b --ray", "i2f eval --ray needs ray, which is not installed: pip .*[ray]'"),
+        (
+            "encode x.png -o out --ray --bundle b",
+            "i2f encode --ray needs ray, pandas and pyarrow, .*[ray]'",
+        ),
+        (
+            "segment-batch b list.jsonl -o out --ray 10.0.0.1:6379",
+            "i2f segment-batch --ray needs ray, pandas and pyarrow",
+        ),
+        (
+            "eval synthetic --bundle b --ray",
+            "i2f eval --ray needs ray, pandas and pyarrow, .*[ray]'",
+        ),
         ("serve b --ray --replicas 2", "i2f serve --ray needs ray, which is not installed: pip .*[ray]'"),
         ("encode s3://a/ -o out --bundle b", "s3://a/ needs fsspec, which is not installed: pip .*[storage]'"),
         ("encode a.png -o s3://out --bundle b", "--output s3://out needs fsspec, which is not installed"),
     ],
 )
 def test_ray_and_object_stores_are_extras(tmp_path: Path, command: str, message: str) -> None:
-    done = without(("ray", "fsspec"), tmp_path, *command.split())
+    done = without(("ray", "pandas", "pyarrow", "fsspec"), tmp_path, *command.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert re.search(message.replace("[", r"\["), done.stderr), done.stderr
 
