@@ -61,6 +61,7 @@ struct Layer {
   std::vector<int8_t> codes;
   std::vector<uint16_t> halves;
   Alone alone;
+  Buffer<char> packed_of[kTierCount];  // weights, as a tier takes them
 
   Layer()
       : x(kRows * kInputs),
@@ -88,7 +89,7 @@ struct Layer {
 
   // A call of the product on a tier.
   std::function<void()> call(Product product, size_t tier) {
-    const auto packed = std::make_shared<Buffer<char>>();
+    Buffer<char>* packed = &packed_of[tier];
     switch (product) {
       case Product::kFloat32: {
         *packed = Buffer<char>(kernels::packed_linear_size.of_tier[tier](sizes) * sizeof(float));
