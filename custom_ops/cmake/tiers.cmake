@@ -5,6 +5,7 @@
 # options of a tier. Writes tiers.h, from which ops/dispatch.h learns the same.
 
 option(I2F_EMULATE "Tests only: compile tiers that this machine lacks for the best that it has, so that their code runs here" OFF)
+option(I2F_NATIVE "Tests only: leave out tiers that this machine lacks" OFF)
 
 include(CheckCXXSourceCompiles)
 include(CheckCXXSourceRuns)
@@ -59,14 +60,18 @@ foreach(_row IN LISTS _rows)
     list(APPEND _flags -mprefer-vector-width=512)
   endif()
 
-  # Left out is a tier that the compiler cannot build or ask the machine for. Test builds emulate what the machine lacks.
+  # Left out is a tier that the compiler cannot build or ask the machine for. Test builds emulate what the
+  # machine lacks, or leave it out.
   list(JOIN _flags " " CMAKE_REQUIRED_FLAGS)
   set(CMAKE_REQUIRED_INCLUDES "${CMAKE_CURRENT_SOURCE_DIR}")
   set(_question "#include <${_intrinsics}>\n#include \"ops/cpu_features.h\"\nint main() { return !(${_supported}); }")
   set(_emulated FALSE)
-  if(I2F_EMULATE)
+  if(I2F_EMULATE OR I2F_NATIVE)
     check_cxx_source_runs("${_question}" I2F_MACHINE_HAS_${tier})
     if(NOT I2F_MACHINE_HAS_${tier})
+      if(I2F_NATIVE)
+        continue()
+      endif()
       set(_emulated TRUE)
     endif()
   endif()
@@ -77,13 +82,9 @@ foreach(_row IN LISTS _rows)
         "${CMAKE_CXX_COMPILER} (${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}) cannot compile the tier ${tier}: the library, "
         "and a wheel made of it, lacks this tier and is slower on machines that have it. "
         "GCC 11 or newer compiles all tiers, Clang 14 all but avxvnni.")
-      unset(CMAKE_REQUIRED_FLAGS)
-      unset(CMAKE_REQUIRED_INCLUDES)
       continue()
     endif()
   endif()
-  unset(CMAKE_REQUIRED_FLAGS)
-  unset(CMAKE_REQUIRED_INCLUDES)
 
   list(APPEND TIERS ${tier})
   set(TIER_${tier}_DEFINITIONS I2F_TIER=${tier} I2F_VECTOR_BYTES=${_bytes} I2F_VECTOR_REGISTERS=${_registers})
@@ -107,6 +108,8 @@ foreach(_row IN LISTS _rows)
     string(APPEND _entries " \\\n  X(${tier}, ${_base}, (${_supported}), __VA_ARGS__)")
   endif()
 endforeach()
+unset(CMAKE_REQUIRED_FLAGS)
+unset(CMAKE_REQUIRED_INCLUDES)
 message(STATUS "tiers: ${TIERS}")
 if(EMULATED_TIERS)
   message(STATUS "tiers that this machine lacks, compiled for ${_best_here}: ${EMULATED_TIERS}")
