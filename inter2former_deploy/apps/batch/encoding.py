@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class _Encode:
         self._encoder = segmenter.bundle.manifest.encoder_id
         self._made: set[str] = set()  # keys of pictures, one of which may lie in two files
 
-    def __call__(self, chunks: Iterable[Chunk]) -> Iterator[Outcome]:
+    def __call__(self, chunks: Iterable[Chunk]) -> Generator[Outcome, None, None]:
         pictures: Iterator[str] = (picture for chunk in chunks for picture in chunk)
         return pipeline(pictures, self._read, self._compute, self._write)
 

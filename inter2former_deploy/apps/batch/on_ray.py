@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -17,7 +17,7 @@ OBJECT_STORE = 500_000_000  # bytes, where the cluster is this machine's alone: 
 
 def run(
     job: Job, chunks: Sequence[Chunk], *, address: str, workers: int | None, threads: int | None
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Have workers do chunks of work; one that is lost costs what it has not written of its chunk, which others do.
 
     Args:

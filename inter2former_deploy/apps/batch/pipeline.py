@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
@@ -24,7 +24,7 @@ def pipeline(
     write: Callable[[Item, Made], Result],
     *,
     readers: int = READERS,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Items through three steps, in order.
 
     Args:
@@ -44,6 +44,7 @@ def pipeline(
         ThreadPoolExecutor(readers, thread_name_prefix="read") as reader,
         ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
     ):
+        writer.submit(bool).result()  # a signal while its thread starts would leave nobody waiting for that thread
         reading: deque[tuple[Item, Future[Ready]]] = deque()
         writing: deque[Future[Result]] = deque()
         coming = iter(items)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ class _Score:
         self._done: list[Scored] = []  # of a part whose other samples come next
         self._begun = time.perf_counter()
 
-    def __call__(self, chunks: Iterable[Chunk]) -> Iterator[Outcome]:
+    def __call__(self, chunks: Iterable[Chunk]) -> Generator[Outcome, None, None]:
         for part in (part for chunk in chunks for part in chunk):
             if self._folder.beginning(part.name, 1) is None:
                 self._part_of |= dict.fromkeys(part.indices, part)

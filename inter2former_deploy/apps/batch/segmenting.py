@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class _Segment:
         self._folder = open_folder(job.output, "--output")
         self._done: list[_Lines] = []  # of a part whose other pictures come next
 
-    def __call__(self, chunks: Iterable[Chunk]) -> Iterator[Outcome]:
+    def __call__(self, chunks: Iterable[Chunk]) -> Generator[Outcome, None, None]:
         left = []
         for part in (part for chunk in chunks for part in chunk):
             if self._folder.beginning(file_of(part.name), 1) is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -24,7 +24,7 @@ class Outcome:
 
 
 Chunk: TypeAlias = Sequence[Any]  # items that one worker does one after the other
-Work: TypeAlias = Callable[[Iterable[Chunk]], Iterator[Outcome]]
+Work: TypeAlias = Callable[[Iterable[Chunk]], Generator[Outcome, None, None]]
 
 
 class Job(Protocol):

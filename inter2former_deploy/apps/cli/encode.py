@@ -90,17 +90,18 @@ def encode(
         typer.echo(f"skipped: {name}: {reason}", err=True)
     counts = Counter[str]()
     chunks = chunks_of(pictures, TOGETHER)
-    for number, done in enumerate(outcomes_of(job, chunks, threads, ray, workers), 1):
-        counts[done.state] += 1
-        for line in done.notes:
-            note(line)
-        if done.reason:
-            broken[done.name] = done.reason
-            typer.echo(f"{number}/{len(pictures)}  skipped: {done.reason}", err=True)
-            continue
-        files[done.name] = done.file
-        did = "is there already" if done.state == "found" else f"encoded in {done.seconds:.1f} s"
-        typer.echo(f"{number}/{len(pictures)}  {done.name} {did}", err=True)
+    with outcomes_of(job, chunks, threads, ray, workers) as outcomes:
+        for number, done in enumerate(outcomes, 1):
+            counts[done.state] += 1
+            for line in done.notes:
+                note(line)
+            if done.reason:
+                broken[done.name] = done.reason
+                typer.echo(f"{number}/{len(pictures)}  skipped: {done.reason}", err=True)
+                continue
+            files[done.name] = done.file
+            did = "is there already" if done.state == "found" else f"encoded in {done.seconds:.1f} s"
+            typer.echo(f"{number}/{len(pictures)}  {done.name} {did}", err=True)
     others = [name for name, reason in skipped if reason == NO_PICTURE]
     made, unwritten = counts["made"], counts["unwritten"]
     if as_json:

@@ -269,10 +269,11 @@ def _in_parts(
     done, unwritten = len(samples) - sum(len(part.indices) for part in left), []
     if done:
         typer.echo(f"{done} of {len(samples)} samples were scored by a run that was stopped", err=True)
-    for outcome in outcomes_of(job, [[part] for part in left], threads, ray, workers) if left else ():
-        done += outcome.count
-        unwritten += [outcome.reason] if outcome.reason else []
-        progress(done, len(samples), outcome.name)
+    with outcomes_of(job, [[part] for part in left], threads, ray, workers) as outcomes:
+        for outcome in outcomes:
+            done += outcome.count
+            unwritten += [outcome.reason] if outcome.reason else []
+            progress(done, len(samples), outcome.name)
     if unwritten:
         raise OSError(f"{len(unwritten)} parts are not written: make room, then the same goes on: {unwritten[0]}")
     evaluation = gather(parts, folder, bool(getattr(samples, "strict", False)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -61,15 +62,22 @@ def check_ray(ray: str | None, workers: int | None, command: str) -> None:
         raise ValueError("--workers is for --ray: without it, one process does all")
 
 
+@contextmanager
 def outcomes_of(
     job: Job, chunks: Sequence[Chunk], threads: int | None, ray: str | None, workers: int | None
-) -> Iterator[Outcome]:
-    """The work, done by this process or by workers of Ray."""
+) -> Iterator[Iterator[Outcome]]:
+    """The work, done by this process or by workers of Ray. Whatever ends it, files that were begun are whole then."""
+    if not chunks:
+        yield iter(())
+        return
     if ray is None:
-        return job.begin(threads)(chunks)
-    from inter2former_deploy.apps.batch.on_ray import run
+        done = job.begin(threads)(chunks)
+    else:
+        from inter2former_deploy.apps.batch.on_ray import run
 
-    return run(job, chunks, address=ray, workers=workers, threads=threads)
+        done = run(job, chunks, address=ray, workers=workers, threads=threads)
+    with closing(done):
+        yield done
 
 
 def some(names: list[str]) -> str:

@@ -88,19 +88,22 @@ def segment_batch(
     unwritten: list[str] = []
     files: list[str] = []
     done_rows = counts["found"]
-    for done in outcomes_of(job, [[of_part] for of_part in left], threads, ray, workers) if left else ():
-        done_rows += done.count
-        counts[done.state] += done.count - len(done.broken)
-        broken += done.broken
-        for line in done.notes:
-            note(line)
-        for line in (*done.broken, *([done.reason] if done.reason else [])):
-            typer.echo(f"{done_rows}/{len(rows)}  skipped: {line}", err=True)
-        if done.state == "unwritten":
-            unwritten.append(done.name)
-        else:
-            files.append(done.file)
-            typer.echo(f"{done_rows}/{len(rows)}  {done.file}: {done.count} objects in {done.seconds:.1f} s", err=True)
+    with outcomes_of(job, [[of_part] for of_part in left], threads, ray, workers) as outcomes:
+        for done in outcomes:
+            done_rows += done.count
+            counts[done.state] += done.count - len(done.broken)
+            broken += done.broken
+            for line in done.notes:
+                note(line)
+            for line in (*done.broken, *([done.reason] if done.reason else [])):
+                typer.echo(f"{done_rows}/{len(rows)}  skipped: {line}", err=True)
+            if done.state == "unwritten":
+                unwritten.append(done.name)
+            else:
+                files.append(done.file)
+                typer.echo(
+                    f"{done_rows}/{len(rows)}  {done.file}: {done.count} objects in {done.seconds:.1f} s", err=True
+                )
     if as_json:
         report = {"objects": counts["made"], "found": counts["found"], "broken": broken}
         typer.echo(json.dumps(report | {"unwritten": counts["unwritten"], "files": files}, indent=2))

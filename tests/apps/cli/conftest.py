@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,3 +38,23 @@ def i2f(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
 def toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of toy graphs; do not damage it."""
     return write_toy_bundle(tmp_path_factory.mktemp("toy") / "bundle")
+
+
+@pytest.fixture
+def disk_full_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """A context in which the n-th file that is written finds no space left on the disk."""
+
+    @contextmanager
+    def full(number: int) -> Iterator[None]:
+        write, calls = Path.write_bytes, count(1)
+
+        def sometimes(self: Path, content: bytes) -> int:
+            if next(calls) == number:
+                raise OSError(28, "No space left on device", str(self))
+            return write(self, content)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "write_bytes", sometimes)
+            yield
+
+    return full

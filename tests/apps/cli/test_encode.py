@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -236,19 +237,15 @@ def test_a_region_of_every_picture(i2f: Callable[..., Any], toy_bundle: Path, ph
 
 
 def test_a_full_disk_costs_its_own_picture(
-    i2f: Callable[..., Any], toy_bundle: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    i2f: Callable[..., Any],
+    toy_bundle: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    disk_full_at: Any,
 ) -> None:
     arguments = ("encode", photos, "-o", tmp_path / "cache", "--bundle", toy_bundle, "--no-custom-ops")
-    write, calls = Path.write_bytes, [0]
-
-    def first_fails(self: Path, content: bytes) -> int:
-        calls[0] += 1
-        if calls[0] == 1:
-            raise OSError(28, "No space left on device", str(self))
-        return write(self, content)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_bytes", first_fails)
+    with disk_full_at(1):
         done = i2f(*arguments)
     assert done.code == 1
     assert f"1/2  skipped: {photos}/a.png: {tmp_path}/cache/" in done.err
@@ -299,7 +296,7 @@ def test_ray_may_stand_without_an_address(
 
     def outcomes(job: Any, chunks: Any, threads: Any, ray: str | None, workers: int | None) -> Any:
         asked.append((ray, chunks))
-        return iter(())
+        return nullcontext(())
 
     monkeypatch.setattr("inter2former_deploy.apps.cli.encode.outcomes_of", outcomes)
     monkeypatch.setattr("inter2former_deploy.apps.cli.encode.check_ray", lambda *_: None)

@@ -151,19 +151,8 @@ def test_what_is_broken_is_named_and_tried_again(run: Callable[..., Any], photos
     ]  # fmt: skip
 
 
-def test_a_full_disk_costs_its_own_part(
-    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write, calls = Path.write_bytes, [0]
-
-    def sometimes(self: Path, content: bytes) -> int:
-        calls[0] += 1
-        if calls[0] == 2:
-            raise OSError(28, "No space left on device", str(self))
-        return write(self, content)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "write_bytes", sometimes)
+def test_a_full_disk_costs_its_own_part(run: Callable[..., Any], tmp_path: Path, disk_full_at: Any) -> None:
+    with disk_full_at(2):
         done = run()
     assert done.code == 1
     assert "cannot be written: No space left on device" in done.err
