@@ -95,20 +95,23 @@ def test_the_runtime_needs_no_extra(tmp_path: Path, toy_bundle: Path) -> None:
     assert (tmp_path / "mask.png").is_file()
 
 
+OF_RAY = "ray, pandas and pyarrow, which are not installed: pip .*[ray]'"
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
         (
             "encode x.png -o out --ray --bundle b",
-            "i2f encode --ray needs ray, pandas and pyarrow, .*[ray]'",
+            f"i2f encode --ray needs {OF_RAY}",
         ),
         (
             "segment-batch b list.jsonl -o out --ray 10.0.0.1:6379",
-            "i2f segment-batch --ray needs ray, pandas and pyarrow",
+            f"i2f segment-batch --ray needs {OF_RAY}",
         ),
         (
             "eval synthetic --bundle b --ray",
-            "i2f eval --ray needs ray, pandas and pyarrow, .*[ray]'",
+            f"i2f eval --ray needs {OF_RAY}",
         ),
         ("serve b --ray --replicas 2", "i2f serve --ray needs ray, which is not installed: pip .*[ray]'"),
         ("encode s3://a/ -o out --bundle b", "s3://a/ needs fsspec, which is not installed: pip .*[storage]'"),
