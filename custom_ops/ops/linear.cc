@@ -1,16 +1,10 @@
 // NormLinear and LinearAdd: linear layers with a LayerNorm before or a residual addition after them
 // (OPERATORS.md).
 
-#include "kernels/linear.h"
-
+#include "ops/linear_kernels.h"
 #include "ops/operator.h"
 
 namespace i2f {
-
-I2F_KERNEL(PackedLinearSizeKernel, packed_linear_size)
-I2F_KERNEL(PackLinearKernel, pack_linear)
-I2F_KERNEL(NormLinearKernel, norm_linear)
-I2F_KERNEL(LinearAddKernel, linear_add)
 
 namespace {
 
