@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from operators.harness import library_path
+from steps import take
 
 from inter2former_deploy.exporters.parity import load_photograph
 from inter2former_deploy.runtime import Segmenter
@@ -63,11 +64,7 @@ def test_masks_are_those_of_the_python_runtime(program: Path, tmp_path: Path, wi
     session = Segmenter(TINY, custom_ops=with_operators, num_threads=1).open(image)
     sizes = set()
     for i, step in enumerate(STEPS, 1):
-        if step == "undo":
-            expected = session.undo()
-        else:
-            x, y = map(float, step[1:].split(","))
-            expected = session.click(x, y, step[0] == "+")
+        expected = take(session, step)
         mask = cv2.imread(str(tmp_path / "masks" / f"{i}.pgm"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(mask, np.where(expected, 255, 0), err_msg=f"step {i}, {step}")
         sizes.add(int(expected.sum()))

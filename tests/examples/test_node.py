@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from steps import take
 
 from inter2former_deploy.exporters.parity import load_photograph
 from inter2former_deploy.families.pictures import bilinear_taps
@@ -90,11 +91,7 @@ def test_masks_are_those_of_the_python_runtime(example: Path, demo_bundle: Path,
     height, width = image.shape[:2]
     sizes = []
     for i, step in enumerate(steps, 1):
-        if step == "undo":
-            expected = session.undo()
-        else:
-            x, y = map(int, step[1:].split(","))
-            expected = session.click(x, y, step[0] == "+")
+        expected = take(session, step)
         mask = cv2.imread(str(tmp_path / "masks" / f"{i}.png"), cv2.IMREAD_UNCHANGED)
         assert mask.shape == (height, width)
         assert set(np.unique(mask)) <= {0, 255}
