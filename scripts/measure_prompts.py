@@ -23,8 +23,9 @@ import numpy.typing as npt
 from inter2former_deploy.core.clicks import next_click
 from inter2former_deploy.core.masks import iou
 from inter2former_deploy.core.prompts import Box, Click
+from inter2former_deploy.data import HELD_OUT_SEED
 from inter2former_deploy.data.photos import load_photo
-from inter2former_deploy.data.synthetic import HELD_OUT_SEED, SyntheticDataset, make_scene, render
+from inter2former_deploy.data.synthetic import SyntheticDataset, make_scene, render
 from inter2former_deploy.runtime import Segmenter, Session
 
 Mask = npt.NDArray[np.bool_]

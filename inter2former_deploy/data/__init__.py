@@ -10,8 +10,8 @@ from inter2former_deploy.core.masks import IGNORED
 from .coco import CocoDataset
 from .composites import CompositeDataset
 from .folders import FolderDataset
-from .sample import Checked, DataError, Dataset, FileDataset, Part, PassedOverError, Sample, Tally, check
-from .synthetic import HELD_OUT_SEED, SyntheticDataset
+from .sample import HELD_OUT_SEED, Checked, DataError, Dataset, FileDataset, Part, PassedOverError, Sample, Tally, check
+from .synthetic import SyntheticDataset
 
 COMPOSITES = "composites:"  # stands before a folder of cut-outs and backgrounds in a source's name
 

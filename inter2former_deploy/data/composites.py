@@ -20,8 +20,7 @@ from PIL import Image as PillowImage
 from inter2former_deploy.core.pictures import picture_files
 
 from .camera import Image, blurred, photographed
-from .sample import DataError, Sample, read_image
-from .synthetic import HELD_OUT_SEED
+from .sample import HELD_OUT_SEED, DataError, DrawnDataset, Sample, read_image
 
 Rng = np.random.Generator
 Mask = NDArray[np.bool_]
@@ -285,28 +284,20 @@ def _read_cutout(path: Path) -> Cutout | None:
     return Cutout(part[..., :3].copy(), part[..., 3].copy(), path.parent.name)
 
 
-class CompositeDataset:
+class CompositeDataset(DrawnDataset):
     """Whole composites with their target: the set to score with.
 
     Args:
         folder: as for `Composites`.
-        seed: of all scenes.
-        length: number of samples.
-        size: pixels a side.
+        seed, length, size: as for every `DrawnDataset`.
     """
 
     def __init__(self, folder: Path, *, seed: int = HELD_OUT_SEED, length: int = 200, size: int = 1024) -> None:
-        if size < 16 or length < 1 or seed < 0:
-            raise ValueError(f"expected size >= 16, length >= 1 and seed >= 0, got {size}, {length} and {seed}")
+        super().__init__(seed=seed, length=length, size=size)
         self.composites = Composites(folder)
-        self.seed, self.length, self.size = seed, length, size
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.length:
-            raise IndexError(index)
+    def draw(self, index: int) -> Sample:
+        """The composite of this number."""
         image, masks, target = self.composites.draw(np.random.default_rng([self.seed, index]), self.size)
         share = masks[target].mean()
         group = next(name for name, largest in GROUPS.items() if share <= largest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from inter2former_deploy.core.pictures import PictureError
 from inter2former_deploy.core.pictures import read_image as read_picture
 from inter2former_deploy.core.threads import available_cpus
 
+HELD_OUT_SEED = 90_000  # of what is drawn to score with; training seeds stay below
 NAMED = 20  # how many of a kind are named; the others are counted
 
 # Kinds of what is passed over and counted.
@@ -76,6 +78,36 @@ class Dataset(Protocol):
             PassedOverError: this sample has no object.
             DataError: this sample is broken.
         """
+
+
+class DrawnDataset(ABC):
+    """Samples that are drawn, each from the seed and its number.
+
+    Args:
+        seed: of all samples.
+        length: number of samples.
+        size: pixels a side.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+
+    def __init__(self, *, seed: int = HELD_OUT_SEED, length: int = 200, size: int = 1024) -> None:
+        if size < 16 or length < 1 or seed < 0:
+            raise ValueError(f"expected size >= 16, length >= 1 and seed >= 0, got {size}, {length} and {seed}")
+        self.seed, self.length, self.size = seed, length, size
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        return self.draw(index)
+
+    @abstractmethod
+    def draw(self, index: int) -> Sample:
+        """The sample of this number, 0 to the length."""
 
 
 class Tally:

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from . import shapes
 from .camera import Image, blurred, photographed
 from .photos import TEXTURES, load_photo, photo_level
-from .sample import Sample
+from .sample import DrawnDataset, Sample
 
 Rng = np.random.Generator
 View = tuple[float, float, float]  # left, top and side of a square part of the scene
 WHOLE: View = (0.0, 0.0, 1.0)
-HELD_OUT_SEED = 90_000  # scenes to score with; training seeds stay below
 
 _MIN_WIDTH = 0.004  # the thinnest pen: 4 pixels at 1024
 _CHECK_SIZE = 128  # resolution at which a new scene is judged
@@ -306,26 +305,11 @@ def render(scene: Scene, size: int, view: View = WHOLE) -> tuple[NDArray[np.uint
     return picture, masks
 
 
-class SyntheticDataset:
-    """Whole scenes with their target: the set to score with, or any number of training pictures.
+class SyntheticDataset(DrawnDataset):
+    """Whole scenes with their target: the set to score with, or any number of training pictures."""
 
-    Args:
-        seed: of all scenes.
-        length: number of samples.
-        size: pixels a side.
-    """
-
-    def __init__(self, *, seed: int = HELD_OUT_SEED, length: int = 200, size: int = 1024) -> None:
-        if size < 16 or length < 1 or seed < 0:
-            raise ValueError(f"expected size >= 16, length >= 1 and seed >= 0, got {size}, {length} and {seed}")
-        self.seed, self.length, self.size = seed, length, size
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.length:
-            raise IndexError(index)
+    def draw(self, index: int) -> Sample:
+        """The scene of this number."""
         scene = make_scene(self.seed, index)
         image, masks = render(scene, self.size)
         return Sample(scene.name, image, masks[scene.target].astype(np.uint8), scene.name.split("-")[0])

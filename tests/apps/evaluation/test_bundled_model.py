@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from inter2former_deploy.apps.evaluation import ReferenceSegmenter, evaluate
-from inter2former_deploy.data import Sample
-from inter2former_deploy.data.synthetic import HELD_OUT_SEED, make_scene, render
+from inter2former_deploy.data import HELD_OUT_SEED, Sample
+from inter2former_deploy.data.synthetic import make_scene, render
 from inter2former_deploy.families.checkpoint import bundled_weights, load_checkpoint, load_model
 from inter2former_deploy.families.inter2former.config import DEMO
 
