@@ -126,13 +126,13 @@ def read_licences(path: Path) -> list[tuple[str, str]]:
 
 
 def licence_of(licences: list[tuple[str, str]], name: str) -> str:
-    """Of a file; of the patterns that fit it or the end of its path, the last holds."""
+    """Of a file: the last whose pattern fits its path or the end of it, or names it in another folder."""
     parts = name.split("/")
     ends = ["/".join(parts[i:]) for i in range(len(parts))]
     fitting = [
         licence
         for pattern, licence in licences
-        if any(fnmatchcase(end, pattern) for end in ends) or fnmatchcase(parts[-1], pattern.split("/")[-1] or "-")
+        if any(fnmatchcase(end, pattern) for end in ends) or pattern.split("/")[-1] == parts[-1]
     ]
     return fitting[-1] if fitting else "not named in the copyright file"
 

@@ -91,11 +91,15 @@ def test_licences_are_read_from_a_copyright_file(tmp_path):
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\n"
         "Files: *\nCopyright: somebody\nLicense: GPL-2+\n\n"
         "Files: photos/a.jpg\n photos/b*\nCopyright: another\nLicense: CC-BY-SA-3.0\n\n"
+        "Files: 16.04/d.jpg\nCopyright: a third\nLicense: CC-BY-4.0\n\n"
+        "Files: debian/*\nCopyright: the packager\nLicense: Expat\n\n"
         "License: GPL-2+\n The text.\n"
     )
     licences = data.read_licences(tmp_path / "copyright")
     assert data.licence_of(licences, "share/photos/a.jpg") == "CC-BY-SA-3.0"
     assert data.licence_of(licences, "share/photos/bee.jpg") == "CC-BY-SA-3.0"
     assert data.licence_of(licences, "share/photos/c.jpg") == "GPL-2+"
+    assert data.licence_of(licences, "backgrounds/d.jpg") == "CC-BY-4.0"  # the source lies in another folder
+    assert data.licence_of(licences, "debian/rules") == "Expat"
     (tmp_path / "copyright").write_text("All pictures are under CC-BY-SA-3.0, the scripts under GPL-2.")
     assert data.licence_of(data.read_licences(tmp_path / "copyright"), "a.jpg") == "CC-BY-SA-3.0 and GPL-2"
