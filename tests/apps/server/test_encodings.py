@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,8 @@ def test_a_service_asks_the_model_that_it_is_given(bundle: Any, monkeypatch: pyt
     service = Service(Settings(bundle=bundle), model)
     source = service.add(cv2.imencode(".png", np.zeros((4, 5, 3), np.uint8))[1].tobytes())
     region = source.region([1, 1, 3, 3])
-    runs = asyncio.run(service.runs(source, [], region))
+    with ThreadPoolExecutor(1) as other:  # Playwright, in the same process, keeps a loop in this thread
+        runs = other.submit(lambda: asyncio.run(service.runs(source, [], region))).result()
     assert runs.area == 4
     assert model.asked == [(f"{source.id}/1,1,3,3", ((1, 1, 3, 3), (4, 5, 3)), [], "", False)]
     assert "i2f_elsewhere 1.0" in service.metrics.text(service.gauges)
