@@ -76,11 +76,10 @@ class EncodedImage:
     def to_bytes(self) -> bytes:
         """The content of the file that `save` writes: the same for the same encoding."""
         arrays = {name: np.ascontiguousarray(array) for name, array in self.tensors.items()}
-        content = bytearray(to_safetensors(arrays, self._metadata() | {"sha256": self._digest()}))
+        content = to_safetensors(arrays, self._metadata() | {"sha256": self._digest()})
         end = 8 + int.from_bytes(content[:8], "little")
         header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":"))  # else in any order
-        content[8:end] = header.encode().ljust(end - 8)
-        return bytes(content)
+        return b"".join((content[:8], header.encode().ljust(end - 8), memoryview(content)[end:]))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EncodedImage:
