@@ -337,8 +337,9 @@ class _Graph:
     each piece until the last of its tensors is done. The encoder's live tensors are a fraction of that, and the pages
     that it touches are what its memory costs in time: without, each tensor has its own, until it is done.
 
-    Where `spin`, threads that run out of work look for more for a while before they sleep. A click gains by it; the
-    encoder's threads would take time from the click that comes right after.
+    Where `spin`, threads that run out of work look for more for a while before they sleep, as long as the graph runs. A
+    click gains by it; the encoder's threads would take time from the click that comes right after. After the graph's
+    end all sleep: else they would take time from whoever shows the mask.
     """
 
     def __init__(
@@ -356,6 +357,7 @@ class _Graph:
         options.enable_mem_reuse = reuse_memory
         options.intra_op_num_threads = num_threads
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3  # errors only
         if custom_ops:
             library.register(options)

@@ -7,7 +7,8 @@ A server is started on a folder with one picture and a headless Chromium opens i
 and to the runtime in turn, so that both see the same machine. "Click to mask" is from the release of a finger on the
 picture (a finger does not hover, so nothing is known before) to the frame in which the mask is painted; "hovered" is
 the same with a mouse that rested until the preview was there. The decode is `Session.click` of the runtime, in this
-process, with as many threads.
+process, with as many threads. "An empty frame" is from a call to the end of a frame in which nothing changed: what
+Chromium takes to paint, here without a GPU, and no page can save.
 """
 
 from __future__ import annotations
@@ -34,23 +35,42 @@ ROOT = Path(__file__).resolve().parent.parent
 CLICKS = 4  # of an object
 PATIENCE = 120  # seconds
 
-# Resolves with the milliseconds from the next pointerup to the end of the frame that shows one prompt more.
+# `measured` resolves at the end of the frame that shows one prompt more, with the milliseconds from the next pointerup
+# to the answer and to there. Nothing is looked at in between: whoever polls takes time from what is measured.
 WAIT_FOR_MASK = """() => {
     const { workspace, viewer } = i2f;
-    const count = () => [...workspace.opened.entries.values()].reduce((sum, entry) => sum + entry.prompts.length, 0);
-    const before = count();
+    const { scene } = viewer.host;
+    const { say } = workspace.tell;
+    let [released, answered] = [0, 0];
+    addEventListener("pointerup", () => (released = performance.now()), { once: true, capture: true });
+    workspace.tell.say = (text) => {
+        workspace.tell.say = say;
+        answered = performance.now();
+        say(text);
+    };
     window.measured = new Promise((done) => {
-        let released = 0;
-        addEventListener("pointerup", () => (released = performance.now()), { once: true, capture: true });
-        let painted = Infinity;
-        const look = () => {
-            if (painted === Infinity && count() > before) painted = viewer.painted;
-            if (viewer.painted > painted) setTimeout(() => done(performance.now() - released));
-            else setTimeout(look, 1);
+        viewer.host.scene = () => {
+            if (answered) {
+                viewer.host.scene = scene;
+                setTimeout(() => done([answered - released, performance.now() - released]));
+            }
+            return scene();
         };
-        look();
     });
 }"""
+
+# Milliseconds until a frame is painted in which nothing is new: what the browser itself needs.
+EMPTY_FRAME = """() => new Promise((done) => {
+    const { viewer } = i2f;
+    const { scene } = viewer.host;
+    const begun = performance.now();
+    viewer.host.scene = () => {
+        viewer.host.scene = scene;
+        setTimeout(() => done(performance.now() - begun));
+        return scene();
+    };
+    viewer.repaint();
+})"""
 
 # Moves the pointer in every frame and counts answers; the path never stays at a place.
 HOVER = """async ([seconds, width, height]) => {
@@ -126,7 +146,14 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
             )
             return left, top
 
-        figures: dict[str, list[float]] = {"decode": [], "page": [], "hovered": []}
+        figures: dict[str, list[float]] = {
+            "decode": [],
+            "page": [],
+            "over": [],
+            "hovered": [],
+            "frame": [],
+            "answer": [],
+        }
         for number in range(2 * arguments.objects + 1):
             page.keyboard.press("n")
             session.reset()
@@ -141,7 +168,7 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
                     page.evaluate(WAIT_FOR_MASK)
                     page.mouse.down()
                     page.mouse.up()
-                took = page.evaluate("window.measured")
+                answered, took = page.evaluate("window.measured")
                 wait(page, "i2f.workspace.saver.unsaved === 0")
                 begun = time.perf_counter()
                 session.click(x, y, positive=True)
@@ -150,8 +177,10 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
                     continue  # to warm up
                 figures["hovered" if number % 2 else "page"].append(took)
                 figures["decode"].append(decode)
+                figures["frame"].append(page.evaluate(EMPTY_FRAME))
                 if number % 2 == 0:
-                    figures.setdefault("over", []).append(took - decode)
+                    figures["over"].append(took - decode)
+                    figures["answer"].append(answered - decode)
 
         page.keyboard.press("n")
         session.reset()
@@ -176,7 +205,12 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
     rate = statistics.median(previews)
     print(f"picture {width} x {height}, model at {segmenter.size}, {len(figures['page'])} clicks each way; medians")
     print(f"decode alone            {median['decode']:7.1f} ms")
+    print(f"an empty frame          {median['frame']:7.1f} ms")
     print(f"click to mask           {median['page']:7.1f} ms; {median['over']:.1f} ms over its decode")
+    print(f"  of these to the answer, over the decode {median['answer']:.1f} ms")
+    least = {name: min(values) for name, values in figures.items()}
+    print(f"  least                 {least['page']:7.1f} ms")
+    print(f"  least decode, frame   {least['decode']:7.1f} ms, {least['frame']:.1f} ms")
     print(f"click to mask, hovered  {median['hovered']:7.1f} ms")
     print(f"decode of a preview     {decode:7.1f} ms, {1000 / decode:.1f} a second")
     print(f"hover previews          {rate:7.1f} a second, {rate * decode / 1000:.2f} of what decoding allows")

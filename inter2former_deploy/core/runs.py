@@ -17,6 +17,8 @@ import numpy.typing as npt
 Sides = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom exclusive
 Mask = npt.NDArray[np.bool_]
 
+_PIXELS = 1 << 20  # that are looked at at a time: what they need stays in the processor's caches
+
 
 @dataclass(frozen=True)
 class Runs:
@@ -44,19 +46,22 @@ class Runs:
                 f"a window of {mask.shape[1]} x {mask.shape[0]} pixels at {corner} reaches beyond a picture of "
                 f"{width} x {height}"
             )
-        columns = np.flatnonzero(mask.any(0))
-        if not len(columns):
+        step = max(1, _PIXELS // max(1, mask.shape[1]))
+        above = np.zeros((1, mask.shape[1]), bool)
+        borders = []  # numbers of the pixels that differ from the one above them
+        for first in range(0, mask.shape[0], step):
+            rows = mask[first : first + step]
+            differs = np.empty(rows.shape, bool)
+            np.not_equal(rows[:1], above, out=differs[:1])
+            np.not_equal(rows[1:], rows[:-1], out=differs[1:])
+            row, column = np.divmod(np.flatnonzero(differs), mask.shape[1])
+            borders.append((left + column) * height + (top + first + row))
+            above = rows[-1:]
+        borders.append((left + np.flatnonzero(above)) * height + (top + mask.shape[0]))
+        sides = np.sort(np.concatenate(borders))  # in each column object begins and ends by turns
+        if not len(sides):
             return cls(height, width, (height * width,))
-        rows = np.flatnonzero(mask.any(1))
-        first, last = rows[0], rows[-1] + 1
-        inside = mask[first:last, columns[0] : columns[-1] + 1]
-        padded = np.zeros((inside.shape[1], inside.shape[0] + 2), np.int8)  # columns as rows, background at both ends
-        padded[:, 1:-1] = inside.T
-        steps = np.diff(padded)
-        at, begins = np.nonzero(steps == 1)
-        _, ends = np.nonzero(steps == -1)
-        offset = (left + int(columns[0]) + at.astype(np.int64)) * height + top + int(first)
-        return cls._of_intervals(offset + begins, offset + ends, height, width)
+        return cls._of_intervals(sides[0::2], sides[1::2], height, width)
 
     @classmethod
     def _of_intervals(cls, begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], height: int, width: int) -> Runs:

@@ -73,3 +73,14 @@ def test_what_is_refused(value: object, message: str) -> None:
 def test_windows_beyond_the_picture_are_refused() -> None:
     with pytest.raises(ValueError, match=r"2 x 3 pixels at \(4, 0\) reaches beyond a picture of 5 x 5"):
         Runs.of(np.ones((3, 2), bool), (4, 0), (5, 5))
+
+
+def test_runs_of_more_than_is_looked_at_at_a_time() -> None:
+    """A mask of many rows is read in pieces; where they meet nothing begins or ends."""
+    mask = np.zeros((1 << 11, 1 << 10), bool)
+    mask[100:2000, 5:9] = True
+    mask[1020:1028, 900] = True
+    mask[:, 1023] = True
+    runs = Runs.of(mask)
+    assert len(runs.counts) == 2 * (4 + 1 + 1)
+    np.testing.assert_array_equal(runs.mask(), mask)

@@ -130,7 +130,7 @@ export function conflictDialog(workspace, drawPicture) {
     view.picture = mask;
     view.fit();
     drawPicture(/** @type {import("./workspace.js").Conflict} */ (current).picture, context, view);
-    new Overlay().draw(context, mask, view, { colour: workspace.colourOf(entry.class), fill: 0.5, outline: 1 });
+    new Overlay().draw(context, [{ mask, look: { colour: workspace.colourOf(entry.class), fill: 0.5, outline: 1 } }], view);
     const when = entry.changed ? `, ${new Date(entry.changed).toLocaleString()}` : "";
     text.textContent = `${who}: ${entry.class}, ${entry.prompts.length} prompts${when}`;
   };

@@ -29,6 +29,19 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Write a text into an element; nothing is laid out anew where it is there already. @param {HTMLElement} element @param {string} text */
+export function write(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Until the next frame is painted; for a tenth of a second where nobody looks. @returns {Promise<void>} */
+export function painted() {
+  return new Promise((done) => {
+    setTimeout(done, 100);
+    requestAnimationFrame(() => setTimeout(done));
+  });
+}
+
 /** A picture of icons.svg. @param {string} name */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");

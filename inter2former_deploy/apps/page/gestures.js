@@ -56,7 +56,8 @@ export class Gestures {
     if (this.tool === "brush" || this.tool === "eraser") {
       this.live = { kind: "paint", points: [start], radius: this.radius, erase: (this.tool === "eraser") !== negative };
     }
-    if (this.live) this.host.preview(null);
+    if (!this.live) return;
+    this.host.preview(null);
     this.host.repaint();
   }
 
@@ -91,10 +92,10 @@ export class Gestures {
 
   /** @param {boolean} [preview]  whether that goes, too */
   cancel(preview = true) {
+    if (this.live) this.host.repaint();
     this.#press = null;
     this.live = null;
     if (preview) this.host.preview(null);
-    this.host.repaint();
   }
 
   /** @param {Point | null} point  of the pointer, null where it left @param {boolean} [negative] */

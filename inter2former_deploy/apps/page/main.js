@@ -5,7 +5,7 @@
 import { Api, ApiError } from "./api.js";
 import { Workspace } from "./workspace.js";
 import { askForToken, conflictDialog, exportDialog, importDialog, makeHelp, messageOf } from "./dialogs.js";
-import { byId, icon, iconButton, make } from "./dom.js";
+import { byId, icon, iconButton, make, painted, write } from "./dom.js";
 import { Gestures } from "./gestures.js";
 import { listen, shown } from "./keys.js";
 import { maskOf } from "./masks.js";
@@ -19,6 +19,8 @@ const TOKEN = "i2f-token";
 const STEP = 12; // CSS pixels of the keyboard's cursor
 const PAN = 80; // CSS pixels of a key
 const ZOOM = 1.3;
+const SOON = 100; // milliseconds in which a mask mostly comes: a person sees no delay in them
+const WHERE = 100; // milliseconds between two numbers of the pointer's place
 const [LARGEST_BRUSH, BRUSH_POWER] = [500, 2.2]; // pixels of the picture; the slider is finer for small ones
 
 const canvas = byId("canvas", HTMLCanvasElement);
@@ -47,8 +49,11 @@ const viewer = new Viewer(canvas, {
 const { view } = viewer;
 const workspace = new Workspace(api, view, {
   changed,
+  soon,
+  repaint: () => viewer.repaint(),
+  saving: renderSoon,
   notice,
-  say: (text) => (byId("spoken", HTMLElement).textContent = text),
+  say: (text) => (spoken = text),
   shown: (opened) => {
     viewer.show(opened.picture);
     at = null;
@@ -70,7 +75,7 @@ const pointer = new Pointer(canvas, view, gestures, {
   at: (point) => {
     at = point;
     byKeyboard = false;
-    renderWhere();
+    whereTimer ||= setTimeout(renderWhere, WHERE);
     if (gestures.tool === "brush" || gestures.tool === "eraser") viewer.repaint();
   },
 });
@@ -107,20 +112,36 @@ function scene() {
 }
 
 let due = false;
+let soonTimer = 0;
+let whereTimer = 0;
+/** For those who do not see the page. */
+let spoken = "";
 
 /** Something is to be shown anew, in the next frame. */
 function changed() {
+  clearTimeout(soonTimer);
   viewer?.repaint();
+  renderSoon();
+}
+
+/** Something is to be shown anew, with the mask that comes if that is soon enough. */
+function soon() {
+  clearTimeout(soonTimer);
+  soonTimer = setTimeout(changed, SOON);
+}
+
+/** All around the picture is shown anew: after the frame, so that it delays no mask. */
+async function renderSoon() {
   if (due) return;
   due = true;
-  requestAnimationFrame(() => {
-    due = false;
-    render();
-  });
+  await painted();
+  due = false;
+  render();
 }
 
 function render() {
   panels.render();
+  write(byId("spoken", HTMLElement), spoken);
   renderWhere();
   renderProgress();
   renderSaving();
@@ -131,7 +152,7 @@ function render() {
   buttons.redo.disabled = !opened?.history.canRedo;
   buttons.previous.disabled = index <= 0;
   buttons.next.disabled = index < 0 || index >= workspace.summaries.length - 1;
-  title.textContent = opened ? `${opened.picture.name} (${index + 1} of ${workspace.summaries.length})` : "";
+  write(title, opened ? `${opened.picture.name} (${index + 1} of ${workspace.summaries.length})` : "");
   title.title = opened?.picture.name ?? "";
   const { entry } = opened ?? {};
   canvas.setAttribute("aria-label", opened ? `${opened.picture.name}, ${opened.entries.size} objects, ${entry ? `${entry.class} is active` : "none is active"}` : "No picture");
@@ -148,11 +169,12 @@ function render() {
 }
 
 function renderWhere() {
+  whereTimer = 0;
   const { opened } = workspace;
-  zoomText.textContent = `${Math.round((100 * view.scale) / view.ratio)} %`;
+  write(zoomText, `${Math.round((100 * view.scale) / view.ratio)} %`);
   const inside = opened && at && at[0] >= 0 && at[1] >= 0 && at[0] < opened.picture.width && at[1] < opened.picture.height;
   const size = opened ? `${opened.picture.width} × ${opened.picture.height}` : "";
-  byId("where", HTMLElement).textContent = inside && at ? `${size}    x ${Math.floor(at[0])}, y ${Math.floor(at[1])}` : size;
+  write(byId("where", HTMLElement), inside && at ? `${size}    x ${Math.floor(at[0])}, y ${Math.floor(at[1])}` : size);
 }
 
 function renderProgress() {
@@ -165,10 +187,9 @@ function renderProgress() {
   const waiting = opened?.waiting.length ?? 0;
   const then = waiting ? `. ${waiting === 1 ? "One prompt waits" : `${waiting} prompts wait`} for it.` : ". You can begin already.";
   byId("progress", HTMLElement).hidden = !busy;
-  const text = busy ? `The model reads ${what}${place}${then}` : "";
-  const element = byId("progress-text", HTMLElement);
-  if (element.textContent !== text) element.textContent = text;
-  byId("encoding", HTMLElement).textContent = opened?.broken ? "Cannot be segmented" : state === "ready" ? "Ready" : state === "failed" ? "Not readable by the model" : "";
+  write(byId("progress-text", HTMLElement), busy ? `The model reads ${what}${place}${then}` : "");
+  const words = opened?.broken ? "Cannot be segmented" : state === "ready" ? "Ready" : state === "failed" ? "Not readable by the model" : "";
+  write(byId("encoding", HTMLElement), words);
 }
 
 function renderSaving() {
@@ -177,8 +198,7 @@ function renderSaving() {
   const state = !unsaved ? (workspace.connected ? "saved" : "failed") : error ? "failed" : "saving";
   const lost = `Not saved (${unsaved} ${unsaved === 1 ? "change" : "changes"}): ${error}`;
   const text = { saved: "Saved", saving: "Saving …", failed: unsaved ? lost : "The server does not answer" }[state];
-  const element = byId("saving-text", HTMLElement);
-  if (element.textContent !== text) element.textContent = text;
+  write(byId("saving-text", HTMLElement), text);
   byId("saving", HTMLElement).dataset.state = state;
   byId("saving-retry", HTMLButtonElement).hidden = state !== "failed" || !unsaved;
 }

@@ -9,7 +9,7 @@ export class Mask {
     /** Where each run ends, counted down the columns. */
     this.ends = new Float64Array(runs.counts.length);
     let end = 0;
-    runs.counts.forEach((count, i) => (this.ends[i] = end += count));
+    for (let i = 0; i < runs.counts.length; i++) this.ends[i] = end += runs.counts[i];
     if (end !== this.height * this.width) throw new Error("the runs of a mask do not fill its picture");
     /** The object's sides, or null where there is none. @type {Box | null} */
     this.box = this.#findBox();
@@ -57,10 +57,10 @@ export class Mask {
    * @param {number} columns
    * @param {number} rows
    * @param {number} step  of the pixel in the middle of step x step
-   * @returns {Uint8Array}  row by row
+   * @param {Uint8Array} grid  where they are written, row by row
    */
-  pixels(x0, y0, columns, rows, step) {
-    const grid = new Uint8Array(columns * rows);
+  pixels(x0, y0, columns, rows, step, grid) {
+    grid.fill(0, 0, columns * rows);
     const middle = step >> 1;
     const row = (/** @type {number} */ y) => Math.ceil((y - y0 - middle) / step); // the first that is not above y
     for (let i = 0; i < columns; i++) {
@@ -73,7 +73,6 @@ export class Mask {
         for (let j = first; j < last; j++) grid[j * columns + i] = 1;
       }
     }
-    return grid;
   }
 }
 

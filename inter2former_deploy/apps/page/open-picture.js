@@ -39,7 +39,7 @@ export class OpenPicture {
   /**
    * @param {Api} api
    * @param {Picture} picture
-   * @param {{changed: () => void, save: (id: string, entry: Entry | null) => void, saveClasses: (classes: Class[]) => void, given: (entry: Entry, answer: Answer) => void, failed: (message: string) => void}} tell
+   * @param {{changed: () => void, soon: () => void, save: (id: string, entry: Entry | null) => void, saveClasses: (classes: Class[]) => void, given: (entry: Entry, answer: Answer) => void, failed: (message: string) => void}} tell
    */
   constructor(api, picture, tell) {
     this.api = api;
@@ -140,7 +140,7 @@ export class OpenPicture {
   /** @param {Pending} pending */
   add(pending) {
     this.waiting.push(pending);
-    this.tell.changed();
+    this.tell.soon();
     if (!this.#working) void this.#work();
   }
 

@@ -3,24 +3,43 @@
 
 const MARGIN = 0.25; // of the view on each side, so that panning needs no new pixels at once
 const CRISP = 2; // device pixels a picture pixel from which on outlines are lines instead of pixels
+const FREE = 4; // canvases that are kept for the masks of later frames
+const SIZES = 256; // their sides are multiples of it, so that they suit other masks
 
 /**
  * How a mask is painted.
  * @typedef {{colour: string, fill: number, outline: number}} Look  "#rrggbb", opacity inside, opacity of the border
  */
 
-/** Paints masks. Of each it keeps pixels of what one looks at, at the resolution at which one looks. */
+/**
+ * Paints masks. Of each that was seen in the last frame it keeps pixels of what one looks at, at the resolution at which
+ * one looks. Canvases are used again: to make one takes longer than to paint it.
+ */
 export class Overlay {
-  /** @type {WeakMap<Mask, Painted>} */
-  #painted = new WeakMap();
+  /** @type {Map<Mask, Painted>} */
+  #painted = new Map();
+  /** @type {OffscreenCanvas[]} */
+  #free = [];
 
   /**
+   * Paint the masks of a frame.
    * @param {CanvasRenderingContext2D} context  in device pixels
-   * @param {Mask} mask
+   * @param {{mask: Mask, look: Look}[]} masks  from the lowest to the highest
    * @param {View} view
-   * @param {Look} look
    */
-  draw(context, mask, view, look) {
+  draw(context, masks, view) {
+    const seen = new Set(masks.map(({ mask }) => mask));
+    for (const [mask, { canvas }] of this.#painted) {
+      if (seen.has(mask)) continue;
+      this.#painted.delete(mask);
+      this.#free.push(canvas);
+    }
+    for (const { mask, look } of masks) this.#draw(context, mask, view, look);
+    this.#free.length = Math.min(this.#free.length, FREE);
+  }
+
+  /** @param {CanvasRenderingContext2D} context @param {Mask} mask @param {View} view @param {Look} look */
+  #draw(context, mask, view, look) {
     const [left, upper, right, lower] = view.visible();
     const box = mask.box;
     if (!box || box[0] >= right || box[2] <= left || box[1] >= lower || box[3] <= upper) return;
@@ -36,15 +55,19 @@ export class Overlay {
         Math.min(box[2], Math.ceil(right + across)),
         Math.min(box[3], Math.ceil(lower + down)),
       ];
-      painted = paint(mask, window, step, look, lines);
-      painted.key = key;
+      const columns = Math.ceil((window[2] - window[0]) / step);
+      const rows = Math.ceil((window[3] - window[1]) / step);
+      if (painted) this.#free.push(painted.canvas);
+      const canvas = this.#canvas(columns, rows);
+      const outline = paint(canvas, mask, [window[0], window[1], columns, rows], step, look, lines);
+      painted = { canvas, columns, rows, window, lines: outline, key };
       this.#painted.set(mask, painted);
     }
     context.save();
     context.imageSmoothingEnabled = step > 1 && view.scale * step < 1;
     context.setTransform(view.scale, 0, 0, view.scale, view.x, view.y);
-    const { canvas, x, y } = painted;
-    context.drawImage(canvas, x, y, canvas.width * step, canvas.height * step);
+    const { canvas, columns, rows, window } = painted;
+    context.drawImage(canvas, 0, 0, columns, rows, window[0], window[1], columns * step, rows * step);
     if (painted.lines && look.outline > 0) {
       context.lineWidth = 2 / view.scale;
       context.lineCap = "square";
@@ -54,15 +77,23 @@ export class Overlay {
     }
     context.restore();
   }
+
+  /** A canvas of at least a size. @param {number} columns @param {number} rows */
+  #canvas(columns, rows) {
+    const fits = this.#free.findIndex(({ width, height }) => width >= columns && height >= rows);
+    if (fits >= 0) return this.#free.splice(fits, 1)[0];
+    const [width, height] = [columns, rows].map((length) => Math.ceil(length / SIZES) * SIZES);
+    return new OffscreenCanvas(width, height);
+  }
 }
 
 /**
  * Pixels of a mask's window.
  * @typedef {object} Painted
  * @property {OffscreenCanvas} canvas
- * @property {number} x  left side, pixels of the picture
- * @property {number} y
- * @property {number[]} window
+ * @property {number} columns  of it that are painted, from the left
+ * @property {number} rows
+ * @property {number[]} window  pixels of the picture
  * @property {Path2D | null} lines  the outline, in pixels of the picture
  * @property {string} key  how it was painted
  */
@@ -82,35 +113,36 @@ function covers({ window }, box, visible) {
   );
 }
 
+/** Memory for what is painted, used again. */
+let grid = new Uint8Array(0);
+let colours = new Uint32Array(0);
+
 /**
+ * @param {OffscreenCanvas} canvas
  * @param {Mask} mask
- * @param {number[]} window  pixels of the picture
+ * @param {number[]} place  left and upper side, pixels of the picture; columns and rows of the canvas
  * @param {number} step  pixels of the picture a painted pixel
  * @param {Look} look
  * @param {boolean} crisp  the outline as lines
- * @returns {Painted}
+ * @returns {Path2D | null}  these lines
  */
-function paint(mask, window, step, look, crisp) {
-  const [x0, y0, x1, y1] = window;
-  const [columns, rows] = [Math.ceil((x1 - x0) / step), Math.ceil((y1 - y0) / step)];
+function paint(canvas, mask, [x0, y0, columns, rows], step, look, crisp) {
   const [across, down] = [columns + 2, rows + 2]; // with what lies around, so that the border is known
-  const grid = mask.pixels(x0 - step, y0 - step, across, down, step);
-  const image = new ImageData(columns, rows);
-  const out = new Uint32Array(image.data.buffer);
+  if (grid.length < across * down) grid = new Uint8Array(across * down);
+  if (colours.length < columns * rows) colours = new Uint32Array(columns * rows);
+  mask.pixels(x0 - step, y0 - step, across, down, step, grid);
   const inside = packed(look.colour, look.fill);
   const border = crisp || look.outline === 0 ? inside : packed(look.colour, look.outline);
   for (let j = 0; j < rows; j++) {
     for (let i = 0; i < columns; i++) {
       const at = (j + 1) * across + i + 1;
-      if (!grid[at]) continue;
-      const deep = grid[at - 1] && grid[at + 1] && grid[at - across] && grid[at + across];
-      out[j * columns + i] = deep ? inside : border;
+      const deep = grid[at - 1] & grid[at + 1] & grid[at - across] & grid[at + across];
+      colours[j * columns + i] = grid[at] ? (deep ? inside : border) : 0;
     }
   }
-  const canvas = new OffscreenCanvas(columns, rows);
+  const image = new ImageData(new Uint8ClampedArray(colours.buffer, 0, 4 * columns * rows), columns, rows);
   /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d")).putImageData(image, 0, 0);
-  const lines = crisp ? outline(grid, across, down, x0 - step, y0 - step) : null;
-  return { canvas, x: x0, y: y0, window, lines, key: "" };
+  return crisp ? outline(grid, across, down, x0 - step, y0 - step) : null;
 }
 
 /** A colour as canvases keep it. @param {string} colour  "#rrggbb" @param {number} alpha  0 to 1 */

@@ -1,5 +1,5 @@
 import { ApiError, sleep } from "./api.js";
-
+import { painted } from "./dom.js";
 
 const [FIRST_WAIT, LONGEST_WAIT] = [1000, 10_000]; // milliseconds between tries
 
@@ -90,6 +90,7 @@ export class Saver {
 
   async #work() {
     this.#working = true;
+    await painted(); // what is seen comes first
     let wait = FIRST_WAIT;
     for (let kept = this.#next(); kept; kept = this.#next()) {
       try {

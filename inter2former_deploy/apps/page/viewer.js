@@ -80,23 +80,27 @@ export class Viewer {
     const scene = this.host.scene();
     const { look } = scene;
     this.#ground(look.alone);
-    if (look.masks || look.alone) {
-      for (const { mask, colour, active } of scene.objects) {
-        const outline = look.alone || !look.outline ? 0 : active ? 1 : 0.65;
-        this.#overlay.draw(context, maskOf(mask), view, { colour, fill: look.alone ? 1 : look.opacity, outline });
-      }
-    }
+    this.#overlay.draw(context, this.#masks(scene), view);
     if (!look.alone) {
-      if (scene.preview) {
-        const { mask, colour } = scene.preview;
-        this.#overlay.draw(context, maskOf(mask), view, { colour, fill: look.opacity * 0.6, outline: 0.6 });
-      }
       if (scene.region) this.#frame(scene.region);
       for (const prompt of scene.prompts) this.#prompt(prompt);
     }
     if (scene.live) this.#live(scene.live, scene.colour);
     if (scene.cursor) this.#cursor(scene.cursor, scene.crosshair);
     this.painted++;
+  }
+
+  /** What is painted of the scene's masks. @param {Scene} scene */
+  #masks({ objects, preview, look }) {
+    const masks = (look.masks || look.alone ? objects : []).map(({ mask, colour, active }) => {
+      const outline = look.alone || !look.outline ? 0 : active ? 1 : 0.65;
+      return { mask: maskOf(mask), look: { colour, fill: look.alone ? 1 : look.opacity, outline } };
+    });
+    if (preview && !look.alone) {
+      const { mask, colour } = preview;
+      masks.push({ mask: maskOf(mask), look: { colour, fill: look.opacity * 0.6, outline: 0.6 } });
+    }
+    return masks;
   }
 
   /** The picture, or black in its place, and what is around it. @param {boolean} black */
@@ -119,7 +123,7 @@ export class Viewer {
       return paint(context);
     }
     if (!still.painted) {
-      still.canvas = new OffscreenCanvas(width, height);
+      if (still.canvas.width !== width || still.canvas.height !== height) still.canvas = new OffscreenCanvas(width, height);
       paint(/** @type {OffscreenCanvasRenderingContext2D} */ (still.canvas.getContext("2d", { alpha: false })));
       still.painted = true;
     }

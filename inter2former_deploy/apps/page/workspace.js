@@ -47,16 +47,17 @@ export class Workspace {
   /**
    * @param {Api} api
    * @param {View} view
-   * @param {{changed: () => void, shown: (opened: OpenPicture) => void, notice: (message: string) => void, say: (text: string) => void}} tell
+   * @param {{changed: () => void, soon: () => void, repaint: () => void, saving: () => void, shown: (opened: OpenPicture) => void, notice: (message: string) => void, say: (text: string) => void}} tell
+   *   `changed`: anything; `soon`: what the next mask brings along; `repaint`: the canvas alone; `saving`: what is saved
    */
   constructor(api, view, tell) {
     this.api = api;
     this.view = view;
     this.tell = tell;
-    this.preview = new Preview(tell.changed);
+    this.preview = new Preview(tell.repaint);
     /** @type {Saver<Entry>} */
     this.saver = new Saver({
-      changed: tell.changed,
+      changed: tell.saving,
       write: (id, entry, version) => {
         const picture = /** @type {string} */ (this.#pictureOf.get(id));
         return entry ? api.put(picture, { ...entry, version }) : api.remove(picture, id, version, settings.author);
@@ -70,7 +71,7 @@ export class Workspace {
     });
     /** @type {Saver<Classes>} */
     this.classSaver = new Saver({
-      changed: tell.changed,
+      changed: tell.saving,
       write: (_, classes, version) => api.putClasses({ version, classes: classes?.classes ?? [] }),
       there: ({ version, classes }) => ({ version, classes }),
       theirs: (_, classes) => {
@@ -141,6 +142,7 @@ export class Workspace {
     /** @type {OpenPicture} */
     const opened = new OpenPicture(this.api, picture, {
       changed: this.tell.changed,
+      soon: this.tell.soon,
       failed: this.tell.notice,
       given: ({ class: name }, { area }) => this.tell.say(`${name || "object"}: ${area} pixels`),
       save: (entryId, entry) => {
