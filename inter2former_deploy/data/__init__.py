@@ -1,4 +1,4 @@
-"""Datasets: generators of synthetic scenes and composites, and readers of folders and COCO/LVIS JSON. No torch."""
+"""Datasets: synthetic scenes, composites and outlined photographs, folders and COCO/LVIS JSON. No torch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from inter2former_deploy.core.masks import IGNORED
 from .coco import CocoDataset
 from .composites import CompositeDataset
 from .folders import FolderDataset
+from .photographs import PhotographDataset
 from .sample import HELD_OUT_SEED, Checked, DataError, Dataset, FileDataset, Part, PassedOverError, Sample, Tally, check
 from .synthetic import SyntheticDataset
 
 COMPOSITES = "composites:"  # stands before a folder of cut-outs and backgrounds in a source's name
+PHOTOGRAPHS = "photographs"  # names the `PhotographDataset`
 
 __all__ = [
     "COMPOSITES",
     "HELD_OUT_SEED",
     "IGNORED",
+    "PHOTOGRAPHS",
     "Checked",
     "CocoDataset",
     "CompositeDataset",
@@ -28,6 +31,7 @@ __all__ = [
     "FolderDataset",
     "Part",
     "PassedOverError",
+    "PhotographDataset",
     "Sample",
     "SyntheticDataset",
     "Tally",
@@ -53,8 +57,8 @@ def open_dataset(
     """The dataset behind a name.
 
     Args:
-        source: `synthetic`, `composites:FOLDER` with a folder of cut-outs and backgrounds, a COCO/LVIS JSON file, or a
-            folder with images and masks (`folders.LAYOUTS`).
+        source: `synthetic`, `composites:FOLDER` with a folder of cut-outs and backgrounds, `photographs`, a COCO/LVIS
+            JSON file, or a folder with images and masks (`folders.LAYOUTS`).
         images: folder of a JSON file's images.
         splits: of a folder: samples that belong to all of these; see `FolderDataset`.
         groups: of a folder: samples of these parts of it.
@@ -71,7 +75,7 @@ def open_dataset(
             names them.
     """
     path = Path(source)
-    folder = str(source) != "synthetic" and path.is_dir()
+    folder = str(source) not in ("synthetic", PHOTOGRAPHS) and path.is_dir()
     for given, option in ((splits, "--split"), (groups, "--group"), (each is not None, "--each-id")):
         if given and not folder:
             raise DataError(f"{option} is for folders of images and masks, and {source} is none")
@@ -79,10 +83,14 @@ def open_dataset(
         return SyntheticDataset(seed=seed, length=length, size=size)
     if str(source).startswith(COMPOSITES):
         return CompositeDataset(Path(str(source)[len(COMPOSITES) :]), seed=seed, length=length, size=size)
+    if str(source) == PHOTOGRAPHS:
+        return PhotographDataset()
     if folder:
         return FolderDataset(
             path, splits=splits, groups=groups, each=each, strict=strict, convert_colours=convert_colours
         )
     if path.is_file():
         return CocoDataset(path, images, crowds=crowds, strict=strict, convert_colours=convert_colours)
-    raise DataError(f"{source}: neither 'synthetic', nor 'composites:FOLDER', nor a folder, nor a JSON file")
+    raise DataError(
+        f"{source}: not 'synthetic', 'composites:FOLDER' or 'photographs', and neither a folder nor a JSON file"
+    )

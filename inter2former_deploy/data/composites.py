@@ -20,12 +20,11 @@ from PIL import Image as PillowImage
 from inter2former_deploy.core.pictures import picture_files
 
 from .camera import Image, blurred, photographed
-from .sample import HELD_OUT_SEED, DataError, DrawnDataset, Sample, read_image
+from .sample import HELD_OUT_SEED, DataError, DrawnDataset, Sample, read_image, size_group
 
 Rng = np.random.Generator
 Mask = NDArray[np.bool_]
 
-GROUPS = {"small": 0.05, "medium": 0.2, "large": 1.0}  # of samples: largest share of the picture
 LARGEST_CUTOUT = 1 << 24  # pixels; larger files are refused before they are decoded
 
 _SHARES = (0.01, 0.6)  # of the picture that a target covers, visible or not
@@ -299,6 +298,5 @@ class CompositeDataset(DrawnDataset):
     def draw(self, index: int) -> Sample:
         """The composite of this number."""
         image, masks, target = self.composites.draw(np.random.default_rng([self.seed, index]), self.size)
-        share = masks[target].mean()
-        group = next(name for name, largest in GROUPS.items() if share <= largest)
+        group = size_group(float(masks[target].mean()))
         return Sample(f"composite-{index:06d}", image, masks[target].astype(np.uint8), group)

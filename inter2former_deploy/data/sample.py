@@ -20,6 +20,7 @@ from inter2former_deploy.core.pictures import read_image as read_picture
 from inter2former_deploy.core.threads import available_cpus
 
 HELD_OUT_SEED = 90_000  # of what is drawn to score with; training seeds stay below
+SIZE_GROUPS = {"small": 0.05, "medium": 0.2, "large": 1.0}  # of samples: largest share of the picture
 NAMED = 20  # how many of a kind are named; the others are counted
 
 # Kinds of what is passed over and counted.
@@ -270,6 +271,11 @@ def read_image(path: Path, *, convert_colours: bool = False) -> NDArray[np.uint8
         raise DataError(f"{path}: no such file") from None
     except (PictureError, OSError) as error:
         raise DataError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+def size_group(share: float) -> str:
+    """The group of a thing that covers this share of its picture, 0-1 (`SIZE_GROUPS`)."""
+    return next(name for name, largest in SIZE_GROUPS.items() if share <= largest)
 
 
 def first_names(names: Iterable[object]) -> str:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from inter2former_deploy.data import CompositeDataset, DataError, composites, open_dataset
-from inter2former_deploy.data.composites import GROUPS, Composites, _unfocused
+from inter2former_deploy.data.composites import Composites, _unfocused
+from inter2former_deploy.data.sample import SIZE_GROUPS
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ def test_a_seed_gives_the_same_set_and_samples_say_how_large_their_objects_are(f
         one, other = dataset[index], again[index]
         assert np.array_equal(one.image, other.image)
         assert np.array_equal(one.mask, other.mask)
-        assert one.mask.mean() <= GROUPS[one.group]
+        assert one.mask.mean() <= SIZE_GROUPS[one.group]
         assert one.group == "small" or one.mask.mean() > 0.05
     assert not np.array_equal(CompositeDataset(folder, seed=1, size=64)[0].image, dataset[0].image)
     with pytest.raises(IndexError):

@@ -76,8 +76,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="DATASET",
-            help="'synthetic', 'composites:FOLDER' with a folder of cut-outs and backgrounds, a folder of images and "
-            "masks (docs/datasets.md lists the layouts), or a COCO/LVIS JSON file.",
+            help="'synthetic', 'composites:FOLDER' with a folder of cut-outs and backgrounds, 'photographs', a folder "
+            "of images and masks (docs/datasets.md lists the layouts), or a COCO/LVIS JSON file.",
         ),
     ],
     bundle: Annotated[
@@ -145,8 +145,8 @@ def evaluate(
     if bundle is None or checkpoint is not None:
         what = "i2f eval of a checkpoint" if checkpoint else "i2f eval without --bundle"
         require(*TORCH_MODULES, extra="export", needed_by=what)
-    if dataset == "synthetic":
-        require(*PHOTO_MODULES, extra="train", needed_by="the synthetic data set")
+    if dataset in ("synthetic", "photographs"):
+        require(*PHOTO_MODULES, extra="train", needed_by=f"the data set {dataset!r}")
     plot = all(find_spec(module) for module in PLOT_MODULES)
     if not plot:
         typer.echo("no plot will be made: pip install 'inter2former-deploy[eval]' brings matplotlib", err=True)

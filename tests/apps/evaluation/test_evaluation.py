@@ -315,7 +315,7 @@ def test_the_command_looks_first_at_what_it_can_know(tmp_path, monkeypatch):
     (tmp_path / "photo.jpg").write_bytes((data / "images/0.png").read_bytes())
     for arguments, text in (
         ([str(data), "-o", str(tmp_path / "file")], "cannot write there"),
-        ([str(tmp_path / "nothing")], "neither 'synthetic', nor 'composites:FOLDER', nor a folder"),
+        ([str(tmp_path / "nothing")], "and neither a folder nor a JSON file"),
         ([str(tmp_path / "photo.jpg")], "a picture, not a dataset"),
         ([str(data), "--split", "val"], "no samples of the split val"),
         ([str(data), "--group", "x"], "no samples of the group x"),
