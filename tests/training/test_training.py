@@ -16,6 +16,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from inter2former_deploy.apps.cli import app
+from inter2former_deploy.apps.cli.train import train_config
 from inter2former_deploy.core.contract import MEAN_BGR
 from inter2former_deploy.data import IGNORED, CompositeDataset, DataError, FolderDataset, Sample
 from inter2former_deploy.families.checkpoint import load_model, save_checkpoint
@@ -26,12 +27,13 @@ from inter2former_deploy.families.inter2former.config import (
     ModelConfig,
 )
 from inter2former_deploy.operators import formulas
-from inter2former_deploy.training import Stage, TrainConfig, train
+from inter2former_deploy.training import Stage, TrainConfig, fast, train
 from inter2former_deploy.training.auxiliary import Auxiliary
 from inter2former_deploy.training.batches import Batches, _resampled
 from inter2former_deploy.training.fast import OneGroupNorm, fast_forms
 from inter2former_deploy.training.interaction import draw_rounds, simulate
 from inter2former_deploy.training.loop import Trainer
+from inter2former_deploy.training.optimizers import Muon
 from inter2former_deploy.training.state import STATE_FILE, load_state, read_log, save_state
 
 TINY = ModelConfig(
@@ -251,6 +253,28 @@ def test_muon_moves_the_matrices_of_linear_layers_along_all_directions_alike():
     assert all(farthest(f"backbone.blocks.{i}.mlp.{name}.weight") < 2 for i in (0, 1) for name in ("fc1", "fc2"))
     assert farthest("backbone.patch_embed.proj.weight") > 2.5  # AdamW's, a convolution
     assert farthest("neck.blocks.0.o_proj.weight") > 2.5  # and so is this, of 16 x 16
+
+
+@pytest.mark.parametrize("shape", [(32, 48), (48, 32), (32, 32)])
+def test_muon_steps_as_that_of_pytorch_to_the_rounding_of_bfloat16(shape):
+    start, gradients = torch.randn(shape), [torch.randn(shape) for _ in range(3)]
+    weights = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+    ours = Muon(weights[:1], lr=0.01, weight_decay=0.05)
+    theirs = torch.optim.Muon(weights[1:], lr=0.01, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    for gradient in gradients:
+        for weight, optimizer in zip(weights, (ours, theirs), strict=True):
+            weight.grad = gradient.clone()
+            optimizer.step()
+    farthest = (weights[0] - start).abs().max()
+    assert (weights[0] - weights[1]).abs().max() < 0.02 * farthest
+    ours.load_state_dict(theirs.state_dict())  # a run goes on from the state of either
+
+
+def test_bfloat16_is_taken_where_it_is_faster(monkeypatch):
+    for faster in (False, True):
+        monkeypatch.setattr(fast, "bf16_is_faster", lambda faster=faster: faster)
+        assert train_config({"bf16": None, "stage": None}).bf16 is faster
+        assert train_config({"bf16": not faster, "stage": None}).bf16 is not faster
 
 
 def test_a_state_of_other_optimizers_is_refused(tmp_path):

@@ -47,8 +47,11 @@ RampShare = Annotated[
 def train_config(given: Mapping[str, Any]) -> TrainConfig:
     """The numbers of a run from a command's options by name; what they do not name keeps its default."""
     from inter2former_deploy.training import Stage, TrainConfig
+    from inter2former_deploy.training.fast import bf16_is_faster
 
-    numbers = TrainConfig(**{f.name: given[f.name] for f in fields(TrainConfig) if f.name in given})
+    numbers = TrainConfig(**{f.name: given[f.name] for f in fields(TrainConfig) if given.get(f.name) is not None})
+    if given.get("bf16") is None and given.get("device", "cpu") == "cpu":
+        numbers = replace(numbers, bf16=bf16_is_faster())
     stages = tuple(Stage.parse(text) for text in given["stage"] or ())
     return replace(numbers, stages=stages) if stages else numbers
 
@@ -94,7 +97,13 @@ def train(
         float, typer.Option(help="Rounds of clicks before a step: k are as likely as this to the power of k.")
     ] = 0.6,
     seed: Annotated[int, typer.Option(help="Of weights, pictures and clicks.")] = 0,
-    bf16: Annotated[bool, typer.Option(help="Encoder, edge network and upsampling in bfloat16.")] = True,
+    bf16: Annotated[
+        bool | None,
+        typer.Option(
+            help="Encoder, edge network and upsampling in bfloat16.",
+            show_default="where it is faster than float32 here",
+        ),
+    ] = None,
     auxiliary: Annotated[float, typer.Option(help="Weight of losses on short ways to encoder and neck.")] = 1.0,
     jaccard: Annotated[float, typer.Option(help="Weight of a Jaccard loss of the logits, beside the paper's.")] = 0.0,
     ramp_share: RampShare = 0.4,
@@ -130,6 +139,8 @@ def train(
     """
     given = dict(locals())
     sources = data or ["synthetic"]
+    if "photographs" in sources:
+        raise typer.BadParameter("the photographs are there to judge by, not to train on", param_hint="DATA")
     require(
         *TORCH_MODULES,
         *(PHOTO_MODULES if "synthetic" in sources else PLOT_MODULES),
