@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -32,6 +33,10 @@ from inter2former_deploy.core.pictures import read_image
 from inter2former_deploy.runtime import Segmenter
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+import driven  # noqa: E402
+
 CLICKS = 4  # of an object
 PATIENCE = 120  # seconds
 
@@ -134,18 +139,6 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
         wait(page, "i2f.workspace.opened?.encoding(null)?.state === 'ready'")
         session = segmenter.open(image)
 
-        def on_screen(x: float, y: float) -> tuple[float, float]:
-            left, top = page.evaluate(
-                """([x, y]) => {
-                    const { view, canvas } = i2f.viewer;
-                    const box = canvas.getBoundingClientRect();
-                    const [a, b] = view.toCanvas([x, y]);
-                    return [a / view.ratio + box.left, b / view.ratio + box.top];
-                }""",
-                [x, y],
-            )
-            return left, top
-
         figures: dict[str, list[float]] = {
             "decode": [],
             "page": [],
@@ -161,9 +154,9 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
                 x, y = place()
                 if number % 2 == 0:
                     page.evaluate(WAIT_FOR_MASK)
-                    page.touchscreen.tap(*on_screen(x, y))
+                    page.touchscreen.tap(*driven.place(page, x, y))
                 else:
-                    page.mouse.move(*on_screen(x, y))
+                    page.mouse.move(*driven.place(page, x, y))
                     wait(page, f"JSON.parse(i2f.workspace.preview.shown?.key ?? '[0,0,[]]')[2].length === {click + 1}")
                     page.evaluate(WAIT_FOR_MASK)
                     page.mouse.down()
@@ -185,7 +178,7 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
         page.keyboard.press("n")
         session.reset()
         x, y = place()
-        page.touchscreen.tap(*on_screen(x, y))
+        page.touchscreen.tap(*driven.place(page, x, y))
         wait(page, "i2f.workspace.opened.waiting.length === 0 && i2f.workspace.saver.unsaved === 0")
         session.click(x, y)
         previews, frames, decodes = [], [], []
@@ -219,11 +212,7 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
 
 def wait(page: Any, expression: str) -> None:
     """Until a JavaScript expression is true."""
-    end = time.monotonic() + PATIENCE
-    while not page.evaluate(f"typeof i2f === 'undefined' ? false : Boolean({expression})"):
-        if time.monotonic() > end:
-            raise RuntimeError(f"waited in vain for {expression}")
-        time.sleep(0.01)
+    driven.wait(lambda: driven.look(page, expression), expression, patience=PATIENCE, pause=0.01)
 
 
 if __name__ == "__main__":

@@ -175,6 +175,14 @@ class Classes:
 
 
 @dataclass(frozen=True)
+class Renamed:
+    """A class that has another name now: the list of classes after that, and the objects that were of it."""
+
+    classes: Classes
+    objects: Mapping[str, int]  # id -> version that it has now; those that were deleted, too
+
+
+@dataclass(frozen=True)
 class Skipped:
     """A file that `scan` could not take, and why."""
 
@@ -192,6 +200,7 @@ class Project:
         self._database = database
         self.folder = folder
         self._found: dict[str, str] = {}  # picture -> name, of the last scan
+        self._known: dict[str, str] = {}  # the same of all scans: pictures whose files were replaced keep their objects
         self._lock = Lock()  # on what was found
 
     @classmethod
@@ -262,7 +271,7 @@ class Project:
             if picture not in found:
                 found[picture] = name
                 with self._lock:
-                    self._found[picture] = name
+                    self._found[picture] = self._known[picture] = name
                 yield self.picture(picture)
         with self._lock:
             self._found = found
@@ -282,6 +291,11 @@ class Project:
             noted = db.insert(connection, db.files).values(values | {"name": name})
             connection.execute(noted.on_conflict_do_update(index_elements=["name"], set_=values))
         return picture
+
+    def reread(self, name: str) -> None:
+        """Have the next `scan` read a file again, though its size and time are those of the picture that it was."""
+        with self._database.writing() as connection:
+            connection.execute(db.files.delete().where(db.files.c.name == name))
 
     def pictures(self) -> list[Picture]:
         """The pictures that `scan` has found, in the order of their names; all of the database without a folder."""
@@ -317,7 +331,7 @@ class Project:
                 sa.select(db.pictures, count.label("objects")).where(db.pictures.c.id == picture)
             ).first()
         with self._lock:
-            name = self._found.get(picture)
+            name = self._known.get(picture)
         if row is None or (name is None and self.folder is not None):
             raise LookupError(f"there is no picture {picture!r:.80}")
         return Picture(row.id, name or row.name, row.height, row.width, row.objects)
@@ -486,12 +500,7 @@ class Project:
         if len(classes) > MOST_CLASSES:
             raise ValueError(f"there may be {MOST_CLASSES} classes at most, got {len(classes)}")
         wanted = Classes(version + 1, tuple(classes))
-        row = {
-            "version": wanted.version,
-            "classes": [entry.to_json() for entry in classes],
-            "author": _checked_name(author, "author"),
-            "changed": _now(),
-        }
+        author = _checked_name(author, "author")
         current = self.classes()
         if current == wanted:  # the first answer was lost
             return current
@@ -499,12 +508,64 @@ class Project:
             if current.version != version:
                 raise ConflictError(f"somebody else has changed the classes (version {current.version})", current)
             with self._database.writing() as connection:
-                connection.execute(db.classes.insert().values(row))
-                connection.execute(db.classes.delete().where(db.classes.c.version <= wanted.version - KEPT_VERSIONS))
+                self._insert_classes(connection, classes, wanted.version, author)
         except IntegrityError:
             current = self.classes()
             raise ConflictError(f"somebody else has changed the classes (version {current.version})", current) from None
         return wanted
+
+    def rename_class(self, name: str, new_name: str, version: int, author: str = "") -> Renamed:
+        """Give a class another name, in the list and on every object that has it: all or nothing.
+
+        Args:
+            name: of a class of the list.
+            new_name: that no class of the list has.
+            version: of the list that the client has seen.
+            author: who.
+
+        Raises:
+            ConflictError: somebody else has changed the classes, or one of the objects at the same moment.
+            LookupError: the list has no such class.
+            ValueError: the list has a class of the new name, or that is no name.
+        """
+        wanted = Class.from_json({"name": new_name, "colour": "#000000"}).name
+        author = _checked_name(author, "author")
+        current = self.classes()
+        if current.version != version:
+            raise ConflictError(f"somebody else has changed the classes (version {current.version})", current)
+        names = [entry.name for entry in current.classes]
+        if name not in names:
+            raise LookupError(f"there is no class {name!r:.80}")
+        if wanted in names:
+            raise ValueError(f"there is a class {wanted!r:.80} already: choose it for the objects instead")
+        classes = [replace(entry, name=wanted) if entry.name == name else entry for entry in current.classes]
+        changes = {
+            "version": db.objects.c.version + 1,
+            "class": sa.literal(wanted),
+            "author": sa.literal(author),
+            "changed": sa.literal(_now()),
+        }
+        columns = [changes.get(column.name, column) for column in db.objects.c]
+        theirs = _current(*columns).where(db.objects.c["class"] == name)
+        rewritten = db.objects.insert().from_select([column.name for column in db.objects.c], theirs)
+        rewritten = rewritten.returning(db.objects.c.id, db.objects.c.version)
+        try:
+            with self._database.writing() as connection:
+                objects = {row.id: row.version for row in connection.execute(rewritten)}
+                for key, last in objects.items():
+                    if last > KEPT_VERSIONS:
+                        old = db.objects.c.version <= last - KEPT_VERSIONS
+                        connection.execute(db.objects.delete().where(db.objects.c.id == key, old))
+                self._insert_classes(connection, classes, version + 1, author)
+        except IntegrityError:  # of PostgreSQL, where two write at the same time
+            raise ConflictError("somebody else has changed classes or objects at this moment", self.classes()) from None
+        return Renamed(Classes(version + 1, tuple(classes)), objects)
+
+    def _insert_classes(self, connection: sa.Connection, classes: Sequence[Class], version: int, author: str) -> None:
+        listed = [entry.to_json() for entry in classes]
+        row = {"version": version, "classes": listed, "author": author, "changed": _now()}
+        connection.execute(db.classes.insert().values(row))
+        connection.execute(db.classes.delete().where(db.classes.c.version <= version - KEPT_VERSIONS))
 
 
 def content_hash(source: Path | bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -62,6 +62,16 @@ class StartMask:
 
 
 Prompt: TypeAlias = Click | Box | Stroke | StartMask
+
+
+def in_common(some: Sequence[object], others: Sequence[object]) -> int:
+    """How many of the first prompts are the same in both; those of two kinds never are, whatever their numbers."""
+    count = 0
+    for one, other in zip(some, others, strict=False):
+        if type(one) is not type(other) or one != other:
+            break
+        count += 1
+    return count
 
 
 class PromptState(Protocol[PredictionT]):

@@ -264,6 +264,30 @@ def test_classes(project: Project) -> None:
             Class.from_json(value)
 
 
+def test_a_class_is_renamed(project: Project, picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inter2former_deploy.annotations.project.KEPT_VERSIONS", 2)
+    cat, dog = Class("cat", "#ff0000"), Class("dog", "#00ff00")
+    project.put_classes([cat, dog], 0)
+    identity, other = new_id(), new_id()
+    stored = [project.put_object(picture.id, identity, draft(class_name="cat", order=n), n) for n in range(2)]
+    project.put_object(picture.id, other, draft(class_name="dog"), 0)
+    renamed = project.rename_class("cat", "lynx", 1, "bob")
+    assert renamed.classes == project.classes() == Classes(2, (Class("lynx", "#ff0000"), dog))
+    assert renamed.objects == {identity: 3}
+    kept = project.history(picture.id, identity)
+    assert [(entry.version, entry.class_name) for entry in kept] == [(2, "cat"), (3, "lynx")]
+    assert kept[1].draft == replace(stored[1].draft, class_name="lynx", author="bob")
+    assert [entry.version for entry in project.history(picture.id, other)] == [1]
+    with pytest.raises(ConflictError, match="somebody else has changed the classes"):
+        project.rename_class("lynx", "cat", 1)
+    with pytest.raises(LookupError, match="no class 'cat'"):
+        project.rename_class("cat", "tom", 2)
+    for name, message in (("dog", "a class 'dog' already"), ("", "must not be empty")):
+        with pytest.raises(ValueError, match=message):
+            project.rename_class("lynx", name, 2)
+    assert project.classes().version == 2
+
+
 def test_pictures_are_known_by_their_content(url: str, folder: Path) -> None:
     (folder / "copy.png").write_bytes((folder / "b.png").read_bytes())
     tags = Image.Exif()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
 
-from inter2former_deploy.core.prompts import Click, Floats, Image, Mask
+from inter2former_deploy.core.prompts import Click, Floats, Image, Mask, in_common
 from inter2former_deploy.runtime.session import Session
 
 Labels = npt.NDArray[np.integer]
@@ -57,7 +56,7 @@ def click_at(row: float, column: float, positive: bool, height: int, width: int)
 def follow(session: Session, clicks: Sequence[Click]) -> bool:
     """Make a session's prompts be these clicks, keeping those that it begins with; gives whether any changed."""
     made = session.prompts
-    same = sum(takewhile(bool, (ours == theirs for ours, theirs in zip(made, clicks, strict=False))))
+    same = in_common(made, clicks)
     session.keep(same)
     for click in clicks[same:]:
         session.add(click)

@@ -1,4 +1,4 @@
-/** @import {Answer, Box, Classes, Encoding, Entry, Listing, Picture, Prompt} from "./types.js" */
+/** @import {Answer, Box, Classes, Encoding, Entry, Listing, Picture, Prompt, Renamed} from "./types.js" */
 
 /** What the server refused, or that it could not be reached (`status` 0). */
 export class ApiError extends Error {
@@ -114,6 +114,11 @@ export class Api {
   /** @param {Classes} classes  with the version they replace @returns {Promise<Classes>} */
   putClasses(classes) {
     return this.#json("PUT", "/v1/classes", classes);
+  }
+
+  /** @param {number} version  of the classes @param {string} name @param {string} newName @param {string} author @returns {Promise<Renamed>} */
+  renameClass(version, name, newName, author) {
+    return this.#json("POST", "/v1/classes/rename", { version, name, new_name: newName, author });
   }
 
   /** @param {string} format @param {string} pictures  "all" or an identifier @param {boolean} polygons @returns {Promise<Blob>} */

@@ -459,6 +459,9 @@ addEventListener("beforeunload", (event) => {
   const waiting = [...workspace.openPictures.values()].some((opened) => opened.waiting.length);
   if (waiting || workspace.saver.unsaved || workspace.classSaver.unsaved) event.preventDefault();
 });
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && workspace.opened) workspace.load().catch(() => {}); // files may be others meanwhile
+});
 addEventListener("online", () => {
   workspace.saver.retry();
   workspace.classSaver.retry();

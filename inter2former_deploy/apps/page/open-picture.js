@@ -39,7 +39,7 @@ export class OpenPicture {
   /**
    * @param {Api} api
    * @param {Picture} picture
-   * @param {{changed: () => void, soon: () => void, save: (id: string, entry: Entry | null) => void, saveClasses: (classes: Class[]) => void, given: (entry: Entry, answer: Answer) => void, failed: (message: string) => void}} tell
+   * @param {{changed: () => void, soon: () => void, save: (id: string, entry: Entry | null) => void, saveClasses: (classes: Class[]) => void, rename: (name: string, newName: string) => void, given: (entry: Entry, answer: Answer) => void, failed: (message: string) => void}} tell
    */
   constructor(api, picture, tell) {
     this.api = api;
@@ -200,6 +200,10 @@ export class OpenPicture {
         this.tell.saveClasses(change.classesAfter);
         continue;
       }
+      if ("renamed" in change) {
+        this.tell.rename(...change.renamed);
+        continue;
+      }
       const { before, after } = change;
       const id = /** @type {Entry} */ (before ?? after).id;
       if (after) this.entries.set(id, after);
@@ -240,6 +244,13 @@ export class OpenPicture {
     else this.entries.delete(id);
     if (!entry && this.active === id) this.active = null;
     this.tell.changed();
+  }
+
+  /** A class has another name, and these objects with it. @param {string} name @param {string} newName @param {Entry[]} entries */
+  renamed(name, newName, entries) {
+    this.history.renamed(name, newName);
+    for (const { draft } of this.waiting) if (draft.class === name) draft.class = newName;
+    for (const entry of entries) this.entries.set(entry.id, entry);
   }
 
   /** Change some of an object's entries. @param {string} id @param {Partial<Entry>} what */

@@ -17,6 +17,8 @@ export class Panels {
   #rows = new Map();
   /** What the lists show, so that they are made anew only when that changes. @type {Map<HTMLElement, string>} */
   #states = new Map();
+  /** The class whose name is being written. @type {string | null} */
+  #renaming = null;
 
   /** @param {Workspace} workspace @param {(id: string) => void} show */
   constructor(workspace, show) {
@@ -132,7 +134,37 @@ export class Panels {
 
   #renderClasses() {
     const { workspace } = this;
-    this.#renew(this.#classes, [workspace.classes, workspace.class], () => workspace.classes.map((one, at) => this.#classRow(one, at)));
+    this.#renew(this.#classes, [workspace.classes, workspace.class, this.#renaming], () => workspace.classes.map((one, at) => this.#classRow(one, at)));
+  }
+
+  /** Have a class's name written anew, or end that. @param {string | null} name */
+  #rename(name) {
+    this.#renaming = name;
+    this.#renderClasses();
+    /** @type {HTMLInputElement | null} */ (this.#classes.querySelector("input.rename"))?.focus();
+  }
+
+  /** @param {string} name */
+  #nameField(name) {
+    const { workspace } = this;
+    const field = make("input", { className: "rename", value: name, maxLength: 200, "aria-label": `New name of ${name}`, autocomplete: "off" });
+    const end = (/** @type {boolean} */ keep) => {
+      if (this.#renaming !== name) return;
+      const chosen = field.value.trim();
+      this.#rename(null);
+      if (!keep || !chosen || chosen === name) return;
+      if (workspace.classes.some((one) => one.name === chosen)) return workspace.tell.notice(`There is a class ${chosen} already: choose it for the objects instead.`);
+      void workspace.rename(name, chosen);
+    };
+    field.addEventListener("focus", () => field.select());
+    field.addEventListener("blur", () => end(true));
+    field.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== "Escape") return;
+      event.preventDefault();
+      end(event.key === "Enter");
+      byId("canvas", HTMLCanvasElement).focus();
+    });
+    return field;
   }
 
   /** @param {Class} one @param {number} at */
@@ -144,12 +176,15 @@ export class Panels {
       const { value } = /** @type {HTMLInputElement} */ (event.target);
       workspace.changeClasses(workspace.classes.map((other) => (other.name === name ? { name, colour: value } : other)));
     };
+    const rename = () => this.#rename(name);
+    if (this.#renaming === name) return make("li", { className: "row active" }, this.#nameField(name));
     return make(
       "li",
       { className: `row${chosen ? " active" : ""}` },
       make("span", { className: "key", "aria-hidden": "true" }, at < 9 ? String(at + 1) : ""),
       make("input", { type: "color", value: colour, title: `Colour of ${name}`, "aria-label": `Colour of ${name}`, onchange: recolour, "data-focus": `colour ${name}` }),
-      make("button", { type: "button", className: "pick", "aria-pressed": chosen, onclick: () => workspace.choose(name), "data-focus": `class ${name}` }, name),
+      make("button", { type: "button", className: "pick", "aria-pressed": chosen, onclick: () => workspace.choose(name), ondblclick: rename, "data-focus": `class ${name}` }, name),
+      ...(chosen ? [iconButton("pen", `Rename the class ${name}`, rename, { "data-focus": `rename ${name}` })] : []),
       iconButton("close", `Remove the class ${name}`, () => workspace.changeClasses(others), { disabled: others.length === 0, "data-focus": `remove ${name}` }),
     );
   }

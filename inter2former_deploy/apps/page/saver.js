@@ -69,6 +69,24 @@ export class Saver {
     this.#hurry();
   }
 
+  /** The version that the server acknowledged; 0: none. @param {string} id */
+  versionOf(id) {
+    return this.#kept.get(id)?.version ?? 0;
+  }
+
+  /**
+   * What the server has, and is the same here already.
+   * @param {string} id
+   * @param {T | null} thing
+   * @param {number} version
+   * @returns {boolean}  whether it was news; of what is not saved yet nothing is taken
+   */
+  know(id, thing, version) {
+    if (this.isDirty(id) || version <= this.versionOf(id)) return false;
+    this.#kept.set(id, { id, version, wanted: thing, dirty: false, conflict: false, heard: null });
+    return true;
+  }
+
   /**
    * What the server has.
    * @param {string} id

@@ -59,5 +59,6 @@
  * @typedef {{mask: Runs, box: Box | null, area: number, sequence: number}} Answer
  * @typedef {{name: string, colour: string}} Class
  * @typedef {{version: number, classes: Class[]}} Classes
+ * @typedef {{version: number, classes: Class[], name: string, new_name: string, objects: Record<string, number>}} Renamed  with the versions that objects have now
  */
 export {};

@@ -1,7 +1,7 @@
 /** @import {Api} from "./api.js" */
-/** @import {Box, Class, Classes, Encoding, Entry, Point, Prompt, Summary} from "./types.js" */
+/** @import {Box, Class, Classes, Encoding, Entry, Point, Prompt, Renamed, Summary} from "./types.js" */
 /** @import {View} from "./view.js" */
-import { uuid } from "./api.js";
+import { sleep, uuid } from "./api.js";
 import { Preview } from "./preview.js";
 import { holds, suits, windowOf } from "./regions.js";
 import { Saver } from "./saver.js";
@@ -12,6 +12,7 @@ const KEPT = 50; // pictures whose history stays
 const AHEAD = 2; // pictures that are encoded before one comes to them
 const REST = 600; // milliseconds for which the view must rest before its window is encoded
 const MORE = 300; // milliseconds after which the list of pictures is read again when there are more
+const PATIENCE = 3000; // milliseconds that a class waits for changes to be saved before it is renamed
 const UNKNOWN = "#8a8f98"; // colour of a class that is not in the list
 
 /** @typedef {{id: string, picture: string, mine: Entry | null, theirs: Entry | null, decide: (keep: "mine" | "theirs") => void}} Conflict */
@@ -97,9 +98,18 @@ export class Workspace {
     this.imports = imports;
     this.classSaver.heard("classes", { version, classes }, version);
     for (const opened of this.openPictures.values()) opened.stale = opened !== this.opened;
-    if (this.opened) await this.#refresh(this.opened);
+    if (this.opened) await this.#again(this.opened);
     else if (pictures.length) await this.show(pictures.find(({ id }) => id === this.first)?.id ?? pictures[0].id);
     this.tell.changed();
+  }
+
+  /** What is seen, after the list has changed. @param {OpenPicture} opened */
+  async #again(opened) {
+    const { id, name } = opened.picture;
+    const other = this.summaries.find((summary) => summary.name === name);
+    if (!other || this.summaries.some((summary) => summary.id === id)) return this.#refresh(opened);
+    this.tell.notice(`The file ${name} holds another picture now. What was drawn on the former one is kept for it.`);
+    return this.show(other.id);
   }
 
   /** Take what changed while nothing was heard. @param {OpenPicture} opened */
@@ -151,6 +161,7 @@ export class Workspace {
         this.preview.want(null);
       },
       saveClasses: (classes) => this.saveClasses(classes),
+      rename: (name, newName) => void this.#rename(name, newName),
     });
     this.openPictures.set(id, opened);
     for (const [key, { waiting, entries }] of this.openPictures) {
@@ -183,7 +194,9 @@ export class Workspace {
       this.#hear(event.picture, event.object);
     } else if (event.type === "classes") {
       this.classSaver.heard("classes", event, event.version);
-    } else if (event.type === "pictures") {
+    } else if (event.type === "renamed" && !this.classSaver.isDirty("classes")) {
+      this.#hearName(event);
+    } else if (event.type === "renamed" || event.type === "pictures") {
       clearTimeout(this.#more);
       this.#more = setTimeout(() => this.load().catch(() => {}), MORE); // the server tells of each as it finds it
     }
@@ -224,6 +237,41 @@ export class Workspace {
     for (const opened of this.openPictures.values()) if (opened !== this.opened) opened.history.forget(null);
     if (this.opened) this.opened.commit(step);
     else this.saveClasses(classes);
+  }
+
+  /** Give a class another name, as a step of the picture's history. @param {string} name @param {string} newName */
+  async rename(name, newName) {
+    if ((await this.#rename(name, newName)) && this.opened) this.opened.history.add([{ renamed: [name, newName] }]);
+    this.tell.changed();
+  }
+
+  /** @param {string} name @param {string} newName @returns {Promise<boolean>}  whether it has the new name */
+  async #rename(name, newName) {
+    const unsaved = () => this.saver.unsaved + this.classSaver.unsaved > 0;
+    for (let waited = 0; unsaved() && waited < PATIENCE; waited += 50) await sleep(50);
+    try {
+      if (unsaved()) throw new Error("something is not saved yet");
+      this.#hearName(await this.api.renameClass(this.classSaver.versionOf("classes"), name, newName, settings.author));
+      return true;
+    } catch (error) {
+      this.tell.notice(`The class ${name} keeps its name: ${error instanceof Error ? error.message : error}.`);
+      return false;
+    }
+  }
+
+  /** A class has another name: here, on what is loaded, and in what can be undone. @param {Renamed} renamed */
+  #hearName({ version, classes, name, new_name: newName, objects }) {
+    if (!this.classSaver.know("classes", { version, classes }, version)) return; // heard already
+    for (const [picture, opened] of this.openPictures) {
+      const entries = Object.entries(objects).flatMap(([id, now]) => {
+        const before = opened.entries.get(id);
+        const after = before && { ...before, version: now, class: newName };
+        return this.#pictureOf.get(id) === picture && this.saver.know(id, after ?? null, now) && after ? [after] : [];
+      });
+      opened.renamed(name, newName, entries);
+    }
+    if (this.class === name) this.class = newName;
+    this.#setClasses(classes);
   }
 
   /** The class of the active object, and of the next one. @param {string} name */

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from inter2former_deploy.apps.server.paint import Paint, painted
-from inter2former_deploy.core.prompts import Box, Click, Mask, Prompt, StartMask, Stroke
+from inter2former_deploy.core.prompts import Box, Click, Mask, Prompt, StartMask, Stroke, in_common
 from inter2former_deploy.core.runs import Runs
 from inter2former_deploy.runtime.region import Region
 from inter2former_deploy.runtime.session import Session
@@ -50,7 +50,7 @@ class Work:
 
     def common(self, prompts: Sequence[WirePrompt]) -> int:
         """How many of the first prompts are those of this work."""
-        return _same([step.prompt for step in self._steps], prompts)
+        return in_common([step.prompt for step in self._steps], prompts)
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -214,7 +214,7 @@ class Pool:
             work.image == image
             and work.client == client
             and len(given) <= len(prompts)
-            and _same(given, prompts) > most
+            and in_common(given, prompts) > most
             for work, given in self._busy.items()
         )
 
@@ -238,13 +238,3 @@ class Pool:
         """Memory of all that is kept, bytes."""
         with self._changed:
             return sum(self._idle.values())
-
-
-def _same(some: Sequence[WirePrompt], others: Sequence[WirePrompt]) -> int:
-    """How many of the first prompts are the same."""
-    count = 0
-    for one, other in zip(some, others, strict=False):
-        if type(one) is not type(other) or one != other:
-            break
-        count += 1
-    return count

@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import driven
 import numpy as np
 import numpy.typing as npt
 import pytest
+from driven import wait
 from PIL import Image
 from toy_bundle import write_toy_bundle
 
@@ -89,15 +90,6 @@ def server(the_server: Server) -> Iterator[Server]:
         the_server.send("PUT", "/v1/classes", classes)
 
 
-def wait(ready: Callable[[], object], what: str = "") -> Any:
-    """What `ready` gives, as soon as it is true."""
-    end = time.monotonic() + PATIENCE
-    while not (found := ready()):
-        assert time.monotonic() < end, f"waited in vain: {what or ready}"
-        time.sleep(0.02)
-    return found
-
-
 class Tab:
     """The page in a browser, driven as a person would."""
 
@@ -114,7 +106,7 @@ class Tab:
         self.wait("i2f.viewer.painted > 0")
 
     def look(self, expression: str) -> Any:
-        return self.page.evaluate(f"typeof i2f === 'undefined' ? null : {expression}")
+        return driven.look(self.page, expression)
 
     def wait(self, expression: str) -> Any:
         """Until a JavaScript expression is true; the page's policy forbids playwright's own way."""
@@ -122,16 +114,7 @@ class Tab:
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Where a pixel of the picture is in the window."""
-        left, top = self.page.evaluate(
-            """([x, y]) => {
-                const { view, canvas } = i2f.viewer;
-                const box = canvas.getBoundingClientRect();
-                const [a, b] = view.toCanvas([x, y]);
-                return [a / view.ratio + box.left, b / view.ratio + box.top];
-            }""",
-            [x, y],
-        )
-        return left, top
+        return driven.place(self.page, x, y)
 
     def hover(self, x: float, y: float) -> None:
         self.page.mouse.move(*self.place(x, y))

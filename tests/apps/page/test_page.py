@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from driven import wait
 from PIL import Image
 
-from .conftest import Server, Tab, offline, pixels, wait
+from inter2former_deploy.apps.server import catalogue
+
+from .conftest import Server, Tab, noise, offline, pixels
 
 
 def test_the_pictures_pixels_are_on_the_canvas(tab: Tab, server: Server) -> None:
@@ -124,6 +127,55 @@ def test_several_objects(tab: Tab) -> None:
     assert [one["class"] for one in tab.stored] == ["object", "cup"]
     names = tab.page.locator("#object-list .pick").all_inner_texts()
     assert names == ["cup 1", "object 1"]  # the highest first
+
+
+def test_a_class_is_renamed(tabs: Callable[..., Tab]) -> None:
+    """On all objects, in every page that is open, and it can be undone, as what was done before it."""
+    tab, other = tabs(), tabs()
+    tab.click(90, 60)
+    other.wait("i2f.workspace.opened.entries.size === 1")
+    tab.press("x")
+    tab.page.dblclick("#class-list .pick")
+    tab.page.keyboard.type("cup")
+    tab.page.keyboard.press("Enter")
+    for one in (tab, other):
+        one.wait("i2f.workspace.classes[0].name === 'cup' && i2f.workspace.opened.sorted[0].class === 'cup'")
+    assert tab.stored[0]["class"] == "cup"
+    assert tab.page.locator("#object-list .pick").all_inner_texts() == ["cup 1"]
+    tab.press("x")
+    tab.press("Control+z", "Control+z")
+    for one in (tab, other):
+        one.wait("i2f.workspace.classes[0].name === 'object' && i2f.workspace.opened.sorted[0].class === 'object'")
+    assert tab.stored[0]["hidden"] is True
+    tab.press("Control+z")
+    assert (tab.stored[0]["hidden"], tab.stored[0]["class"]) == (False, "object")
+    tab.press("Control+Shift+z", "Control+Shift+z")
+    other.wait("i2f.workspace.opened.sorted[0].class === 'cup'")
+    tab.wait("i2f.workspace.classes[0].name === 'cup'")
+    tab.press("Control+z")
+    tab.wait("i2f.workspace.classes[0].name === 'object'")
+
+
+def test_a_file_that_is_replaced_is_shown_as_another_picture(
+    tab: Tab, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "LOOK_SECONDS", 0)
+    tab.click(90, 60)
+    former = (server.folder / "a.png").read_bytes()
+    back = "document.dispatchEvent(new Event('visibilitychange'))"  # from another program
+    try:
+        Image.fromarray(noise(140, 170, 8)).save(server.folder / "a.png")
+        tab.page.evaluate(back)
+        tab.wait("i2f.workspace.opened.picture.width === 170")
+        assert "holds another picture now" in tab.page.inner_text("#notice")
+        assert tab.entries == []
+        with Image.open(server.folder / "a.png") as image:
+            wait(lambda: np.array_equal(tab.painted()[0], np.asarray(image)), "the new picture")
+    finally:
+        (server.folder / "a.png").write_bytes(former)
+    tab.page.evaluate(back)
+    tab.wait("i2f.workspace.opened.picture.width === 180")
+    assert len(tab.stored) == 1
 
 
 def test_pictures_turn_and_come_back(tab: Tab, server: Server) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import subprocess
 import uuid
+import zipfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,9 @@ from typing import Any
 import cv2
 import httpx
 import numpy as np
+import postgres
 import pytest
-from apps.server.conftest import MakeClient
+from apps.server.conftest import MakeClient, serving
 from served import png, scene
 
 from inter2former_deploy.core.runs import Runs
@@ -33,6 +38,13 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def page(make_client: MakeClient, folder: Path) -> httpx.Client:
     return make_client(pictures=folder)
+
+
+def an_object(**more: Any) -> dict[str, Any]:
+    """What is put of an object, ten pixels of the second column."""
+    given = {"version": 0, "class": "cat", "order": 1, "hidden": False, "locked": False, "region": None}
+    mask = {"size": [HEIGHT, WIDTH], "counts": [700, 70, HEIGHT * WIDTH - 770]}
+    return {**given, "prompts": [], "mask": mask, "author": "ann", **more}
 
 
 def pictures(page: httpx.Client) -> list[dict[str, Any]]:
@@ -94,17 +106,7 @@ def test_a_region_is_segmented_as_by_the_runtime(page: httpx.Client, bundle: Pat
 def test_objects_have_versions(page: httpx.Client):
     key, name = pictures(page)[0]["id"], str(uuid.uuid4())
     address = f"/v1/pictures/{key}/objects/{name}"
-    given = {
-        "version": 0,
-        "class": "cat",
-        "order": 1,
-        "hidden": False,
-        "locked": False,
-        "region": None,
-        "prompts": [{"click": [10, 10], "positive": True}],
-        "mask": {"size": [HEIGHT, WIDTH], "counts": [700, 70, HEIGHT * WIDTH - 770]},
-        "author": "ann",
-    }
+    given = an_object(prompts=[{"click": [10, 10], "positive": True}])
     stored = page.put(address, json=given).json()
     assert stored["version"] == 1
     assert stored == given | {"id": name, "version": 1, "changed": stored["changed"], "deleted": False}
@@ -190,28 +192,65 @@ def test_links_that_leave_the_folder_are_not_followed(make_client: MakeClient, f
     assert [one["name"] for one in pictures(make_client(pictures=folder))] == ["a.png", "b.png", "c.png", "d.png"]
 
 
-def test_a_file_that_changed_is_not_taken_for_the_picture(page: httpx.Client, folder: Path):
+def test_a_file_that_changed_is_another_picture(page: httpx.Client, folder: Path):
     key = pictures(page)[0]["id"]
-    (folder / "a.png").write_bytes(png(scene(HEIGHT, WIDTH, 7)))
-    answer = page.get(f"/v1/pictures/{key}/tiles/0/0/0")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "changed")
-    assert page.post(f"/v1/pictures/{key}/predict", json={"prompts": []}).status_code == 409
+    with page.stream("GET", "/v1/events") as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        status = (folder / "a.png").stat()
+        (folder / "a.png").write_bytes(png(scene(HEIGHT, WIDTH, 7)))
+        (folder / "a.png").write_bytes((folder / "a.png").read_bytes().ljust(status.st_size, b"\0"))
+        os.utime(folder / "a.png", ns=(status.st_atime_ns, status.st_mtime_ns))  # as some programs that copy files do
+        answer = page.get(f"/v1/pictures/{key}/tiles/0/0/0")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "changed")
+        assert page.post(f"/v1/pictures/{key}/predict", json={"prompts": []}).status_code == 409
+        assert any(line == 'data: {"type": "pictures"}' for line in lines)
+    now = pictures(page)
+    assert [one["name"] for one in now] == ["a.png", "b.png", "c.png"]
+    assert now[0]["id"] != key
+    tile = page.get(f"/v1/pictures/{now[0]['id']}/tiles/0/0/0").content
+    shown = cv2.imdecode(np.frombuffer(tile, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    np.testing.assert_array_equal(shown, scene(HEIGHT, WIDTH, 7)[:512, :512])
+    # what somebody had drawn on the former one is not lost
+    assert page.put(f"/v1/pictures/{key}/objects/{uuid.uuid4()}", json=an_object()).status_code == 200
+    assert len(page.get(f"/v1/pictures/{key}").json()["objects"]) == 1
+
+
+def test_a_class_is_renamed_on_its_objects(page: httpx.Client):
+    first, second, _ = (one["id"] for one in pictures(page))
+    colours = [{"name": "cat", "colour": "#ff0000"}, {"name": "dog", "colour": "#00ff00"}]
+    assert page.put("/v1/classes", json={"version": 1, "classes": colours}).json()["version"] == 2
+    names = [str(uuid.uuid4()) for _ in range(4)]
+    for picture, name, kind in zip((first, first, second, second), names, ("cat", "dog", "cat", "cat"), strict=True):
+        page.put(f"/v1/pictures/{picture}/objects/{name}", json=an_object(**{"class": kind}))
+    page.delete(f"/v1/pictures/{second}/objects/{names[3]}", params={"version": 1})
+    asked = {"version": 2, "name": "cat", "new_name": "lynx", "author": "bob"}
+    for wrong, status in (({"version": 1}, 409), ({"name": "cow"}, 404), ({"new_name": "dog"}, 400)):
+        assert page.post("/v1/classes/rename", json=asked | wrong).status_code == status
+    answer = page.post("/v1/classes/rename", json=asked).json()
+    assert answer == {
+        "version": 3,
+        "classes": [{"name": "lynx", "colour": "#ff0000"}, colours[1]],
+        "name": "cat",
+        "new_name": "lynx",
+        "objects": {names[0]: 2, names[2]: 2, names[3]: 3},
+    }
+    found = {one["id"]: one for key in (first, second) for one in page.get(f"/v1/pictures/{key}").json()["objects"]}
+    assert {name: found[name]["class"] for name in names[:3]} == dict(zip(names, ("lynx", "dog", "lynx"), strict=False))
+    assert (found[names[0]]["author"], found[names[0]]["mask"]) == ("bob", an_object()["mask"])
+    # whoever has not seen it overwrites nothing
+    stale = page.put(f"/v1/pictures/{first}/objects/{names[0]}", json=an_object(version=1, order=5))
+    assert (stale.status_code, stale.json()["object"]["class"]) == (409, "lynx")
+    archive = page.get("/v1/export", params={"format": "coco", "pictures": "all"}).content
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        (written,) = (json.loads(opened.read(name)) for name in opened.namelist() if name.endswith(".json"))
+    assert {one["name"] for one in written["categories"]} == {"lynx", "dog"}
 
 
 def test_objects_go_out_and_come_back(make_client: MakeClient, folder: Path, tmp_path: Path):
     first = make_client(pictures=folder)
     key = pictures(first)[0]["id"]
-    counts = [700, 70, HEIGHT * WIDTH - 770]
-    given = {
-        "version": 0,
-        "class": "cat",
-        "order": 1,
-        "hidden": False,
-        "locked": False,
-        "region": None,
-        "author": "ann",
-    }
-    given |= {"prompts": [], "mask": {"size": [HEIGHT, WIDTH], "counts": counts}}
+    given = an_object()
     assert first.put(f"/v1/pictures/{key}/objects/{uuid.uuid4()}", json=given).status_code == 200
     archive = first.get("/v1/export", params={"format": "coco", "pictures": "all"})
     assert archive.headers["content-type"] == "application/zip"
@@ -220,9 +259,65 @@ def test_objects_go_out_and_come_back(make_client: MakeClient, folder: Path, tmp
     files = {"file": ("../../coco.zip", archive.content, "application/zip")}
     assert second.post("/v1/import", data={"format": "coco"}, files=files).json() == {"objects": 1, "notes": []}
     (found,) = second.get(f"/v1/pictures/{key}").json()["objects"]
-    assert (found["class"], found["mask"]["counts"]) == ("cat", counts)
+    assert (found["class"], found["mask"]) == ("cat", given["mask"])
     broken = {"file": ("coco.json", b"{", "application/json")}
     refused = second.post("/v1/import", data={"format": "coco"}, files=broken)
     assert refused.status_code == 400
     assert "coco.json" in refused.json()["error"]["message"]
     assert "/" not in refused.json()["error"]["message"]
+
+
+def test_a_team_shares_one_postgresql(make_client: MakeClient, folder: Path):
+    """Each has a server of their own: what one draws others see, nobody overwrites anybody, an outage is told."""
+    pytest.importorskip("psycopg")
+    try:
+        with postgres.server() as database:
+            ann, bob = (make_client(pictures=folder, database=database.url) for _ in range(2))
+            key, name = pictures(ann)[0]["id"], str(uuid.uuid4())
+            address = f"/v1/pictures/{key}/objects/{name}"
+            stored = ann.put(address, json=an_object()).json()
+            assert bob.get(f"/v1/pictures/{key}").json()["objects"] == [stored]
+            assert bob.put(address, json=an_object(version=1, author="bob")).json()["version"] == 2
+            assert ann.put(address, json=an_object(version=1, order=3)).json()["object"]["author"] == "bob"
+            classes = [{"name": "cat", "colour": "#ff0000"}]
+            version = ann.put("/v1/classes", json={"version": 1, "classes": classes}).json()["version"]
+            asked = {"version": version, "name": "cat", "new_name": "lynx"}
+            assert bob.post("/v1/classes/rename", json=asked).json()["objects"] == {name: 3}
+            assert ann.post("/v1/classes/rename", json=asked | {"new_name": "tom"}).status_code == 409
+            database.stop()
+            refused = ann.put(address, json=an_object(version=3, order=4))
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database")
+            database.start()
+            assert ann.put(address, json=an_object(version=3, order=4)).json()["version"] == 4
+    except postgres.NotInstalledError as error:
+        pytest.skip(str(error))
+
+
+def test_a_full_disk_is_told_and_loses_nothing(bundle: Path, folder: Path, tmp_path: Path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "i2f", disk], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        (disk / "other").write_bytes(bytes(400_000))
+        counts = [1, 1] * 8000
+        mask = {"size": [HEIGHT, WIDTH], "counts": [*counts, HEIGHT * WIDTH - sum(counts)]}
+        with serving(bundle, pictures=folder, database=f"sqlite:///{disk / 'annotations.sqlite3'}") as page:
+            key, stored = pictures(page)[0]["id"], []
+            for _ in range(100):
+                address = f"/v1/pictures/{key}/objects/{uuid.uuid4()}"
+                answer = page.put(address, json=an_object(mask=mask))
+                if answer.status_code != 200:
+                    break
+                stored.append(answer.json())
+            assert (answer.status_code, answer.json()["error"]["code"]) == (507, "full")
+            assert "make room" in answer.json()["error"]["message"]
+            assert stored
+            found = page.get(f"/v1/pictures/{key}").json()["objects"]
+            assert {one["id"] for one in found} == {one["id"] for one in stored}
+            (disk / "other").unlink()
+            assert page.put(address, json=an_object(mask=mask)).status_code == 200
+            assert len(page.get(f"/v1/pictures/{key}").json()["objects"]) == len(stored) + 1
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)

@@ -84,6 +84,23 @@ class ClassesJson(_Model):
     classes: Annotated[list[ClassJson], Field(max_length=1000)]
 
 
+class Rename(_Model):
+    """Another name for a class."""
+
+    version: Whole
+    name: Annotated[str, Field(pattern=NAME, min_length=1)]
+    new_name: Annotated[str, Field(pattern=NAME, min_length=1)]
+    author: Annotated[str, Field(pattern=NAME)] = ""
+
+
+class Renamed(ClassesJson):
+    """All classes after one was renamed, and the version that each of its objects has now."""
+
+    name: str
+    new_name: str
+    objects: dict[str, int]
+
+
 class ObjectAnswer(_Model):
     """An object as it is stored."""
 
@@ -275,13 +292,27 @@ def router(service: Service, project: Project, catalogue: Catalogue) -> APIRoute
         service.events.send({"type": "classes", **stored})
         return stored
 
+    @routes.post("/v1/classes/rename", response_model=Renamed)
+    def rename_class(body: Rename) -> dict[str, Any]:
+        """Give a class another name, in the list and on all objects that have it."""
+        try:
+            renamed = project.rename_class(body.name, body.new_name, body.version, body.author)
+        except LookupError:
+            raise not_found("class") from None
+        except ValueError as error:
+            raise bad_request(str(error)) from error
+        names = {"name": body.name, "new_name": body.new_name}
+        answer = {**_classes_json(renamed.classes), **names, "objects": dict(renamed.objects)}
+        service.events.send({"type": "renamed", **answer})
+        return answer
+
     @routes.get(
         "/v1/events",
         response_class=StreamingResponse,
         responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
     )
     async def events() -> StreamingResponse:
-        """What changes from now on, as server-sent events: image, object, classes, pictures (more were found)."""
+        """What changes from now on, as server-sent events: image, object, classes, renamed, pictures (the list)."""
         return StreamingResponse(service.events.listen(), media_type="text/event-stream")
 
     return routes
