@@ -1,4 +1,4 @@
-"""How PyTorch operators become ONNX nodes, where the exporter must be told: ours, and those that lose precision."""
+"""How our PyTorch operators become ONNX nodes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from onnx.defs import OpSchema
-from onnxscript import opset18 as op
 from onnxscript import values
 
 from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION
@@ -29,10 +28,7 @@ _ATTRIBUTES: dict[str, tuple[Callable[[Any], Any], OpSchema.AttrType]] = {
 
 def translation_table() -> dict[Translation, Translation]:
     """The `custom_translation_table` of torch.onnx.export."""
-    return {
-        **dict(_bare_node(operator) for operator in OPERATORS.values()),
-        torch.ops.aten.group_norm.default: _group_norm,
-    }
+    return dict(_bare_node(operator) for operator in OPERATORS.values())
 
 
 def _bare_node(described: Operator) -> tuple[Translation, Translation]:
@@ -71,27 +67,3 @@ def _bare_node(described: Operator) -> tuple[Translation, Translation]:
     translate.__signature__ = inspect.Signature([inspect.Parameter(x, kind) for x in arguments])  # type: ignore[attr-defined]
     translate.__annotations__ = {attribute: convert for attribute, (convert, _) in attributes.items()}
     return operator, translate
-
-
-# onnxruntime adds the values of one reduction up in turn, those of an InstanceNormalization, too, as which a GroupNorm
-# would be exported. Over a large map that loses digits that PyTorch keeps; row sums first lose nothing.
-
-
-def _group_norm(
-    x: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, cudnn_enabled: bool = False
-) -> Any:
-    """GroupNorm of [1, C, H, W] with one group, the only one that the modules use."""
-    if num_groups != 1 or weight is None or bias is None:
-        raise NotImplementedError(f"GroupNorm with {num_groups} groups or without weights: extend {__name__}")
-    centred = op.Sub(x, _mean(x))
-    deviation = op.Sqrt(op.Add(_mean(op.Mul(centred, centred)), op.Constant(value_float=eps)))
-    scale = op.Div(op.Reshape(weight, _ints(-1, 1, 1)), deviation)
-    return op.Add(op.Mul(centred, scale), op.Reshape(bias, _ints(-1, 1, 1)))
-
-
-def _mean(x: Any) -> Any:
-    return op.ReduceMean(op.ReduceMean(x, _ints(3)), _ints(1, 2, 3))
-
-
-def _ints(*numbers: int) -> Any:
-    return op.Constant(value_ints=numbers)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -23,7 +24,7 @@ from inter2former_deploy.core.contract import GraphName
 from inter2former_deploy.exporters import parity
 from inter2former_deploy.exporters.bundle import load_weights
 from inter2former_deploy.exporters.graphs import export_model
-from inter2former_deploy.exporters.parity import PLAIN, Gate
+from inter2former_deploy.exporters.parity import PLAIN, Gate, _decode
 from inter2former_deploy.families.inter2former.config import PROBE
 
 Graphs = dict[GraphName, onnx.ModelProto]
@@ -75,6 +76,7 @@ class Trial:
         names: tuple[GraphName, ...] = ("encoder", "prepare", "click")
         self.graphs: Graphs = {name: export_model(model, name, size=SIZE) for name in names}
         self._paths = {name: folder / f"{name}.onnx" for name in names}
+        self._decoded: dict[tuple[torch.dtype, bytes], Any] = {}  # by type and inputs
         with torch.inference_mode():
             self._gate = Gate(model, SIZE)
             for name, graph in self.graphs.items():
@@ -108,12 +110,22 @@ class Trial:
                 digest.update(np.ascontiguousarray(array))
             return outputs
 
-        parity.Graph.__call__ = noted  # type: ignore[method-assign]
-        try:
+        with (
+            mock.patch.object(parity.Graph, "__call__", noted),
+            mock.patch.object(parity, "_decode", self._decode_once),
+        ):
             self._run(name, graph)
-        finally:
-            parity.Graph.__call__ = run  # type: ignore[method-assign]
         return digest.hexdigest()
+
+    def _decode_once(self, decoder: Any, inputs: parity.Arrays, dtype: torch.dtype) -> Any:
+        """What the reference makes of the gate's clicks: the same for all mutants, and most of the time of each."""
+        digest = hashlib.sha256()
+        for array in inputs.values():
+            digest.update(np.ascontiguousarray(array))
+        key = dtype, digest.digest()
+        if key not in self._decoded:
+            self._decoded[key] = _decode(decoder, inputs, dtype)
+        return self._decoded[key]
 
     def _run(self, name: GraphName, graph: onnx.ModelProto) -> None:
         onnx.save(graph, self._paths[name])
@@ -305,8 +317,8 @@ _OTHER_OPERATOR = {
 
 
 # Changes that are none: queries and keys with their channels in the same other order have equal products, what is
-# subtracted before exponentials cancels, and a mean does not depend on the order.
-_NOTHING_CHANGES = {("Rotate", "Concat"), ("WeighedSums", "ReduceMax"), ("MeanOfRows", "Concat")}
+# subtracted before exponentials cancels.
+_NOTHING_CHANGES = {("Rotate", "Concat"), ("WeighedSums", "ReduceMax")}
 
 
 def _of_bodies(graph: onnx.ModelProto) -> Iterator[NamedChange]:

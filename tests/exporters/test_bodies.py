@@ -382,6 +382,28 @@ def test_statistics_of_a_large_crop() -> None:
     assert_accurate(run("LocalUpsample", inputs), twins.local_upsample, *inputs.values())
 
 
+@pytest.mark.parametrize("seed", [1, 2, 4])
+def test_the_mean_of_a_crop_of_equal_pixels(seed: int) -> None:
+    """Where pixels are equal, the rounding errors of a long sum go one way: a ReduceMean over whole rows fails here."""
+    rng = np.random.default_rng(seed)
+    x = np.broadcast_to(normal(rng, 16), (512, 512, 16))
+    node = onnx.helper.make_node("MeanOfCrop", ["x"], ["mean"], domain=HELPER_DOMAIN)
+    inputs, outputs = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", x.shape), ("mean", ()))
+    )
+    opsets = [onnx.helper.make_opsetid("", MIN_OPSET), onnx.helper.make_opsetid(HELPER_DOMAIN, HELPER_VERSION)]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "mean", [inputs], [outputs]),
+        functions=[f for f in function_protos(MIN_OPSET, ["LocalUpsample"], {}) if f.name == node.op_type],
+        opset_imports=opsets,
+        ir_version=10,
+    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (mean,) = session.run(None, {"x": x})
+    assert abs(mean - x.mean(dtype=np.float64)) <= 5e-7 * x.std()
+
+
 @pytest.mark.parametrize("lengths", [[1], [32], [33], [150], [64, 1, 40], [300, 20]])
 @pytest.mark.parametrize(("images", "passes"), [(1, 3), (2, 1), (3, 2)])
 def test_cycle_scan(lengths: list[int], images: int, passes: int) -> None:

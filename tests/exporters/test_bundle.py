@@ -18,9 +18,9 @@ from inter2former_deploy.core.contract import ENCODER_FILE, MANIFEST_FILE
 from inter2former_deploy.core.errors import BundleError, CheckpointError, ExportMismatchError, OperatorLibraryError
 from inter2former_deploy.core.manifest import Manifest
 from inter2former_deploy.exporters import bundle, parity
-from inter2former_deploy.exporters.bundle import ExportReport, add_decoder, export_bundle, load_exported, verify_bundle
+from inter2former_deploy.exporters.bundle import ExportReport, add_decoder, export_bundle, verify_bundle
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, check_parity
-from inter2former_deploy.families.inter2former.config import DEMO, PROBE
+from inter2former_deploy.families.inter2former.config import PROBE
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 from inter2former_deploy.families.pictures import PAD_RGB
 from inter2former_deploy.runtime import EncodedImage, Segmenter
@@ -279,19 +279,6 @@ def test_the_gates_picture_is_as_flat_as_its_padding(probe_model: Inter2Former, 
     assert (picture[:, int(scale * width) + 2 :] == np.float32(PAD_RGB)).all()
 
 
-def test_bundled_weights_are_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "SESSION", 1)
-    monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
-    manifest = export_bundle(None, tmp_path / "bundle", size=SIZE, custom_ops=False).manifest
-    decoder = manifest.decoder()
-    assert decoder.config == DEMO.to_dict()
-    assert decoder.weights["source"] == "bundled"
-    assert verify_bundle(tmp_path / "bundle", custom_ops=False).passed
-    decoder.weights["sha256"] = "0" * 64  # a bundle of another version's weights
-    with pytest.raises(ValueError, match="SHA-256 differ"):
-        load_exported(decoder)
-
-
 def test_inline_forms_stand_beside_the_graphs(
     tmp_path: Path, probe_model: Inter2Former, exported_once: dict[str, onnx.ModelProto]
 ) -> None:
@@ -374,6 +361,7 @@ def test_a_decoder_is_added_to_a_bundle_and_replaced(
 ) -> None:
     monkeypatch.setattr(parity, "SESSION", 1)
     monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
+    monkeypatch.setattr(bundle, "export_model", exported)
     folder, settings = tmp_path / "bundle", {"custom_ops": False, "num_threads": 1}
     export_bundle(probe_model, folder, size=SIZE, **settings)  # type: ignore[arg-type]
     image = parity.load_photograph()

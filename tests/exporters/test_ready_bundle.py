@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
-import onnx
-import torch
+import pytest
+from graphs import assert_as_exported_now, exported
 
 from inter2former_deploy.apps.evaluation import ReferenceSegmenter
 from inter2former_deploy.data.photos import load_photo
-from inter2former_deploy.exporters.bundle import weights_sha256
-from inter2former_deploy.exporters.graphs import export_model
+from inter2former_deploy.exporters import bundle, parity
+from inter2former_deploy.exporters.bundle import export_bundle, load_exported, verify_bundle, weights_sha256
 from inter2former_deploy.families.checkpoint import bundled_weights, load_model
+from inter2former_deploy.families.inter2former.config import DEMO
 from inter2former_deploy.runtime import Segmenter, ready_bundle
 from inter2former_deploy.runtime.bundle import open_bundle
 
+SIZE = 128
 LARGEST = 10_000_000  # bytes: it is part of every installation
-
-
-def functions(graph: onnx.ModelProto) -> dict[str, onnx.FunctionProto]:
-    """Those that are the same at every size: blocks are cut by it."""
-    return {f.name: f for f in graph.functions if not f.name.endswith("InBlocks")}
 
 
 def test_it_is_what_the_exporter_makes_now() -> None:
     """If this fails: i2f export -o inter2former_deploy/weights/demo --size 1024 --force, and commit what it writes."""
-    bundle = open_bundle(ready_bundle())
-    manifest, decoder = bundle.manifest, bundle.manifest.decoder()
+    manifest = open_bundle(ready_bundle()).manifest
     assert manifest.size == 1024
-    assert not decoder.failed
-    assert decoder.parity is not None
+    assert not manifest.decoder().failed
+    assert manifest.decoder().parity is not None
     assert sum(file.stat().st_size for file in ready_bundle().rglob("*.*")) < LARGEST
     model = load_model(bundled_weights())
     assert manifest.encoder.weights_sha256 == weights_sha256(model)
-    stated = bundle.family.graph_tensors(model.config, manifest.size)
-    for name, entry in {"encoder": manifest.encoder.graph, "prepare": decoder.prepare, "click": decoder.click}.items():
-        assert {"inputs": entry.inputs, "outputs": entry.outputs} == stated[name]  # type: ignore[index]
-        with torch.inference_mode():
-            made = export_model(model, name, size=256)  # type: ignore[arg-type]
-        kept = onnx.load(ready_bundle() / entry.file)
-        assert {f.name for f in kept.functions} == {f.name for f in made.functions}
-        assert functions(kept) == functions(made)
+    assert_as_exported_now(ready_bundle(), model, SIZE)
+
+
+def test_bundled_weights_are_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "SESSION", 1)
+    monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
+    monkeypatch.setattr(bundle, "export_model", exported)  # as above
+    manifest = export_bundle(None, tmp_path / "bundle", size=SIZE, custom_ops=False).manifest
+    decoder = manifest.decoder()
+    assert decoder.config == DEMO.to_dict()
+    assert decoder.weights["source"] == "bundled"
+    assert verify_bundle(tmp_path / "bundle", custom_ops=False).passed
+    decoder.weights["sha256"] = "0" * 64  # a bundle of another version's weights
+    with pytest.raises(ValueError, match="SHA-256 differ"):
+        load_exported(decoder)
 
 
 def test_it_segments_as_the_modules_do() -> None:

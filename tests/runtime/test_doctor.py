@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +12,11 @@ import onnxruntime
 import pytest
 from operators import twins
 
-from inter2former_deploy.core.contract import DOMAIN
 from inter2former_deploy.core.library import LIBRARY_VARIABLE, library_path
 from inter2former_deploy.core.manifest import Manifest, sha256
 from inter2former_deploy.core.threads import CpuLimits
 from inter2former_deploy.operators.registry import OPERATORS
 from inter2former_deploy.runtime import doctor
-from inter2former_deploy.runtime.bundle import open_bundle
 from inter2former_deploy.runtime.onnx_bytes import one_node_model
 
 TWINS = {
@@ -205,27 +202,16 @@ def test_without_the_library_graphs_are_still_tried(monkeypatch: pytest.MonkeyPa
 
 def test_the_tiny_model_is_what_the_exporter_makes_now() -> None:
     """If this fails, run scripts/doctor_bundle.py and commit what it writes."""
-    import torch
+    from graphs import assert_as_exported_now
 
-    from inter2former_deploy.exporters.graphs import export_model
     from inter2former_deploy.families.checkpoint import synthetic_state_dict
     from inter2former_deploy.families.inter2former.config import ModelConfig
     from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
-    bundle = open_bundle(doctor.TINY_BUNDLE)  # compares what the manifest says of a caller with what the runtime does
-    manifest, decoder = bundle.manifest, bundle.manifest.decoder()
-    model = Inter2Former(config := ModelConfig.from_dict(decoder.config))
+    manifest = Manifest.read(doctor.TINY_BUNDLE)
+    model = Inter2Former(config := ModelConfig.from_dict(manifest.decoder().config)).eval()
     model.load_state_dict(dict(synthetic_state_dict(config)))
-    stated = bundle.family.graph_tensors(config, manifest.size)
-    operators = set()
-    for name, entry in {"encoder": manifest.encoder.graph, "prepare": decoder.prepare, "click": decoder.click}.items():
-        assert {"inputs": entry.inputs, "outputs": entry.outputs} == stated[name]  # type: ignore[index]
-        with torch.inference_mode():
-            made = export_model(model.eval(), name, size=manifest.size)  # type: ignore[arg-type]
-        kept = onnx.load(doctor.TINY_BUNDLE / entry.file)
-        assert {f.name: f for f in kept.functions} == {f.name: f for f in made.functions}
-        assert Counter(node.op_type for node in kept.graph.node) == Counter(node.op_type for node in made.graph.node)
-        operators |= {node.op_type for node in kept.graph.node if node.domain == DOMAIN}
+    operators = assert_as_exported_now(doctor.TINY_BUNDLE, model, manifest.size)
     assert operators >= TWINS.keys() - {"Int8Linear", "Bf16Linear", "CycleScan", "MaskUpscaling"}
 
 
