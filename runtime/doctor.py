@@ -119,8 +119,9 @@ def _operators() -> list[Finding]:
             "operators": STRING,
             "tiers": STRING,
             "rates": ELEMENT[np.dtype(np.float32)],
+            "unused": STRING,
         }
-        chosen, versions, operators, tiers, rates = _run(options, "OperatorInfo", {}, outputs, {})
+        chosen, versions, operators, tiers, rates, unused = _run(options, "OperatorInfo", {}, outputs, {})
         domain, interface = (int(number) for number in versions)
         fits = domain == DOMAIN_VERSION
         findings.append(
@@ -140,6 +141,7 @@ def _operators() -> list[Finding]:
                 "unset INTER2FORMER_TIER to let the library choose" if forced else "",
             )
         )
+        findings += [_unused(tier, reason) for tier, reason in unused.reshape(-1, 2)]
         findings.append(_reduced_precision(options))
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         findings.append(Finding("operator library", False, f"{path}: {error}", "reinstall the package"))
@@ -153,6 +155,11 @@ def _choices(chosen: np.ndarray, tiers: np.ndarray, rates: np.ndarray) -> str:
         listed = ", ".join(f"{name} {rate:.0f}" for name, rate in zip(tiers, measured, strict=True) if rate > 0)
         words.append(f"{product} {tier} (of {listed})")
     return ", ".join(words) + "; measured, in 10^9 multiply-adds a second on one thread"
+
+
+def _unused(tier: str, reason: str) -> Finding:
+    """A tier that the processor has and that does not run."""
+    return Finding(f"tier {tier}", True, f"not used: {reason}", "results are right, reduced precision may be slower")
 
 
 def _reduced_precision(options: ort.SessionOptions) -> Finding:

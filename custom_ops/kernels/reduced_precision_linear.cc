@@ -11,6 +11,7 @@
 #include "kernels/gemm.h"
 #include "kernels/linear_block.h"
 #include "kernels/math.h"
+#include "kernels/tiles.h"
 
 namespace i2f::I2F_TIER {
 namespace {
@@ -96,6 +97,13 @@ struct Int8 {
     __builtin_memcpy(head + 2 * kColumns + j, weights.bias + n, sizeof(float));
   }
   static VecInt start(const uint32_t* head) { return (VecInt)load(head); }
+  static VecInt plus(VecInt x, VecInt y) { return (VecInt)((VecWord)x + (VecWord)y); }
+#ifdef I2F_TILES
+  template <int kSums, int kX, int kW>
+  static void add(Tiles& tiles) {
+    tiles.add_bytes<kSums, kX, kW>();
+  }
+#endif
 
   // Converts a row to factors, with zeros behind; its scale is NaN where a value is not finite.
   // Values below 2^-100 all through count as 0: 127 / peak stays finite.
@@ -152,6 +160,13 @@ struct Bf16 {
     __builtin_memcpy(head + j, weights.bias + n, sizeof(float));
   }
   static Vec start(const uint32_t* head) { return (Vec)load(head); }
+  static Vec plus(Vec x, Vec y) { return x + y; }
+#ifdef I2F_TILES
+  template <int kSums, int kX, int kW>
+  static void add(Tiles& tiles) {
+    tiles.add_bfloat16<kSums, kX, kW>();
+  }
+#endif
 
   static RowState convert(const float* x, int64_t inputs, uint32_t* to) {
     Words<Dot::kDepth>::convert(x, inputs, to, [](Vec x) { return to_bfloat16(x) >> 16; });
@@ -160,6 +175,29 @@ struct Bf16 {
   static Vec finish(Vec sums, const uint32_t*, RowState) { return sums; }
 };
 #endif
+
+// What comes after the sums of `rows` rows: `columns` are left of the layer, `stride` its outputs.
+// One function for tiles of every height: the compiler may fuse a product and a sum here or not,
+// but always alike.
+template <class P, bool kGelu>
+__attribute__((noinline)) void finish(const typename P::Dot::Sums (*sums)[kVectors], int64_t rows,
+                                      const uint32_t* head, const RowState* states, int64_t columns,
+                                      int64_t stride, float* out) {
+#pragma GCC unroll 1
+  for (int64_t m = 0; m < rows; ++m, out += stride) {
+#pragma GCC unroll 1
+    for (int n = 0; n < kVectors; ++n) {
+      Vec y = P::finish(sums[m][n], head + n * kLanes, states[m]);
+      if constexpr (kGelu) y = gelu(y);
+      const int64_t left = columns - n * kLanes;
+      if (left >= kLanes) {
+        store(out + n * kLanes, y);
+      } else if (left > 0) {
+        store_partial(out + n * kLanes, y, static_cast<int>(left));
+      }
+    }
+  }
+}
 
 template <class P>
 class Linear {
@@ -290,9 +328,9 @@ class Linear {
         with_rows<kRows>(
             rows, [&](auto height) { multiply_tile<decltype(height)::kCount>(tile, panel, sums); });
         float* to = out + row * sizes_.outputs + p * kColumns;
-        const auto finish = gelu ? &Linear::finish<true> : &Linear::finish<false>;
-        (this->*finish)(sums, rows, panel, states + (row - first), sizes_.outputs - p * kColumns,
-                        to);
+        (gelu ? finish<P, true> : finish<P, false>)(sums, rows, panel, states + (row - first),
+                                                    sizes_.outputs - p * kColumns, sizes_.outputs,
+                                                    to);
       }
     }
   }
@@ -329,29 +367,7 @@ class Linear {
       for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 32
         for (int n = 0; n < kVectors; ++n) {
-          to[m][n] = begin == 0 ? sums[m][n] : to[m][n] + sums[m][n];
-        }
-      }
-    }
-  }
-
-  // One function for tiles of every height: the compiler may fuse a product and a sum here or not,
-  // but always alike.
-  template <bool kGelu>
-  __attribute__((noinline)) void finish(const Sums (&sums)[kRows][kVectors], int64_t rows,
-                                        const uint32_t* head, const RowState* states,
-                                        int64_t columns, float* out) const {
-#pragma GCC unroll 1
-    for (int64_t m = 0; m < rows; ++m, out += sizes_.outputs) {
-#pragma GCC unroll 1
-      for (int n = 0; n < kVectors; ++n) {
-        Vec y = P::finish(sums[m][n], head + n * kLanes, states[m]);
-        if constexpr (kGelu) y = gelu(y);
-        const int64_t left = columns - n * kLanes;
-        if (left >= kLanes) {
-          store(out + n * kLanes, y);
-        } else if (left > 0) {
-          store_partial(out + n * kLanes, y, static_cast<int>(left));
+          to[m][n] = begin == 0 ? sums[m][n] : P::plus(to[m][n], sums[m][n]);
         }
       }
     }
@@ -362,6 +378,125 @@ class Linear {
   int64_t panels_;
   const uint32_t* packed_;
 };
+
+#ifdef I2F_TILES
+// The layer on a matrix unit: four tiles of sums, of 32 rows and the columns of a panel. Converted
+// rows, and panels as Linear packs them, are loaded as they lie. For bfloat16 numbers the order of
+// the sums is that of Tiles::add_bfloat16, 16 words at a time.
+template <class P>
+class TiledLinear {
+ public:
+  using Sums = typename P::Dot::Sums;
+
+  TiledLinear(const LinearSizes& sizes, const void* packed)
+      : sizes_(sizes),
+        layout_(sizes, packed),
+        words_(Words<P::Dot::kDepth>::count(sizes.inputs)),
+        panels_(ceil_div(sizes.outputs, kColumns)),
+        packed_(static_cast<const uint32_t*>(packed)) {}
+
+  size_t packed_bytes() const { return layout_.packed_bytes(); }
+
+  void pack(const typename P::Weights& weights, void* to_panels) const {
+    layout_.pack(weights, to_panels);
+  }
+
+  void run(const float* x, int64_t rows, bool with_gelu, float* out, const Memory& memory,
+           const Parallel& parallel) const {
+    if (rows == 0) return;
+    const int64_t block = kSquare * max(1, min(kMaxSquares, kBlockOfTiles / words_ / kSquare));
+    const int64_t tasks = min(kMaxTasks, ceil_div(rows, block));
+    const int64_t height = ceil_div(min(rows, block), kTile) * kTile;  // of a task's converted rows
+    uint32_t* words = take<uint32_t>(memory, tasks * height * words_);
+    RowState* states = take<RowState>(memory, tasks * height);
+    parallel_for(parallel, static_cast<size_t>(tasks), [&](size_t task) {
+      const auto i = static_cast<int64_t>(task);
+      uint32_t* own = words + i * height * words_;
+      RowState* own_states = states + i * height;
+      Tiles tiles;  // those of the thread that runs this task
+      for_parts(rows * i / tasks, rows * (i + 1) / tasks, block, [&](int64_t first, int64_t last) {
+        const int64_t count = last - first;
+        for (int64_t r = 0; r < count; ++r) {
+          own_states[r] =
+              P::convert(x + (first + r) * sizes_.inputs, sizes_.inputs, own + r * words_);
+        }
+        for (int64_t k = count * words_; k < ceil_div(count, kTile) * kTile * words_; ++k) {
+          own[k] = 0;  // the rest of the last tile
+        }
+        multiply_block(tiles, count, own, own_states, with_gelu, out + first * sizes_.outputs);
+      });
+    });
+  }
+
+ private:
+  static constexpr int kTile = 16;           // rows, columns and words of a tile
+  static constexpr int kSquare = 2 * kTile;  // rows of four tiles of sums
+  // A panel is used up so fast that it has to be read for more rows at a time: a processor that has
+  // tiles has a second cache of 2 MiB.
+  static constexpr int64_t kBlockOfTiles = 256 << 10;  // words of converted rows, at most
+  static constexpr int64_t kMaxSquares = 8;  // of a block, at most: tasks for many threads
+  static_assert(kLanes == kTile, "a vector is a row of a tile");
+
+  void multiply_block(Tiles& tiles, int64_t count, const uint32_t* x, const RowState* states,
+                      bool with_gelu, float* out) const {
+    for (int64_t p = 0; p < panels_; ++p) {
+      const uint32_t* panel = packed_ + p * (P::kHead + words_) * kColumns;
+      for (int64_t first = 0; first < count; first += kSquare) {
+        const int64_t height = min(kSquare, count - first);
+        Sums sums[kSquare][kVectors];
+        const uint32_t* rows = x + first * words_;
+        if (height > kTile) {
+          multiply<true>(tiles, rows, panel, sums);
+        } else {
+          multiply<false>(tiles, rows, panel, sums);
+        }
+        (with_gelu ? finish<P, true>
+                   : finish<P, false>)(sums, height, panel, states + first,
+                                       sizes_.outputs - p * kColumns, sizes_.outputs,
+                                       out + first * sizes_.outputs + p * kColumns);
+      }
+    }
+  }
+
+  template <bool kTwo>  // whether there are more rows than a tile has
+  void multiply(Tiles& tiles, const uint32_t* rows, const uint32_t* panel,
+                Sums (&to)[kSquare][kVectors]) const {
+    const uint32_t* factors = panel + P::kHead * kColumns;
+    for (int64_t begin = 0; begin < words_; begin += P::kRunWords) {
+      tiles.zero<0>();
+      tiles.zero<1>();
+      if (kTwo) tiles.zero<2>(), tiles.zero<3>();
+      for (int64_t k = begin; k < min(words_, begin + P::kRunWords); k += kTile) {
+        tiles.load<6>(factors + k * kColumns, kColumns);
+        tiles.load<7>(factors + k * kColumns + kTile, kColumns);
+        tiles.load<4>(rows + k, words_);
+        P::template add<0, 4, 6>(tiles);
+        P::template add<1, 4, 7>(tiles);
+        if (!kTwo) continue;
+        tiles.load<5>(rows + kTile * words_ + k, words_);
+        P::template add<2, 5, 6>(tiles);
+        P::template add<3, 5, 7>(tiles);
+      }
+      alignas(64) uint32_t run[kSquare][kColumns];
+      tiles.store<0>(run[0], kColumns);
+      tiles.store<1>(run[0] + kTile, kColumns);
+      if (kTwo) tiles.store<2>(run[kTile], kColumns), tiles.store<3>(run[kTile] + kTile, kColumns);
+      for (int m = 0; m < (kTwo ? kSquare : kTile); ++m) {
+        for (int n = 0; n < kVectors; ++n) {
+          const auto before = begin == 0 ? P::start(panel + n * kLanes) : to[m][n];
+          to[m][n] = P::plus(before, (Sums)load(run[m] + n * kLanes));
+        }
+      }
+    }
+  }
+
+  LinearSizes sizes_;
+  Linear<P> layout_;
+  int64_t words_;  // of a converted row: whole tiles
+  int64_t panels_;
+  const uint32_t* packed_;
+};
+#endif
 
 #ifndef I2F_BFLOAT16_DOTS
 // The layer as one of float32 numbers, of rounded rows: as fast as that, with half the digits.
@@ -425,23 +560,30 @@ class RoundedLinear {
   const float* packed_;
 };
 using Bf16Linear = RoundedLinear;
+#elif defined(I2F_TILES)
+using Bf16Linear = TiledLinear<Bf16>;
 #else
 using Bf16Linear = Linear<Bf16>;
+#endif
+#ifdef I2F_TILES
+using Int8Linear = TiledLinear<Int8>;
+#else
+using Int8Linear = Linear<Int8>;
 #endif
 
 }  // namespace
 
 size_t packed_int8_linear_size(const LinearSizes& sizes) {
-  return Linear<Int8>(sizes, nullptr).packed_bytes();
+  return Int8Linear(sizes, nullptr).packed_bytes();
 }
 
 void pack_int8_linear(const LinearSizes& sizes, const Int8LinearWeights& weights, void* packed) {
-  Linear<Int8>(sizes, nullptr).pack(weights, packed);
+  Int8Linear(sizes, nullptr).pack(weights, packed);
 }
 
 void int8_linear(const float* x, int64_t rows, const LinearSizes& sizes, const void* packed,
                  bool gelu, float* out, const Memory& memory, const Parallel& parallel) {
-  Linear<Int8>(sizes, packed).run(x, rows, gelu, out, memory, parallel);
+  Int8Linear(sizes, packed).run(x, rows, gelu, out, memory, parallel);
 }
 
 size_t packed_bf16_linear_size(const LinearSizes& sizes) {

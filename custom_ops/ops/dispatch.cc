@@ -5,10 +5,14 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels/matrix_unit.h"
 #include "ops/calibration.h"
 #include "ops/cpu_features.h"
 
 namespace i2f {
+
+I2F_TIERS(I2F_DECLARE_OF_TIER, MatrixUnitObstacleKernel, matrix_unit_obstacle)
+
 namespace {
 
 // So many times as fast must a lower tier be to be taken for a higher one: what two kernels of
@@ -24,16 +28,18 @@ size_t named_tier() {
   const char* variable = std::getenv("INTER2FORMER_TIER");
   const std::string wanted = variable == nullptr ? "" : variable;
   if (wanted.empty()) return kTierCount;
-  std::string available;
-  bool known = false;
+  std::string available, reason;
   for (size_t i = 0; i < kTierCount; ++i) {
-    known = known || wanted == kTiers[i];
-    if (!runs_here(i)) continue;
-    if (wanted == kTiers[i]) return i;
-    available += (available.empty() ? "" : ", ") + std::string(kTiers[i]);
+    const char* wrong = obstacle(i);
+    if (wanted == kTiers[i]) {
+      if (wrong == nullptr) return i;
+      reason = *wrong == '\0' ? ", which this machine lacks"
+                              : ", which is not used: " + std::string(wrong);
+    }
+    if (wrong == nullptr) available += (available.empty() ? "" : ", ") + std::string(kTiers[i]);
   }
   throw std::runtime_error("INTER2FORMER_TIER: expected one of " + available + ", got " + wanted +
-                           (known ? ", which this machine lacks" : ""));
+                           reason);
 }
 
 bool has_own_kernels(Product product, size_t tier) {
@@ -73,10 +79,11 @@ Choices choose() {
 
 }  // namespace
 
-bool runs_here(size_t tier) {
-#define I2F_RUNS_HERE(tier, base, runs_here, ...) runs_here,
-  static const bool runs[] = {I2F_TIERS(I2F_RUNS_HERE)};
-  return runs[tier];
+const char* obstacle(size_t tier) {
+#define I2F_OBSTACLE(tier, base, has, ...) \
+  (has) ? tier::matrix_unit_obstacle(cpu_grants_tiles) : "",
+  static const char* const obstacles[] = {I2F_TIERS(I2F_OBSTACLE)};
+  return obstacles[tier];
 }
 
 const Choice& choice(Product product) {

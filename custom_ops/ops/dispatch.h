@@ -26,7 +26,11 @@ struct Choice {
 // The choice for one kind of product, made once for all when the first is asked for. Throws
 // std::runtime_error when INTER2FORMER_TIER names no tier or one that this machine lacks.
 const Choice& choice(Product product);
-bool runs_here(size_t tier);
+
+// Why a tier does not run here: nullptr where it runs, an empty text where this machine lacks it,
+// and what is wrong where the machine has it.
+const char* obstacle(size_t tier);
+inline bool runs_here(size_t tier) { return obstacle(tier) == nullptr; }
 
 // One kernel as each tier has it. A call runs that of the chosen tier.
 template <Product kProduct, class Function>
@@ -49,11 +53,11 @@ struct Dispatched<kProduct, Result(Arguments...)> {
   constexpr Dispatched<Product::kFloat32, type> name = { \
       {I2F_TIERS(I2F_FUNCTION_OF_BASE, type, name)}};    \
   }
-#define I2F_DECLARE_OF_BASE(tier, base, runs_here, type, name) \
-  namespace base {                                             \
-  type name;                                                   \
+#define I2F_DECLARE_OF_BASE(tier, base, has, type, name) \
+  namespace base {                                       \
+  type name;                                             \
   }
-#define I2F_FUNCTION_OF_BASE(tier, base, runs_here, type, name) base::name,
+#define I2F_FUNCTION_OF_BASE(tier, base, has, type, name) base::name,
 
 // The same for a kernel of reduced precision, of which each tier has its own.
 //   product  Product::kBfloat16 or Product::kInt8
@@ -62,8 +66,8 @@ struct Dispatched<kProduct, Result(Arguments...)> {
   namespace kernels {                                                                         \
   constexpr Dispatched<product, type> name = {{I2F_TIERS(I2F_FUNCTION_OF_TIER, type, name)}}; \
   }
-#define I2F_DECLARE_OF_TIER(tier, base, runs_here, type, name) \
-  namespace tier {                                             \
-  type name;                                                   \
+#define I2F_DECLARE_OF_TIER(tier, base, has, type, name) \
+  namespace tier {                                       \
+  type name;                                             \
   }
-#define I2F_FUNCTION_OF_TIER(tier, base, runs_here, type, name) tier::name,
+#define I2F_FUNCTION_OF_TIER(tier, base, has, type, name) tier::name,

@@ -1,7 +1,7 @@
 // The library's one door: registers every operator with an onnxruntime session.
 
 #include <algorithm>
-#include <cstdlib>
+#include <charconv>
 #include <cstring>
 #include <list>
 #include <mutex>
@@ -150,8 +150,12 @@ extern "C" I2F_EXPORT OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOption
                                                                 const OrtApiBase* base) {
   // "1.31.1" speaks API versions up to 31. Asking for more would print an error to the console.
   const char* release = base->GetVersionString();
-  const long speaks = std::strncmp(release, "1.", 2) == 0 ? std::strtol(release + 2, nullptr, 10)
-                                                          : long{ORT_API_VERSION};
+  // No strtol: newer glibcs give it another name, which older ones lack.
+  long speaks = ORT_API_VERSION;
+  if (std::strncmp(release, "1.", 2) == 0) {
+    speaks = 0;
+    std::from_chars(release + 2, release + std::strlen(release), speaks);
+  }
   const auto version = static_cast<uint32_t>(std::min(speaks, long{ORT_API_VERSION}));
   const OrtApi* api = version < i2f::kOldestApi ? nullptr : base->GetApi(version);
   if (api == nullptr) {

@@ -13,7 +13,7 @@ class OperatorInfo final : public Kernel {
 
   void compute(KernelContext& context) const override {
     const Choice* choices[kProducts];
-    std::vector<const char*> chosen, tiers;
+    std::vector<const char*> chosen, tiers, unused;
     for (size_t product = 0; product < kProducts; ++product) {
       choices[product] = &choice(static_cast<Product>(product));
       chosen.push_back(kTiers[choices[product]->tier]);
@@ -26,7 +26,12 @@ class OperatorInfo final : public Kernel {
     for (const OperatorSpec& spec : Registration::all()) names.push_back(spec.name);
     context.output_texts(2, names);
     for (size_t tier = 0; tier < kTierCount; ++tier) {
-      if (runs_here(tier)) tiers.push_back(kTiers[tier]);
+      const char* wrong = obstacle(tier);
+      if (wrong == nullptr) tiers.push_back(kTiers[tier]);
+      if (wrong != nullptr && *wrong != '\0') {
+        unused.push_back(kTiers[tier]);
+        unused.push_back(wrong);
+      }
     }
     context.output_texts(3, tiers);
     float* rates =
@@ -36,6 +41,7 @@ class OperatorInfo final : public Kernel {
         if (runs_here(tier)) *rates++ = of_product->rates[tier];
       }
     }
+    context.output_texts(5, unused);
   }
 };
 
@@ -43,7 +49,8 @@ constexpr auto kText = ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING;
 const Registration kOperatorInfo({"OperatorInfo",
                                   0,
                                   false,
-                                  {kText, kElementType<int64_t>, kText, kText, kElementType<float>},
+                                  {kText, kElementType<int64_t>, kText, kText, kElementType<float>,
+                                   kText},
                                   create_kernel<OperatorInfo>});
 
 }  // namespace

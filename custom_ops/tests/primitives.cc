@@ -24,6 +24,9 @@
 #include "kernels/rotary.h"
 #include "kernels/shuffle.h"
 #include "kernels/simd.h"
+#include "kernels/tiles.h"
+#include "kernels/tiles_agree.h"
+#include "ops/cpu_features.h"
 
 namespace i2f::I2F_TIER {
 namespace {
@@ -391,6 +394,105 @@ void check_dots() {
 #endif
 }
 
+// ---- Tiles.
+
+#ifdef I2F_TILES
+// Models that are wrong in one thing.
+struct WithSignedBytes : TileModel {
+  template <int kSums, int kX, int kW>
+  void add_bytes() {
+    TileModel::add_bytes<kSums, kW, kX>();
+  }
+};
+struct WithOneSum : TileModel {  // of even and odd numbers alike, and it begins at `sums`
+  template <int kSums, int kX, int kW>
+  void add_bfloat16() {
+    uint32_t sums[16][16], x[16][16], w[16][16];
+    store<kSums>(sums[0], 16);
+    store<kX>(x[0], 16);
+    store<kW>(w[0], 16);
+    for (int m = 0; m < 16; ++m) {
+      for (int n = 0; n < 16; ++n) {
+        float sum = from_bits(sums[m][n]);
+        for (int k = 0; k < 16; ++k) {
+          sum = std::fma(from_bits(x[m][k] << 16), from_bits(w[k][n] << 16), sum);
+          sum = std::fma(from_bits(x[m][k] & 0xffff0000), from_bits(w[k][n] & 0xffff0000), sum);
+        }
+        sums[m][n] = to_bits(sum);
+      }
+    }
+    load<kSums>(sums[0], 16);
+  }
+};
+struct WithSubnormals : TileModel {  // as factors: it takes those of the first row for 2^-126
+  template <int kSums, int kX, int kW>
+  void add_bfloat16() {
+    uint32_t x[16][16];
+    store<kX>(x[0], 16);
+    for (uint32_t& word : x[0]) {
+      if ((word & 0x7f80) == 0) word |= 0x0080;
+    }
+    load<kX>(x[0], 16);
+    TileModel::add_bfloat16<kSums, kX, kW>();
+  }
+};
+
+void check_tiles() {
+  // The model, against sums in whole numbers and in double precision.
+  TileWords words(7);
+  bool exact = true;
+  double worst = 0;
+  for (int round = 0; round < 20; ++round) {
+    uint32_t sums[2][256], x[2][256], w[2][256];
+    for (int i = 0; i < 256; ++i) {
+      sums[0][i] = words.bytes(), x[0][i] = words.bytes(), w[0][i] = words.bytes();
+      sums[1][i] = words.float32(), x[1][i] = words.bfloat16(), w[1][i] = words.bfloat16();
+    }
+    uint32_t results[2][256];
+    TileModel model;
+    model.load<2>(sums[0], 16), model.load<3>(x[0], 16), model.load<4>(w[0], 16);
+    model.load<5>(sums[1], 16), model.load<6>(x[1], 16), model.load<7>(w[1], 16);
+    model.add_bytes<2, 3, 4>();
+    model.add_bfloat16<5, 6, 7>();
+    model.store<2>(results[0], 16);
+    model.store<5>(results[1], 16);
+    const auto number = [](uint32_t half) {  // a bfloat16 number; a subnormal one is 0
+      return (half & 0x7f80) == 0 ? 0.0 : double{from_bits(half << 16)};
+    };
+    for (int i = 0; i < 256; ++i) {
+      uint32_t whole = sums[0][i];
+      double truth = from_bits(sums[1][i]), size = std::abs(truth);
+      for (int k = 0; k < 16; ++k) {
+        const uint32_t a = x[0][i / 16 * 16 + k], b = w[0][k * 16 + i % 16];
+        for (int byte = 0; byte < 4; ++byte) {
+          whole += static_cast<uint8_t>(a >> 8 * byte) * static_cast<int8_t>(b >> 8 * byte);
+        }
+        const uint32_t c = x[1][i / 16 * 16 + k], d = w[1][k * 16 + i % 16];
+        for (const double product :
+             {number(c & 0xffff) * number(d & 0xffff), number(c >> 16) * number(d >> 16)}) {
+          truth += product;
+          size += std::abs(product);
+        }
+      }
+      exact = exact && results[0][i] == whole;
+      keep(worst, std::abs(from_bits(results[1][i]) - truth) / (18 * 0x1p-24 * size));
+    }
+  }
+  report("bytes of TileModel", exact);
+  report("bfloat16 numbers of TileModel", worst);
+  report("tiles_agree finds what differs", !tiles_agree<WithSignedBytes>(1) &&
+                                               !tiles_agree<WithOneSum>(1) &&
+                                               !tiles_agree<WithSubnormals>(1));
+#ifndef I2F_EMULATED
+  bool agree = true;
+  for (uint32_t seed = 0; seed < 500; ++seed) agree = agree && tiles_agree<Tiles>(seed);
+  report("Tiles", agree);
+#endif
+}
+#else
+void check_tiles() {}
+#endif
+
 // ---- Sums.
 
 void check_moments() {
@@ -567,10 +669,17 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: %s [STEP of 1 to %d]\n", argv[0], 1 << 20);
     return 2;
   }
+#if defined(I2F_TILES) && !defined(I2F_EMULATED)
+  if (!i2f::cpu_grants_tiles()) {
+    std::fprintf(stderr, "the operating system grants no tiles\n");
+    return 2;
+  }
+#endif
   tier::check_functions(static_cast<uint32_t>(step));
   tier::check_lanes();
   tier::check_memory();
   tier::check_dots();
+  tier::check_tiles();
   tier::check_moments();
   tier::check_normalise();
   tier::check_rotary();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import os
@@ -57,6 +58,9 @@ CPUINFO = {
     "avxvnni": "avx_vnni",
     "avx512vnni": "avx512_vnni",
     "avx512bf16": "avx512_bf16",
+    "amx-tile": "amx_tile",
+    "amx-int8": "amx_int8",
+    "amx-bf16": "amx_bf16",
     "dotprod": "asimddp",
 }
 THREADS = (1, 2, 8)  # results must be the same for all of these
@@ -69,10 +73,19 @@ def library_path() -> Path:
     return Path(named or str(resources.files("inter2former_deploy") / "lib" / "libinter2former_ops.so"))
 
 
-def machine_tiers() -> tuple[str, ...]:
-    """The tiers that this machine has, read from the kernel and not from the library."""
+def cpu_flags() -> set[str]:
+    """What the processor has, in the words of the kernel: AMX only where it grants this process its tiles."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     flags = set(next(line for line in lines if line.startswith(("flags", "Features"))).split())
+    # arch_prctl: ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    if "amx_tile" in flags and ctypes.CDLL(None).syscall(158, 0x1023, 18) != 0:
+        flags -= {"amx_tile", "amx_int8", "amx_bf16"}
+    return flags
+
+
+def machine_tiers() -> tuple[str, ...]:
+    """The tiers that this machine has, read from the kernel and not from the library."""
+    flags = cpu_flags()
     return tuple(tier for tier in ALL_TIERS if {CPUINFO.get(name, name) for name in FEATURES[tier]} <= flags)
 
 
@@ -179,7 +192,7 @@ def one_node_model(
     """A model of one node. No shapes are declared: the operator is the one that checks them."""
     operator_type, attributes = named(operator, inputs, attributes)
     elements = {name: onnx.helper.np_dtype_to_tensor_dtype(x.dtype) for name, x in inputs.items()}
-    outputs = [f"out_{i}" for i in range(5 if operator == "OperatorInfo" else OPERATORS[operator].outputs)]
+    outputs = [f"out_{i}" for i in range(6 if operator == "OperatorInfo" else OPERATORS[operator].outputs)]
     node = onnx.helper.make_node(operator_type, list(inputs), outputs, domain=DOMAIN, **attributes)
     graph = onnx.helper.make_graph(
         [node],

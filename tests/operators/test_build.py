@@ -20,9 +20,10 @@ SOURCES = Path(__file__).parents[2] / "custom_ops"
     ("refused", "lacking"),
     [
         ("", ()),
-        ("-mavx512bf16", ("avx512bf16",)),
+        ("-mavx512bf16", ("avx512bf16", "amx")),
+        ("-mamx-int8", ("amx",)),
         ("-mavxvnni", ("avxvnni",)),
-        ("-mavx2", ("avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16")),
+        ("-mavx2", ("avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "amx")),
     ],
 )
 def test_tiers_that_the_compiler_cannot_build_are_named(refused: str, lacking: tuple[str, ...], tmp_path: Path) -> None:

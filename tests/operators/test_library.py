@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from operators.harness import ALL_TIERS, FAILURES, TIERS, Library, expected_tiers, library_path
+from operators.harness import ALL_TIERS, FAILURES, TIERS, Library, cpu_flags, expected_tiers, library_path
 
 from inter2former_deploy.core.contract import DOMAIN_VERSION
 from inter2former_deploy.operators.registry import OPERATORS
@@ -80,13 +80,12 @@ X86_FLAGS = {
     "avx512vnni": "avx2 fma bmi1 bmi2 avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni",
     "avx512bf16": "avx2 fma bmi1 bmi2 avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni avx512_bf16",
 }
+X86_FLAGS["amx"] = X86_FLAGS["avx512bf16"] + " amx_tile amx_int8 amx_bf16"
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names features of x86-64")
 def test_leaves_out_no_tier_that_this_machine_has(tmp_path: Path) -> None:
-    cpuinfo = re.search(r"^flags\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    assert cpuinfo is not None
-    flags = set(cpuinfo[1].split())
+    flags = cpu_flags()
     has = {tier for tier, needed in X86_FLAGS.items() if flags.issuperset(needed.split())}
     assert has <= set(tiers_offered(tmp_path))
 
@@ -96,12 +95,14 @@ def test_holds_every_tier(tier: str, tmp_path: Path) -> None:
     """Also those that this machine lacks: a wheel is built once for all machines."""
     library = Library(tier, copy_of_library(tmp_path))
     if tier in expected_tiers():
-        chosen, _, _, tiers, rates = library.run("OperatorInfo", {})
+        chosen, _, _, tiers, rates, unused = library.run("OperatorInfo", {})
         assert chosen.tolist() == [tier] * 3
+        assert unused.tolist() == []
         assert tuple(tiers) == expected_tiers()
         assert not rates.any()  # nothing is measured where the choice is made already
     else:
-        with pytest.raises(FAILURES, match=f"got {tier}, which this machine lacks"):
+        lacking = "this machine lacks|is not used: the operating system does not grant"
+        with pytest.raises(FAILURES, match=f"got {tier}, which ({lacking})"):
             library.options()
 
 
@@ -112,7 +113,7 @@ def test_fastest_tier_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     options.register_custom_ops_library(str(copy_of_library(tmp_path)))
     # The copy has chosen: from now on the variable says nothing.
     library = Library("portable", tmp_path / library_path().name)
-    chosen, _, _, tiers, rates = library.run("OperatorInfo", {})
+    chosen, _, _, tiers, rates, _ = library.run("OperatorInfo", {})
     assert tuple(tiers) == expected_tiers()
     for product, (tier, measured) in enumerate(zip(chosen, rates, strict=True)):
         candidates = TIERS if product == 0 else ALL_TIERS  # a tier with a base has no float32 kernels of its own

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from operators.harness import ALL_TIERS, FEATURES
+from operators.harness import ALL_TIERS, FEATURES, machine_tiers
 
 ROOT = Path(__file__).parents[2]
 # What the program must have looked at.
@@ -43,6 +43,8 @@ CHECKS = {
     "columns behind the last",
     "for_parts",
 }
+# Where there is a matrix unit; "Tiles" is that of the machine, against the model of one.
+TILE_CHECKS = {"bytes of TileModel", "bfloat16 numbers of TileModel", "tiles_agree finds what differs"}
 
 
 @pytest.fixture(scope="session")
@@ -67,5 +69,14 @@ def test_primitives(tier: str, programs: Path) -> None:
     lines = [line.split("\t") for line in result.stdout.splitlines()]
     assert [fields for fields in lines if fields[0] != "ok"] == []
     assert result.returncode == 0, result.stderr
-    without = set() if FEATURES[tier] & {"avx512bf16", "bf16"} else {"Bf16Dot"}  # no instruction, and rounded float32
-    assert {name for _, name, *_ in lines} == CHECKS - without
+    rounded = set() if FEATURES[tier] & {"avx512bf16", "bf16"} else {"Bf16Dot"}  # no instruction, and rounded float32
+    tiles = TILE_CHECKS if "amx-tile" in FEATURES[tier] else set()
+    checked = {name for _, name, *_ in lines}
+    assert checked - {"Tiles"} == CHECKS - rounded | tiles
+
+
+@pytest.mark.skipif("amx" not in machine_tiers(), reason="no AMX here, or the system grants no tiles: only emulated")
+def test_tiles_of_this_machine(programs: Path) -> None:
+    """Bit by bit what the model of them computes; the program says so only where it was not compiled for the model."""
+    result = subprocess.run([programs / "primitives_amx", "20011"], capture_output=True, text=True, check=False)
+    assert "ok\tTiles\t" in result.stdout, result.stdout + result.stderr

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -41,6 +42,23 @@ TWINS = {
     "LocalUpsampleLinear": partial(twins.local_upsample, activation="none"),
 }
 CASES = {case.operator: case for case in doctor.known_answers()}
+
+
+def test_a_tier_that_is_not_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor has it, and it does not run."""
+    run = doctor._run
+    reason = "the operating system does not grant this process AMX tiles"
+
+    def without_tiles(options: Any, operator: str, *arguments: Any) -> list[Any]:
+        results = list(run(options, operator, *arguments))
+        return [*results[:-1], np.array(["amx", reason])] if operator == "OperatorInfo" else results
+
+    assert not [finding for finding in doctor._operators() if finding.name.startswith("tier ")]
+    monkeypatch.setattr(doctor, "_run", without_tiles)
+    (finding,) = (finding for finding in doctor._operators() if finding.name.startswith("tier "))
+    assert finding.name == "tier amx"
+    assert finding.detail == f"not used: {reason}"
+    assert finding.ok
 
 
 def test_every_operator_has_a_known_answer() -> None:
