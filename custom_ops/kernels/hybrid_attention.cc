@@ -19,6 +19,7 @@ constexpr int64_t kRotateTokens = 256;  // tokens of a task that rotates keys
 constexpr int64_t kCountKeys = 512;     // keys of a task that sums values by code, at least
 constexpr int64_t kGatherCodes = 16;    // codes of a task that adds those sums up
 constexpr int64_t kEnoughTasks = 64;    // query tiles below which their keys are split
+constexpr float kMaxSpread = 100.0f;    // between logits, in powers of 2: no weight is denormal
 
 // How the work is cut, which the shape alone decides, and the arrays that it goes through.
 struct Plan {
@@ -76,6 +77,7 @@ struct HybridAttention {
   TokenList full;  // tokens that attend in full: the edge tokens, or those that are left of them
   const float* code_weight;
   const float* codewords;
+  const float* summed;
   float* out;
   float* logsum = nullptr;  // [L, heads], if asked for
   double scale = kLog2E / __builtin_sqrt(static_cast<double>(shape.head_width));
@@ -368,6 +370,116 @@ struct HybridAttention {
     });
   }
 
+  StridedRows code_values(int64_t head) const {
+    return {plan.word_values + head * plan.value_width, shape.heads * plan.value_width};
+  }
+
+  template <int V>
+  void attend_to_codes(QueryTile<V>& tile, int64_t head, int64_t found) const {
+    attend(tile, {plan.words + head * shape.head_width, width}, code_values(head), found);
+  }
+
+  // The same where codewords are sums of their bits' vectors: a code's weight is the product of
+  // what its bits give, so that few exponentials make all of them. What codeword 0 gives is the
+  // same for all codes, and left out.
+  template <int V>
+  void attend_by_bits(QueryTile<V>& tile, int64_t head, int64_t found) const {
+    constexpr int64_t kStride = QueryTile<V>::kStride;
+    Vec logits[Shape::kMaxSummed][V], spread[V] = {};
+    const StridedRows bits{summed + head * shape.head_width, width};
+    int64_t bit = 0;
+    for (; bit + 4 <= shape.scores; bit += 4) {
+      Vec four[4][V];
+      multiply_rows(tile.queries, kStride, {bits[bit], bits.stride}, tile.depth, four);
+      for (int i = 0; i < 4; ++i) {
+        for (int j = 0; j < V; ++j) logits[bit + i][j] = four[i][j];
+      }
+    }
+    for (; bit < shape.scores; ++bit) {
+      Vec one[1][V];
+      multiply_rows(tile.queries, kStride, {bits[bit], bits.stride}, tile.depth, one);
+      for (int j = 0; j < V; ++j) logits[bit][j] = one[0][j];
+    }
+    // Products of the lower half of the bits, and of the upper half. Of a bit's two factors the
+    // larger one is 1.
+    constexpr int64_t kMaxTable = int64_t{1} << (Shape::kMaxSummed + 1) / 2;
+    alignas(64) float tables[2][kMaxTable * kStride];
+    const int64_t lower = shape.scores / 2;
+    for (int half = 0; half < 2; ++half) {
+      const int64_t first = half == 0 ? 0 : lower, end = half == 0 ? lower : shape.scores;
+      for (int j = 0; j < V; ++j) {
+        float* column = tables[half] + j * kLanes;
+        store(column, broadcast(1.0f));
+        int64_t size = 1;
+        for (bit = first; bit < end; ++bit, size *= 2) {
+          const Vec logit = logits[bit][j], away = logit < Vec{} ? logit : -logit;
+          spread[j] -= away;
+          const Vec small = exp2_nonpositive(away), one = broadcast(1.0f);
+          const Vec set = logit < Vec{} ? small : one, unset = logit < Vec{} ? one : small;
+          for (int64_t i = 0; i < size; ++i) {
+            const Vec v = load(column + i * kStride);
+            store(column + (size + i) * kStride, v * set);
+            store(column + i * kStride, v * unset);
+          }
+        }
+      }
+    }
+    const int64_t floats = tile.width * kStride;
+    for (int64_t i = 0; i < floats; i += kLanes) store(tile.sums + i, Vec{});
+    const StridedRows values = code_values(head);
+    const int32_t mask = (int32_t{1} << lower) - 1;
+    for (int64_t first = 0; first < found; first += kBlockKeys) {
+      for (int64_t i = 0; i < floats; i += kLanes) store(tile.block + i, Vec{});
+      const int64_t end = min(first + kBlockKeys, found);
+      const auto add = [&](auto count, int64_t k) {
+        constexpr int kCount = decltype(count)::kCount;
+        Vec weights[kCount][V];
+        for (int i = 0; i < kCount; ++i) {
+          const int32_t code = plan.occurring[k + i];
+          const float* low = tables[0] + (code & mask) * kStride;
+          const float* high = tables[1] + (code >> lower) * kStride;
+          for (int j = 0; j < V; ++j) {
+            weights[i][j] = load(low + j * kLanes) * load(high + j * kLanes);
+          }
+        }
+        add_weighted(weights, {values[k], values.stride}, tile.width, tile.block);
+      };
+      int64_t k = first;
+      for (; k + kTileKeys <= end; k += kTileKeys) add(Rows<kTileKeys>(), k);
+      for (; k < end; ++k) add(Rows<1>(), k);
+      for (int64_t i = 0; i < floats; i += kLanes) {
+        store(tile.sums + i, load(tile.sums + i) + load(tile.block + i));
+      }
+    }
+    VecInt usual[V];
+    bool all_usual = true;
+    for (int j = 0; j < V; ++j) {
+      tile.sums_top[j] = Vec{};
+      tile.sums_weight[j] = broadcast(1.0f);
+      usual[j] = spread[j] <= broadcast(kMaxSpread);  // a NaN is not
+      all_usual &= !any(~usual[j]);
+    }
+    if (!all_usual) replace_unusual(tile, usual, head, found);
+  }
+
+  // Queries whose logits lie too far apart, or are NaN or Inf, attend to codewords.
+  template <int V>
+  __attribute__((noinline, cold)) void replace_unusual(QueryTile<V>& tile, const VecInt (&usual)[V],
+                                                       int64_t head, int64_t found) const {
+    alignas(64) float by_bits[TileMemory::kMaxFloats];
+    const int64_t floats = tile.width * tile.kStride;
+    for (int64_t i = 0; i < floats; i += kLanes) store(by_bits + i, load(tile.sums + i));
+    attend_to_codes(tile, head, found);
+    for (int j = 0; j < V; ++j) {
+      tile.sums_top[j] = usual[j] ? Vec{} : tile.sums_top[j];
+      tile.sums_weight[j] = usual[j] ? broadcast(1.0f) : tile.sums_weight[j];
+      for (int64_t c = 0; c < tile.width; ++c) {
+        const int64_t at = c * tile.kStride + j * kLanes;
+        store(tile.sums + at, usual[j] ? load(by_bits + at) : load(tile.sums + at));
+      }
+    }
+  }
+
   void other_task(int64_t task, int64_t found) const {
     const int64_t head = task / plan.other_tiles, at = head * shape.head_width;
     TileMemory memory;
@@ -378,8 +490,11 @@ struct HybridAttention {
       const float* rows[tile.kStride];
       for (int i = 0; i < tile.kStride; ++i) rows[i] = queries[memory.tokens[i]] + at;
       gather_columns<V>(rows, shape.head_width, scale, memory.floats);
-      attend(tile, {plan.words + at, width},
-             {plan.word_values + head * plan.value_width, shape.heads * plan.value_width}, found);
+      if (summed != nullptr) {
+        attend_by_bits(tile, head, found);
+      } else {
+        attend_to_codes(tile, head, found);
+      }
       Vec numbers[V];
       for (int j = 0; j < V; ++j) {
         numbers[j] = load(tile.sums + shape.head_width * tile.kStride + j * kLanes);
@@ -431,15 +546,16 @@ RotaryTable make_rotary_table(const Shape& shape, const Memory& memory) {
 }  // namespace
 
 void hybrid_attention(const Shape& shape, const float* qkv, const int64_t* edge_tokens,
-                      const float* code_weight, const float* codewords, const KnownAttention& known,
-                      float* out, const Memory& memory, const Parallel& parallel) {
+                      const float* code_weight, const float* codewords, const float* summed,
+                      const KnownAttention& known, float* out, const Memory& memory,
+                      const Parallel& parallel) {
   if (shape.tokens == 0) return;
   const RotaryTable rotary = shape.edges > 0 ? make_rotary_table(shape, memory) : RotaryTable{};
   const TokenList left = update_attention(shape, known, rotary, qkv, {edge_tokens, shape.edges},
                                           out, memory, parallel);
   const Plan plan(shape, left.count, memory);
-  HybridAttention{shape, plan, rotary, qkv, edge_tokens, left, code_weight, codewords, out}.run(
-      parallel);
+  HybridAttention{shape, plan, rotary, qkv, edge_tokens, left, code_weight, codewords, summed, out}
+      .run(parallel);
 }
 
 void full_attention(const Shape& given, const float* qkv, float* out, float* logsum,
@@ -450,8 +566,8 @@ void full_attention(const Shape& given, const float* qkv, float* out, float* log
   const Plan plan(shape, shape.tokens, memory);
   const RotaryTable rotary = make_rotary_table(shape, memory);
   const TokenList all{nullptr, shape.tokens};
-  HybridAttention{shape, plan, rotary, qkv, nullptr, all, nullptr, nullptr, out, logsum}.run(
-      parallel);
+  HybridAttention{shape, plan, rotary, qkv, nullptr, all, nullptr, nullptr, nullptr, out, logsum}
+      .run(parallel);
 }
 
 }  // namespace i2f::I2F_TIER

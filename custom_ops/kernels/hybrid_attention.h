@@ -12,6 +12,7 @@ namespace i2f {
 // The numbers of one HybridAttention call (OPERATORS.md).
 struct HybridAttentionShape {
   static constexpr int64_t kCodePadding = 16;  // columns of the packed code weight
+  static constexpr int64_t kMaxSummed = 10;    // bits of a code whose codewords may be sums
 
   int64_t tokens;      // L, a multiple of grid_width
   int64_t edges;       // E, 0..L
@@ -40,14 +41,17 @@ struct KnownAttention {
 // Full attention for edge tokens, codebook attention for the others: writes every element of out
 // [L, D]. qkv [L, 3 * D]; edge [E] strictly ascending in [0, L); codewords [K, D]; code_weight [D +
 // 1, score_columns]: the code weight transposed, its last row the bias, padded with 0 and a bias of
-// -Inf. Any float may be NaN or Inf.
+// -Inf. `summed` is nullptr, or [B, D], B at most kMaxSummed: but for rounding, the codeword of a
+// code is that of code 0 plus, for each of its bits that is set, that bit's row; the lowest bit
+// first. Any float may be NaN or Inf.
 //
 // Error: that of the plain float32 formula, or less; sums are of blocks, not running. A row whose
 // logits hold a NaN or +Inf, or nothing but -Inf, is NaN. Same bits for any number of threads.
 using HybridAttentionKernel = void(const HybridAttentionShape& shape, const float* qkv,
                                    const int64_t* edge, const float* code_weight,
-                                   const float* codewords, const KnownAttention& known, float* out,
-                                   const Memory& memory, const Parallel& parallel);
+                                   const float* codewords, const float* summed,
+                                   const KnownAttention& known, float* out, const Memory& memory,
+                                   const Parallel& parallel);
 
 // Full attention for all tokens, as for edge tokens above: writes every element of out [L, D], and
 // of logsum [L, heads], the logarithm of the sum of a row's exponentiated logits. Of the shape,

@@ -3,6 +3,8 @@
 
 #include "kernels/hybrid_attention.h"
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "ops/edge.h"
@@ -14,7 +16,10 @@ I2F_KERNEL(FullAttentionKernel, full_attention)
 
 namespace {
 
-constexpr size_t kCodeWeight = 2, kCodeBias = 3, kFirstKnown = 5;  // inputs
+constexpr size_t kCodeWeight = 2, kCodeBias = 3, kCodewords = 4, kFirstKnown = 5;  // inputs
+
+constexpr double kRounding =
+    5e-7;  // of the largest codeword, that a sum of bits' vectors may be off
 
 // What both operators' attributes and their first input say.
 class Heads {
@@ -55,6 +60,10 @@ class HybridAttention final : public Kernel {
  public:
   explicit HybridAttention(const KernelInfo& info) : heads_(info) {
     if (info.known(kCodeWeight, kCodeBias + 1)) packed_ = pack(info);
+    if (info.known(kCodeWeight, kCodewords + 1)) {
+      summed_ = sum_of_bits(info);
+      searched_ = true;
+    }
   }
 
   void compute(KernelContext& context) const override {
@@ -67,15 +76,17 @@ class HybridAttention final : public Kernel {
     const int64_t width = shape.width();
     shape.scores = context.get<float>(kCodeWeight, "code_weight", {"B", {"D", width}}).dim(0);
     context.get<float>(kCodeBias, "code_bias", {{"B", shape.scores}});
-    const auto codewords = context.get<float>(4, "codewords", {"K", {"D", width}});
+    const auto codewords = context.get<float>(kCodewords, "codewords", {"K", {"D", width}});
     shape.codes = codewords.dim(0);
     check_codes(shape);
 
     const Buffer<float> packed = packed_.data() != nullptr ? Buffer<float>() : pack(context);
     const float* code_weight = packed_.data() != nullptr ? packed_.data() : packed.data();
-    kernels::hybrid_attention(
-        shape, qkv, edge.data, code_weight, codewords.data, known(context, shape),
-        context.output<float>(0, {shape.tokens, width}), context.memory(), context.parallel());
+    const Buffer<float> fed = searched_ ? Buffer<float>() : sum_of_bits(context);
+    kernels::hybrid_attention(shape, qkv, edge.data, code_weight, codewords.data,
+                              searched_ ? summed_.data() : fed.data(), known(context, shape),
+                              context.output<float>(0, {shape.tokens, width}), context.memory(),
+                              context.parallel());
   }
 
  private:
@@ -121,8 +132,49 @@ class HybridAttention final : public Kernel {
     return packed;
   }
 
+  // HybridAttentionKernel's `summed`, empty where codewords are no such sums. What a bit adds is
+  // the mean difference of the codewords with it from those without it, which rounds the least.
+  static Buffer<float> sum_of_bits(const Inputs& inputs) {
+    const auto words = inputs.get<float>(kCodewords, "codewords", {"K", "D"});
+    const int64_t codes = words.dim(0), width = words.dim(1);
+    int64_t bits = 0;
+    while (int64_t{1} << bits < codes) ++bits;
+    if (kArgmax || bits < 1 || bits > HybridAttentionShape::kMaxSummed ||
+        codes != int64_t{1} << bits) {
+      return {};
+    }
+    Buffer<float> summed(checked_product(static_cast<size_t>(bits), static_cast<size_t>(width)));
+    for (int64_t d = 0; d < width; ++d) {
+      double largest = 0, mean = 0;
+      double differences[HybridAttentionShape::kMaxSummed] = {};
+      for (int64_t code = 0; code < codes; ++code) {
+        const double word = words.data[code * width + d];
+        largest = std::max(largest, std::abs(word));
+        mean += word / static_cast<double>(codes);
+        for (int64_t bit = 0; bit < bits; ++bit) {
+          differences[bit] += (code >> bit & 1) != 0 ? word : -word;
+        }
+      }
+      for (int64_t bit = 0; bit < bits; ++bit) {
+        differences[bit] /= static_cast<double>(codes) / 2;
+        summed.data()[bit * width + d] = static_cast<float>(differences[bit]);
+      }
+      for (int64_t code = 0; code < codes; ++code) {
+        double sum = mean;
+        for (int64_t bit = 0; bit < bits; ++bit) {
+          sum += (code >> bit & 1) != 0 ? differences[bit] / 2 : -differences[bit] / 2;
+        }
+        // Not so for a NaN or Inf, either.
+        if (!(std::abs(sum - words.data[code * width + d]) <= kRounding * largest)) return {};
+      }
+    }
+    return summed;
+  }
+
   Heads heads_;
-  Buffer<float> packed_;  // when the code weight and bias are constant
+  Buffer<float> packed_;   // when the code weight and bias are constant
+  Buffer<float> summed_;   // when the codewords are, too, and are sums
+  bool searched_ = false;  // whether they are constant
 };
 
 class FullAttention final : public Kernel {

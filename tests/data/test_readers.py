@@ -312,9 +312,7 @@ def test_what_is_no_data_set_is_refused_in_a_line(tmp_path):
         with pytest.raises(DataError, match=text) as error:
             open_dataset(tmp_path / name)
         assert re.fullmatch(r".{1,300}", str(error.value)), "one short line"
-    with pytest.raises(
-        DataError, match="and neither a folder nor a JSON file"
-    ):
+    with pytest.raises(DataError, match="and neither a folder nor a JSON file"):
         open_dataset(tmp_path / "nothing")
     with pytest.raises(DataError, match=r"--split is for folders"):
         open_dataset(tmp_path / "photo.jpg", splits=["val"])

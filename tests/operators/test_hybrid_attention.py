@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from operators import twins
 from operators.harness import Array, Library, assert_accurate
 from tolerances import TOLERANCES
@@ -112,9 +113,12 @@ def test_golden(library: Library, heads: int) -> None:
 
     # The release's codes, one byte a key: no other codeword is read.
     absent = np.setdiff1d(np.arange(256), block["key_bits"])
-    codewords[absent] = np.nan
-    without = library.run("HybridAttention", inputs, heads=heads, grid_width=16)[0]
-    np.testing.assert_array_equal(without, out)
+    results = []
+    for value in (7, np.nan):  # neither makes them sums of their bits
+        codewords[absent] = value
+        results.append(library.run("HybridAttention", inputs, heads=heads, grid_width=16)[0])
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_allclose(results[0], expected, rtol=0, atol=tolerance.rtol * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("quantizer", ["bsq", "vq"])
@@ -348,3 +352,56 @@ def test_bad_inputs(library: Library) -> None:
     fails(r"expected attribute grid_width to be at least 1, got 0", grid_width=0)
     long = {"code_weight": np.zeros((31, 32), np.float32), "code_bias": np.zeros(31, np.float32)}
     fails(r"expected K = 2\*\*B, 1 <= B <= 30, got B = 31, K = 16", **long)
+
+
+def sums_of_bits(bits: int, width: int, scale: float) -> NDArray[np.float32]:
+    """Codewords as BSQ has them: of each bit one of two vectors."""
+    codebook = np.random.default_rng([bits, width]).standard_normal((2 * bits, width)) * scale / bits**0.5
+    places = np.arange(2**bits)[:, None] >> np.arange(bits - 1, -1, -1) & 1
+    return np.asarray(np.concatenate((places, 1 - places), axis=1) @ codebook, np.float32)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 7, 8, 10, 11])
+@pytest.mark.parametrize(("heads", "head_width"), [(1, 32), (2, 20), (3, 4)])
+def test_codewords_that_are_sums_of_their_bits(library: Library, bits: int, heads: int, head_width: int) -> None:
+    """Weights of codes are products then, up to logits that lie too far apart; both, and NaN, in one tile."""
+    width, columns = heads * head_width, 10
+    rng = np.random.default_rng([bits, heads])
+    qkv = rng.standard_normal((130, 3 * width)).astype(np.float32)
+    qkv[5:60:7, :width] *= 1e3  # queries
+    broken = qkv.copy()
+    broken[[8, 77], [0, width - 1]] = np.nan, np.inf
+    case = {
+        "qkv": broken,
+        "edge_tokens": np.array([3, 4, 129]),
+        "code_weight": rng.standard_normal((bits, width)).astype(np.float32),
+        "code_bias": rng.standard_normal(bits).astype(np.float32),
+        "codewords": sums_of_bits(bits, width, 1.0),
+    }
+    given = {"heads": heads, "grid_width": columns}
+    weights = ("code_weight", "code_bias", "codewords")
+    out = library.run_all_ways("HybridAttention", case, constant=weights, **given)
+    whole = case | {"qkv": qkv}
+    apart = np.arange(5, 60, 7)
+    usual = np.setdiff1d(np.arange(130), [*apart, 8, 77])
+    truth, plain = (
+        twins.hybrid_attention(*whole.values(), **given, quantizer="bsq", dtype=dtype)[usual]
+        for dtype in (np.float64, np.float32)
+    )
+    allowed = 2 * np.abs(plain - truth).max() + TOLERANCES["operator", "float32"].rtol * np.abs(truth).max()
+    assert np.abs(out[usual] - truth).max() <= allowed
+    # Logits that lie far apart make weights as codewords that are no such sums do.
+    codes = twins.key_codes(qkv[:, width : 2 * width], case["code_weight"], case["code_bias"], "bsq", np.float64)
+    absent = np.setdiff1d(np.arange(2**bits), codes)
+    if len(absent):
+        changed = case["codewords"].copy()
+        changed[absent] = np.nan
+        one_by_one = library.run("HybridAttention", case | {"codewords": changed}, **given)[0]
+        np.testing.assert_array_equal(one_by_one[apart], out[apart])
+        assert bits > 10 or (one_by_one[usual] != out[usual]).any()  # else the products were not there
+    assert np.isnan(out[8, :head_width]).all()
+    # A row does not depend on those beside it.
+    calm = qkv.copy()
+    calm[5:60:7, :width] = 0
+    again = library.run("HybridAttention", case | {"qkv": calm}, **given)[0]
+    np.testing.assert_array_equal(again[usual], out[usual])

@@ -78,12 +78,16 @@ def hybrid_attention(side: int, share: float, quantizer: str = "bsq") -> Case:
         "edge_tokens": edge,
         "code_weight": _normal(rng, rows, dim),
         "code_bias": _normal(rng, rows),
-        "codewords": _normal(rng, 2**DECODER.code_bits, dim),
+        "codewords": _codewords(rng, dim) if quantizer == "bsq" else _normal(rng, rows, dim),
     }
     others = length - len(edge)
     codes = 2**DECODER.code_bits
     full = len(edge) * length * (4.0 * dim + EXP_FLOP * DECODER.heads)
-    coded = others * codes * (4.0 * dim + EXP_FLOP * DECODER.heads) + 2.0 * length * dim * rows if others else 0.0
+    if quantizer == "bsq":  # a code's weight is a product of what its bits give
+        weights = rows * (2.0 * dim + EXP_FLOP * DECODER.heads) + codes * DECODER.heads
+    else:
+        weights = codes * (2.0 * dim + EXP_FLOP * DECODER.heads)
+    coded = others * (2.0 * codes * dim + weights) + 2.0 * length * dim * rows if others else 0.0
     return Case(
         operator="HybridAttention",
         inputs=inputs,
@@ -92,6 +96,15 @@ def hybrid_attention(side: int, share: float, quantizer: str = "bsq") -> Case:
         flop=full + coded,
         nbytes=16.0 * length * dim,
     )
+
+
+def _codewords(rng: np.random.Generator, dim: int) -> Array:
+    """As BSQ has them: of each bit of a code one of two vectors."""
+    bits = DECODER.code_bits
+    set_, unset = _normal(rng, bits, dim) / 3, _normal(rng, bits, dim) / 3
+    places = np.arange(2**bits)[:, None] >> np.arange(bits - 1, -1, -1) & 1
+    words: Array = (places @ set_ + (1 - places) @ unset).astype(np.float32)
+    return words
 
 
 @measured(share=(0.0, *SHARES))
