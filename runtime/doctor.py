@@ -327,6 +327,37 @@ def known_answers() -> list[OperatorCase]:
             (np.tile(np.array([[24, 48], [72, 96]], np.float32), (2, 2)),),
             {},
         ),
+        OperatorCase(  # scores 0 and ln 3: weights 1/4 and 3/4; then 0 and 4 in the channels before the norm
+            "ImageToTokenAttention",
+            {
+                "query": full(0.5, 1, 1),
+                "query_input": full(0.25, 1, 1),
+                "query_weight": full(1, 1, 1),
+                "query_bias": full(0.25, 1),
+                "key": np.array([[0], [np.log(3)]], np.float32),
+                "value": np.array([[1], [5]], np.float32),
+                "image": np.array([[0, -1]], np.float32),
+                "out_weight": np.array([[0], [1]], np.float32),
+                "out_bias": np.array([0, 1], np.float32),
+                "norm_weight": full(3, 2),
+                "norm_bias": full(1, 2),
+            },
+            (np.array([[-2, 4]], np.float32),),
+            {"heads": 1, "epsilon": 0.0},
+        ),
+        OperatorCase(  # keys 0 and ln 3, values 3 and 7
+            "TokenToImageAttention",
+            {
+                "query": full(1, 1, 1),
+                "image": np.array([[1], [3]], np.float32),
+                "key": np.array([[-1], [np.log(3) - 3]], np.float32),
+                "key_weight": full(1, 1, 1),
+                "value_weight": full(2, 1, 1),
+                "value_bias": full(1, 1),
+            },
+            (full(6, 1, 1),),
+            {"heads": 1},
+        ),
         OperatorCase(  # experts are their last bias; gates are equal, so the edge token gets the mean of both
             "HybridExperts",
             {

@@ -94,6 +94,8 @@ class Decoder {
                                {"NormLinear", &Decoder::norm_linear},
                                {"LinearAdd", &Decoder::linear_add},
                                {"MaskUpscaling", &Decoder::mask_upscaling},
+                               {"ImageToTokenAttention", &Decoder::image_to_token_attention},
+                               {"TokenToImageAttention", &Decoder::token_to_image_attention},
                                {"WindowAttention", &Decoder::window_attention},
                                {"CycleScan", &Decoder::cycle_scan},
                                {"Int8Linear", &Decoder::int8_linear, true},
@@ -366,6 +368,38 @@ class Decoder {
     weights("second_bias", {second});
     floats("mask", {second});
     epsilon();
+  }
+
+  void image_to_token_attention() {
+    case_.op = "ImageToTokenAttention";
+    const int64_t heads = between(1, 4), width = heads * size(17), inputs = size(49);
+    const int64_t rows = between(0, 100), tokens = size(33), channels = size(65);
+    floats("query", {rows, width});
+    floats("query_input", {rows, inputs});
+    weights("query_weight", {width, inputs});
+    floats("query_bias", {width});
+    floats("key", {tokens, width});
+    floats("value", {tokens, width});
+    floats("image", {rows, channels});
+    weights("out_weight", {channels, width});
+    weights("out_bias", {channels});
+    weights("norm_weight", {channels});
+    weights("norm_bias", {channels});
+    integer("heads", heads);
+    epsilon();
+  }
+
+  void token_to_image_attention() {
+    case_.op = "TokenToImageAttention";
+    const int64_t heads = between(1, 4), width = heads * size(17), channels = size(65);
+    const int64_t rows = between(1, one_in(8) ? 1100 : 150), tokens = size(33);
+    floats("query", {tokens, width});
+    floats("image", {rows, channels});
+    floats("key", {rows, width});
+    weights("key_weight", {width, channels});
+    weights("value_weight", {width, channels});
+    floats("value_bias", {width});
+    integer("heads", heads);
   }
 
   void local_upsample() {

@@ -536,6 +536,83 @@ def linear_add(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Ten
     return residual + F.linear(x, weight, bias)
 
 
+def _like_image(query: Tensor, *others: Any) -> Tensor:
+    return torch.empty_like(others[5])
+
+
+@operator(_like_image)
+def image_to_token_attention(
+    query: Tensor,
+    query_input: Tensor,
+    query_weight: Tensor,
+    query_bias: Tensor,
+    key: Tensor,
+    value: Tensor,
+    image: Tensor,
+    out_weight: Tensor,
+    out_bias: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    heads: int,
+    epsilon: float,
+) -> Tensor:
+    """Many image tokens attend to a few others, and are normalised: SAM's `cross_attn_image_to_token` and `norm4`.
+
+    Args:
+        query: What is known of the image's queries, [L, D].
+        query_input: What the rest of them is a linear layer of, [L, I].
+        query_weight: [D, I].
+        query_bias: [D].
+        key: Of the few tokens, [T, D].
+        value: [T, D].
+        image: Image tokens, to which the attention is added, [L, C].
+        out_weight: Of the output's projection, [C, D].
+        out_bias: [C].
+        norm_weight: Of the LayerNorm after it, [C].
+        norm_bias: [C].
+        heads: That divide D; a head's scores are scaled by (D / heads)^-0.5.
+        epsilon: Of the LayerNorm.
+
+    Returns:
+        [L, C].
+    """
+    joined = _attend(query + F.linear(query_input, query_weight, query_bias), key, value, heads)
+    return F.layer_norm(
+        image + F.linear(joined, out_weight, out_bias), image.shape[1:], norm_weight, norm_bias, epsilon
+    )
+
+
+def _like_query(query: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(query)
+
+
+@operator(_like_query)
+def token_to_image_attention(
+    query: Tensor, image: Tensor, key: Tensor, key_weight: Tensor, value_weight: Tensor, value_bias: Tensor, heads: int
+) -> Tensor:
+    """A few tokens attend to the many of an image: SAM's `cross_attn_token_to_image` up to the output's projection.
+
+    Args:
+        query: [T, D].
+        image: Image tokens, [L, C].
+        key: What is known of their keys, [L, D].
+        key_weight: Of the rest of their keys, [D, C].
+        value_weight: [D, C].
+        value_bias: [D].
+        heads: That divide D; a head's scores are scaled by (D / heads)^-0.5.
+
+    Returns:
+        [T, D].
+    """
+    return _attend(query, key + F.linear(image, key_weight), F.linear(image, value_weight, value_bias), heads)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Softmax attention of [n, D] to [m, D] -> [n, D]."""
+    queries, keys, values = (torch.unflatten(x, 1, (heads, -1)).transpose(0, 1)[None] for x in (query, key, value))
+    return scaled_dot_product_attention(queries, keys, values)[0].transpose(0, 1).flatten(1)
+
+
 def _four_times_as_large(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(4 * x.shape[0], 4 * x.shape[1])
 

@@ -60,6 +60,7 @@ OPERATORS: dict[str, Operator] = {
         Operator("FullAttention", _FORMULAS, outputs=2),
         Operator("HybridAttention", _FORMULAS, choice=("quantizer", {"bsq": "", "vq": "Vq"}), takes_known=True),
         Operator("HybridExperts", _FORMULAS),
+        Operator("ImageToTokenAttention", _FORMULAS),
         Operator("Int8Linear", _FORMULAS, choice=_GELU, reduced_precision=True),
         Operator("LinearAdd", _FORMULAS),
         Operator("LocalUpsample", _FORMULAS, choice=("activation", {"silu": "", "none": "Linear"})),
@@ -67,6 +68,7 @@ OPERATORS: dict[str, Operator] = {
         Operator("NormLinear", _FORMULAS, choice=_GELU),
         Operator("PromptEmbedding", _FORMULAS),
         Operator("TokenBox", _FORMULAS),
+        Operator("TokenToImageAttention", _FORMULAS),
         Operator("WindowAttention", _FORMULAS),
     )
 }

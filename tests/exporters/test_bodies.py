@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from operators import test_cycle_scan as cycle_scan
+from operators import test_few_tokens as few_tokens
 from operators import test_mask_upscaling as mask_upscaling
 from operators import test_reduced_precision_linear as reduced_precision_linear
 from operators import twins
@@ -114,6 +115,11 @@ def test_opsets(opset: int) -> None:
     assert_accurate(out, twins.window_attention, *windows.values(), **maps)
     upscaling = mask_upscaling.make_inputs(2, 3, 6, 5, 3)
     assert_accurate(run("MaskUpscaling", upscaling, opset=opset), twins.mask_upscaling, *upscaling.values())
+    to_tokens, to_image = few_tokens.image_to_token(5, 3, 4, 2, 3, 6), few_tokens.token_to_image(3, 5, 4, 2, 6)
+    out = run("ImageToTokenAttention", to_tokens, opset=opset, heads=2)
+    assert_accurate(out, twins.image_to_token_attention, *to_tokens.values(), heads=2)
+    out = run("TokenToImageAttention", to_image, opset=opset, heads=2)
+    assert_accurate(out, twins.token_to_image_attention, *to_image.values(), heads=2)
     scan = cycle_scan.make_inputs([40, 3], 5, 2)
     out = run("CycleScan", scan, opset=opset, lengths=[40, 3])
     assert_accurate(out, twins.cycle_scan, *scan.values(), lengths=[40, 3])
@@ -304,6 +310,20 @@ def test_linear_layers(length: int) -> None:
 def test_mask_upscaling(grid: tuple[int, int]) -> None:
     inputs = mask_upscaling.make_inputs(*grid, 6, 5, 3)
     assert_accurate(run("MaskUpscaling", inputs, epsilon=0.3), twins.mask_upscaling, *inputs.values(), epsilon=0.3)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1, 1, 1, 1), (7, 3, 6, 2, 5, 9), (61, 9, 64, 8, 16, 32)])
+def test_image_to_token_attention(sizes: tuple[int, ...]) -> None:
+    inputs, heads = few_tokens.image_to_token(*sizes), sizes[3]
+    out = run("ImageToTokenAttention", inputs, heads=heads, epsilon=0.3)
+    assert_accurate(out, twins.image_to_token_attention, *inputs.values(), heads=heads, epsilon=0.3)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (3, 7, 6, 2, 9), (9, 161, 64, 8, 32)])
+def test_token_to_image_attention(sizes: tuple[int, ...]) -> None:
+    inputs, heads = few_tokens.token_to_image(*sizes), sizes[3]
+    out = run("TokenToImageAttention", inputs, heads=heads)
+    assert_accurate(out, twins.token_to_image_attention, *inputs.values(), heads=heads)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (64, 64)])

@@ -254,6 +254,51 @@ def linear_add() -> Iterator[Case]:
         )
 
 
+def image_to_token_attention() -> Iterator[Case]:
+    def case(rows: int, tokens: int, heads: int, head_width: int, inputs: int, channels: int) -> Case:
+        width = heads * head_width
+        arrays = {
+            "query": floats(rows, width),
+            "query_input": floats(rows, inputs),
+            "query_weight": floats(width, inputs),
+            "query_bias": floats(width),
+            "key": floats(tokens, width),
+            "value": floats(tokens, width),
+            "image": floats(rows, channels),
+            "out_weight": floats(channels, width),
+            "out_bias": floats(channels),
+            "norm_weight": floats(channels),
+            "norm_bias": floats(channels),
+        }
+        return arrays, {"heads": heads}
+
+    for (tokens, channels), (heads, head_width) in product(pairwise((*SIZES, 1)), ((1, 1), (3, 5), (2, 16), (1, 33))):
+        yield case(5, tokens, heads, head_width, channels, tokens)
+        yield case(3, tokens, heads, head_width, 7, channels)
+    for rows in SIZES:
+        yield case(rows, 3, 2, 4, 5, 9)
+
+
+def token_to_image_attention() -> Iterator[Case]:
+    def case(rows: int, tokens: int, heads: int, head_width: int, channels: int) -> Case:
+        width = heads * head_width
+        arrays = {
+            "query": floats(tokens, width),
+            "image": floats(rows, channels),
+            "key": floats(rows, width),
+            "key_weight": floats(width, channels),
+            "value_weight": floats(width, channels),
+            "value_bias": floats(width),
+        }
+        return arrays, {"heads": heads}
+
+    for (tokens, channels), (heads, head_width) in product(pairwise((*SIZES, 1)), ((1, 1), (3, 5), (2, 16), (1, 33))):
+        yield case(5, tokens, heads, head_width, channels)
+    for rows in (*SIZES, 63, 65, 129):
+        yield case(rows, 3, 2, 4, 9)
+        yield case(rows, 9, 2, 4, 9)
+
+
 def mask_upscaling() -> Iterator[Case]:
     for (channels, first), second in product(pairwise((*SIZES, 1)), (1, 8, 33)):
         inputs = {

@@ -223,6 +223,57 @@ def linear_add(x: Array, residual: Array, weight: Array, bias: Array, *, dtype: 
     return residual.astype(dtype) + (x.astype(dtype) @ weight.astype(dtype).T + bias.astype(dtype))
 
 
+def image_to_token_attention(
+    query: Array,
+    query_input: Array,
+    query_weight: Array,
+    query_bias: Array,
+    key: Array,
+    value: Array,
+    image: Array,
+    out_weight: Array,
+    out_bias: Array,
+    norm_weight: Array,
+    norm_bias: Array,
+    *,
+    heads: int,
+    epsilon: float = 1e-5,
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """Image tokens attend to a few others, are added and normalised -> [L, C]."""
+    queries = query.astype(dtype) + (
+        query_input.astype(dtype) @ query_weight.astype(dtype).T + query_bias.astype(dtype)
+    )
+    attended = _attended(queries, key.astype(dtype), value.astype(dtype), heads)
+    joined = image.astype(dtype) + (attended @ out_weight.astype(dtype).T + out_bias.astype(dtype))
+    return layer_norm(joined, norm_weight, norm_bias, epsilon, dtype)
+
+
+def token_to_image_attention(
+    query: Array,
+    image: Array,
+    key: Array,
+    key_weight: Array,
+    value_weight: Array,
+    value_bias: Array,
+    *,
+    heads: int,
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """A few tokens attend to an image's -> [T, D]."""
+    x = image.astype(dtype)
+    keys = key.astype(dtype) + x @ key_weight.astype(dtype).T
+    values = x @ value_weight.astype(dtype).T + value_bias.astype(dtype)
+    return _attended(query.astype(dtype), keys, values, heads)
+
+
+def _attended(query: Array, key: Array, value: Array, heads: int) -> Array:
+    """Softmax attention of [n, D] to [m, D], head by head -> [n, D]."""
+    scale = np.asarray((query.shape[1] / heads) ** -0.5, query.dtype)
+    parts = zip(*(np.split(x, heads, axis=1) for x in (query, key, value)), strict=True)
+    return np.hstack([_softmax(q @ k.T * scale) @ v for q, k, v in parts])
+
+
 def mask_upscaling(
     x: Array,
     first_weight: Array,

@@ -200,6 +200,73 @@ def mask_upscaling(side: int) -> Case:
     )
 
 
+@measured(clicks=(1, 10, 20))
+def image_to_token_attention(side: int, clicks: int) -> Case:
+    """HRSAM: `side * side` image tokens attend to those of some clicks and of the decoder."""
+    rng = np.random.default_rng(28)
+    length, tokens = side * side, _few_tokens(clicks)
+    dim, width = HRSAMPP_VIT_B.decoder.dim, HRSAMPP_VIT_B.decoder.cross_dim
+    weights = {
+        "query_weight": _normal(rng, width, dim) / 16,
+        "out_weight": _normal(rng, dim, width) / 16,
+        "out_bias": _normal(rng, dim),
+        "norm_weight": 1 + _normal(rng, dim) / 10,
+        "norm_bias": _normal(rng, dim) / 10,
+    }
+    image = _normal(rng, length, dim)
+    inputs = {
+        "query": _normal(rng, length, width),
+        "query_input": image,
+        "query_weight": weights["query_weight"],
+        "query_bias": _normal(rng, width),
+        "key": _normal(rng, tokens, width),
+        "value": _normal(rng, tokens, width),
+        "image": image,
+    }
+    heads = HRSAMPP_VIT_B.decoder.heads
+    projected = min(width, heads * tokens)  # columns: those of the projection, or of the tokens taken through it
+    products = 2 * dim * projected + (1 if heads * tokens < width else 2) * width * tokens
+    return Case(
+        operator="ImageToTokenAttention",
+        inputs=inputs | weights,
+        constant=frozenset(weights),
+        attributes={"heads": heads, "epsilon": EPSILON},
+        flop=length * (2.0 * products + EXP_FLOP * heads * tokens),
+        nbytes=4.0 * length * (2 * dim + width),
+    )
+
+
+@measured(clicks=(1, 10, 20))
+def token_to_image_attention(side: int, clicks: int) -> Case:
+    """HRSAM: the tokens of some clicks and of the decoder attend to `side * side` image tokens."""
+    rng = np.random.default_rng(29)
+    length, tokens = side * side, _few_tokens(clicks)
+    dim, width, heads = HRSAMPP_VIT_B.decoder.dim, HRSAMPP_VIT_B.decoder.cross_dim, HRSAMPP_VIT_B.decoder.heads
+    inputs = {
+        "query": _normal(rng, tokens, width),
+        "image": _normal(rng, length, dim),
+        "key": _normal(rng, length, width),
+        "key_weight": _normal(rng, width, dim) / 16,
+        "value_weight": _normal(rng, width, dim) / 16,
+        "value_bias": _normal(rng, width),
+    }
+    projected = min(width, heads * tokens)
+    products = 2 * dim * projected + (1 if heads * tokens < width else 2) * width * tokens
+    return Case(
+        operator="TokenToImageAttention",
+        inputs=inputs,
+        constant=frozenset(("key_weight", "value_weight", "value_bias")),
+        attributes={"heads": heads},
+        flop=length * (2.0 * products + EXP_FLOP * heads * tokens),
+        nbytes=4.0 * length * (dim + width),
+    )
+
+
+def _few_tokens(clicks: int) -> int:
+    """Tokens of HRSAM's decoder: one of the IoU, those of the masks, of each click, and of the point that is none."""
+    return 1 + HRSAMPP_VIT_B.decoder.mask_tokens + clicks + 1
+
+
 @measured(share=SHARES)
 def edge_tokens(side: int, share: float, rule: str = "exact") -> Case:
     """Edge tokens of a label map with a disc of `share` of the area."""

@@ -1,11 +1,9 @@
 """The three graphs of HRSAM as PyTorch modules; `interface.graph_tensors` says what they take and give.
 
-The click graph never projects the image tokens. Where few tokens attend to many image tokens, or many to few, it is
-cheaper to take a projection W of the image side over to the other side: `q . (W x) = (W^T q) . x`, head by head. What a
-layer adds to the image tokens is a sum over the few tokens in the same way, so that the layer's last projection can be
-applied to them. The first layer's projections of image embedding and positions are known since `prepare`; the embedding
-of the previous mask is linear in a few channels, which join them. And where masks are concerned, only the token of the
-first mask has to look at the image a last time.
+The first layer's projections of image embedding and positions are known since `prepare`; the embedding of the previous
+mask is linear in a few channels, which join them. Where the few tokens attend to the image, a projection W of the
+channels is taken over to their side: `q . (W x) = (W^T q) . x`, head by head; operators do the same elsewhere while it
+is less work. Where masks are concerned, only the token of the first mask has to look at the image a last time.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ ENCODER = "backbone."
 DIFFERENCES = (
     "each image of a batch gets what it gets alone; in the release, images of larger batches mix",
     "a scan runs once over its tokens instead of several times, which gives the same sums but for rounding",
-    "projections of image tokens are applied to the few tokens that look at them; equal but for rounding",
+    "projections of image tokens are applied to the few tokens instead, where that is less; equal but for rounding",
     "masks 1 to 3 and the estimates of IoU, which sessions do not use, are not computed",
 )
 FIRST_MASK = 1  # its token; before it comes the token of the IoU
@@ -103,9 +101,11 @@ class ClickGraph(nn.Module):
         tokens = first.norm1(_attend(first.self_attn, placed, placed, placed))
         tokens = first.norm2(tokens + _from_known(first, tokens + placed, first_key, first_value, mask))
         tokens = first.norm3(tokens + first.mlp(tokens))
-        key, weight = _token_keys(first, tokens + placed), first.cross_attn_image_to_token.q_proj.weight
-        of_mask = F.linear(mask.channels.T, key @ (weight @ mask.weight), F.linear(mask.bias, key @ weight))
-        image = _from_tokens(first, torch.addmm(of_mask, first_query, key.T), tokens, image, mask)
+        weight = first.cross_attn_image_to_token.q_proj.weight
+        channels = mask.channels.T  # [L, few]
+        query = ImageQueries(first_query, channels, weight @ mask.weight, F.linear(mask.bias, weight))
+        image = formulas.linear_add(channels, image, mask.weight, mask.bias)
+        image = _from_tokens(first, query, tokens, placed, image)
 
         for i, layer in enumerate(others):
             position_key, position_query = positions[2 * i : 2 * i + 2]
@@ -115,13 +115,13 @@ class ClickGraph(nn.Module):
                 tokens + _from_image(layer.cross_attn_token_to_image, tokens + placed, image, position_key)
             )
             tokens = layer.norm3(tokens + layer.mlp(tokens))
-            key, weight = _token_keys(layer, tokens + placed), layer.cross_attn_image_to_token.q_proj.weight
-            scores = torch.addmm(position_query @ key.T, image, (key @ weight).T)
-            image = _from_tokens(layer, scores, tokens, image)
+            weight = layer.cross_attn_image_to_token.q_proj.weight
+            query = ImageQueries(position_query, image, weight, image.new_zeros(len(weight)))
+            image = _from_tokens(layer, query, tokens, placed, image)
 
         token = tokens[FIRST_MASK : FIRST_MASK + 1]
-        query = token + placed[FIRST_MASK : FIRST_MASK + 1]
-        token = token + _from_image(transformer.final_attn_token_to_image, query, image, positions[-1])
+        own_place = placed[FIRST_MASK : FIRST_MASK + 1]
+        token = token + _from_image(transformer.final_attn_token_to_image, token + own_place, image, positions[-1])
         weights = self.decode_head.output_hypernetworks_mlps[0](transformer.norm_final_attn(token))  # [1, channels]
         return self.mask(image, weights, (height, width))
 
@@ -167,6 +167,15 @@ class MaskEmbedding(NamedTuple):
     bias: Tensor  # [C]
 
 
+class ImageQueries(NamedTuple):
+    """The image's queries `known + weight @ x + bias` of one layer."""
+
+    known: Tensor  # [L, D]
+    x: Tensor  # [L, few or C]
+    weight: Tensor  # [D, few or C]
+    bias: Tensor  # [D]
+
+
 def predict(model: HRSAM, features: Tensor, prompts: Mapping[str, NDArray[Any]]) -> MaskLogits:
     """What the modules make of an image embedding [1, C, h, w] and the inputs of a prompt state."""
     return MaskLogits(decode(model, features, prompts).numpy())
@@ -210,46 +219,33 @@ def _from_known(layer: TwoWayLayer, query: Tensor, key: Tensor, value: Tensor, m
 
 
 def _from_image(attention: Attention, query: Tensor, image: Tensor, position_key: Tensor) -> Tensor:
-    """Attention from tokens [T, C] to image tokens [L, C], given the keys of their positions [heads, channels, L]."""
-    projected = attention.q_proj(query) * _scale(attention)
-    of_positions = (_split(projected, attention.heads) @ position_key).flatten(0, 1)  # [heads*T, L]
-    on_image = _side_by_side(projected, attention.heads) @ attention.k_proj.weight  # [heads*T, C]
-    weights = torch.softmax(torch.addmm(of_positions, on_image, image.T), dim=1)
-    values = F.linear(weights @ image, attention.v_proj.weight)  # [heads*T, D]
-    out: Tensor = attention.out_proj(_own_channels(values, attention.heads) + attention.v_proj.bias)
+    """Attention from tokens [T, C] to image tokens [L, C], given the keys of their positions [L, D]."""
+    attended = formulas.token_to_image_attention(
+        attention.q_proj(query),
+        image,
+        position_key,
+        attention.k_proj.weight,
+        attention.v_proj.weight,
+        attention.v_proj.bias,
+        attention.heads,
+    )
+    out: Tensor = attention.out_proj(attended)
     return out
 
 
-def _token_keys(layer: TwoWayLayer, tokens: Tensor) -> Tensor:
-    """Keys of tokens with their positions [T, C] for the queries of the image, scaled, [heads*T, D]."""
-    attention = layer.cross_attn_image_to_token
-    return _side_by_side(attention.k_proj(tokens) * _scale(attention), attention.heads)
-
-
-def _from_tokens(
-    layer: TwoWayLayer, scores: Tensor, tokens: Tensor, image: Tensor, mask: MaskEmbedding | None = None
-) -> Tensor:
-    """The attention from image to tokens, added to the image and normalised.
-
-    Args:
-        layer: Whose.
-        scores: Image queries times `_token_keys`, [L, heads*T].
-        tokens: [T, C].
-        image: [L, C].
-        mask: What joins the image, too.
-
-    Returns:
-        Image tokens, [L, C].
-    """
-    attention = layer.cross_attn_image_to_token
-    weights = torch.softmax(torch.unflatten(scores, 1, (attention.heads, -1)), dim=2).flatten(1)
-    values = F.linear(_side_by_side(attention.v_proj(tokens), attention.heads), attention.out_proj.weight)
-    values, bias = values.T, torch.as_tensor(attention.out_proj.bias)  # [C, heads*T], [C]
-    if mask is not None:
-        weights, values = torch.cat((weights, mask.channels.T), dim=1), torch.cat((values, mask.weight), dim=1)
-        bias = bias + mask.bias
-    out: Tensor = layer.norm4(formulas.linear_add(weights, image, values, bias))
-    return out
+def _from_tokens(layer: TwoWayLayer, query: ImageQueries, tokens: Tensor, placed: Tensor, image: Tensor) -> Tensor:
+    """The attention from image tokens [L, C] to tokens [T, C] at their positions, added to the image and normalised."""
+    attention, norm = layer.cross_attn_image_to_token, layer.norm4
+    return formulas.image_to_token_attention(
+        *query,
+        attention.k_proj(tokens + placed),
+        attention.v_proj(tokens),
+        image,
+        *(attention.out_proj.weight, attention.out_proj.bias),
+        *(norm.weight, norm.bias),
+        attention.heads,
+        norm.eps,
+    )
 
 
 def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -264,7 +260,7 @@ def _attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> 
 
 def _position_keys(attention: Attention, positions: Tensor) -> Tensor:
     """What positions [L, C] add to the keys of image tokens; the bias adds the same to all scores of a query."""
-    return _keys(F.linear(positions, attention.k_proj.weight), attention.heads)
+    return F.linear(positions, attention.k_proj.weight)
 
 
 def _scale(attention: Attention) -> float:

@@ -82,19 +82,19 @@ def graph_tensors(config: HRSAMConfig, size: int) -> dict[GraphName, Json]:
     heads, width = decoder.heads, decoder.cross_dim
     keys: list[str | int] = [heads, width // heads, TOKENS]
     values: list[str | int] = [heads, TOKENS, width // heads]
-    queries: list[str | int] = [TOKENS, width]
+    rows: list[str | int] = [TOKENS, width]
     of_image = "of the image tokens in the first layer; hand them on unchanged"
     of_positions = "of the places of the image tokens in attention {}; hand them on unchanged"
     prepared = {
         "image_key": make.floats(keys, f"keys {of_image}"),
         "image_value": make.floats(values, f"values {of_image}"),
-        "image_query": make.floats(queries, f"queries {of_image}"),
+        "image_query": make.floats(rows, f"queries {of_image}"),
     }
     for i in range(1, decoder.layers):
-        prepared[f"position_key_{i}"] = make.floats(keys, f"keys {of_positions.format(i)}")
-        prepared[f"position_query_{i}"] = make.floats(queries, f"queries {of_positions.format(i)}")
+        prepared[f"position_key_{i}"] = make.floats(rows, f"keys {of_positions.format(i)}")
+        prepared[f"position_query_{i}"] = make.floats(rows, f"queries {of_positions.format(i)}")
     prepared["position_key_last"] = make.floats(
-        keys, "keys of the places of the image tokens at the end; hand them on unchanged"
+        rows, "keys of the places of the image tokens at the end; hand them on unchanged"
     )
     prompts = {
         "point_coords": make.floats(["points", 2], "x and y of points in pixels of the S x S square, see prompts"),

@@ -24,6 +24,8 @@ SMALL = {
     "norm_linear": {"side": 8},
     "linear_add": {"side": 8},
     "mask_upscaling": {"side": 3},
+    "image_to_token_attention": {"side": 3, "clicks": 2},
+    "token_to_image_attention": {"side": 3, "clicks": 2},
     "edge_tokens": {"side": 8, "share": 0.2},
     "prompt_embedding": {"side": 8, "share": 0.2},
     "token_box": {"side": 8, "share": 0.2},
