@@ -1,6 +1,7 @@
 """Many pictures and many annotators with Ray on this machine, and what must be so. Outside CI: it takes minutes.
 
     python scripts/try_ray.py encode BUNDLE   # 2000 pictures: one process, 2 workers, 2 of which one is killed
+    python scripts/try_ray.py eval BUNDLE     # scores of 96 samples: one process, 2 workers, 2 of which one is killed
     python scripts/try_ray.py store BUNDLE    # pictures, lists and results in an object store (moto's server)
     python scripts/try_ray.py serve BUNDLE    # 32 annotators, 2 and 4 replicas, of which one is killed
     python scripts/try_ray.py scale BUNDLE    # 32 annotators, one replica, which becomes two
@@ -147,6 +148,55 @@ def encode(bundle: Path, count: int) -> bool:
         return same and well and one.code == two.code == lost.code == 0
 
 
+def write_data_set(folder: Path, count: int) -> None:
+    """Windows of the photograph, and as masks a rectangle in each."""
+    folder.mkdir()
+    write_pictures(folder / "images", count)
+    (folder / "masks").mkdir()
+    random = np.random.default_rng(1)
+    for path in (folder / "images").iterdir():
+        mask = np.zeros((200, 300), np.uint8)
+        top, left = (int(random.integers(most)) for most in (100, 150))
+        mask[top : top + int(random.integers(30, 100)), left : left + int(random.integers(30, 150))] = 255
+        cv2.imwrite(str(folder / "masks" / path.name), mask)
+
+
+def sessions(report: bytes) -> list[tuple[object, ...]]:
+    """What an evaluation's report says of each sample, but for times."""
+    (scored,) = (value for name, value in json.loads(report).items() if name != "dataset")
+    return [(result["name"], result["clicks"], result["ious"]) for result in scored["results"]]
+
+
+def evaluate(bundle: Path, count: int) -> bool:
+    lost: list[int] = []
+
+    def kill_one(process: int) -> None:
+        lost.append((workers_of(process, "ray::MapWorker") or workers_of(process, "ray::"))[0])
+        os.kill(lost[0], signal.SIGKILL)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_data_set(folder / "data", count)
+        common = ["eval", folder / "data", "--bundle", bundle, "--clicks", 5, "-o"]
+        runs = {
+            "one process": Run([*common, folder / "one process"]),
+            "2 workers": Run([*common, folder / "2 workers", "--ray", "--workers", 2]),
+            "2 workers, one killed": Run(
+                [*common, folder / "2 workers, one killed", "--ray", "--workers", 2], 1, kill_one
+            ),
+        }
+        right, well = sessions((folder / "one process" / "eval.json").read_bytes()), True
+        for name, run in runs.items():
+            scored = sessions((folder / name / "eval.json").read_bytes())
+            same = scored == right and len(scored) == count and run.code == 0
+            print(
+                f"{name}: {len(scored)} samples in {run.seconds:.1f} s, {'the same scores' if same else 'OTHER scores'}"
+            )
+            well &= same and not (folder / name / "unfinished").exists()
+        print(f"killed: process {lost[0]}")
+        return well and len(lost) == 1
+
+
 def store(bundle: Path, count: int) -> bool:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -180,11 +230,14 @@ def store(bundle: Path, count: int) -> bool:
             for path in (folder / "pictures").iterdir():
                 system.pipe_file(f"bucket/pictures/{path.name}", path.read_bytes())
             system.pipe_file("bucket/pictures/broken.png", b"no picture")
+            write_data_set(folder / "data", count)
+            system.put(str(folder / "data"), "bucket/data", recursive=True)
+            scores = Run(["eval", folder / "data", "--bundle", bundle, "--clicks", 3, "-o", folder / "scores"])
             local = Run(["encode", folder / "pictures", "--bundle", bundle, "-o", folder / "encoded"])
             listed = Run(
                 ["segment-batch", bundle, folder / "pictures/list.jsonl", "-o", folder / "masks", "--part", 16]
             )
-            well = local.code == listed.code == 0
+            well = local.code == listed.code == scores.code == 0
             for ray in ((), ("--ray", "--workers", "2")):
                 place = f"s3://bucket/{'ray' if ray else 'alone'}"
                 common = ["encode", "s3://bucket/pictures/", "--bundle", bundle, "-o", f"{place}/encoded", *ray]
@@ -200,6 +253,14 @@ def store(bundle: Path, count: int) -> bool:
                     equal = there == {path.name: path.read_bytes() for path in (folder / name).iterdir()}
                     print(f"{place}/{name}: {len(there)} files, {'the same' if equal else 'OTHERS'} as in a folder")
                     well &= equal
+                scored = Run(
+                    ["eval", "s3://bucket/data/", "--bundle", bundle, "--clicks", 3, "-o", f"{place}/scores", *ray]
+                )
+                system.invalidate_cache()
+                reports = (folder / "scores" / "eval.json").read_bytes(), system.cat_file(f"{place}/scores/eval.json")
+                equal = scored.code == 0 and sessions(reports[0]) == sessions(reports[1])
+                print(f"{place}/scores: {'the same' if equal else 'OTHER'} scores as in a folder")
+                well &= equal
                 for done in (first, second, segmented):
                     print(f"  {done.out.splitlines()[0]}")
                 well &= (first.code, second.code, segmented.code) == (1, 1, 0)
@@ -313,14 +374,16 @@ def _serve(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("encode", "store", "serve", "scale"))
+    parser.add_argument("what", choices=("encode", "eval", "store", "serve", "scale"))
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--clicks", type=int, default=10, help="of each annotator")
-    parser.add_argument("--pictures", type=int, help="2000 of encode, 48 of store, if not given")
+    parser.add_argument("--pictures", type=int, help="2000 of encode, 96 of eval, 48 of store, if not given")
     options = parser.parse_args()
     print(describe(available_cpus()))
     if options.what == "encode":
         passed = encode(options.bundle, options.pictures or 2000)
+    elif options.what == "eval":
+        passed = evaluate(options.bundle, options.pictures or 96)
     elif options.what in ("serve", "scale"):
         passed = serve(options.bundle, 32, options.clicks, options.what == "scale")
     else:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import pytest
 import typer.main
-from documents import DOCUMENTS, ROOT, Command, blocks, commands, prose
+from documents import DOCUMENTS, ROOT, RUN_BY, Command, blocks, commands, prose
 
 from inter2former_deploy.apps.cli import app, main
 
@@ -94,6 +94,18 @@ def test_scripts_that_documents_name_exist() -> None:
     named |= {n for d in DOCUMENTS for n in re.findall(r"`(?:python )?(?:\./)?(scripts/[\w./-]+)", d.read_text())}
     assert len(named) > 10
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_every_command_is_run_somewhere_or_said_not_to_be() -> None:
+    texts = {str(command): command.document for command in ALL if command.whole}
+    used = set()
+    for text, document in texts.items():
+        fits = [pattern for pattern, _ in RUN_BY if re.match(pattern, text)]
+        assert fits, f"{document}: nothing runs {text}, and tests/documents.py does not say why"
+        used.add(fits[0])
+    assert {pattern for pattern, _ in RUN_BY} == used, "patterns that no document needs"
+    files = [by for _, by in RUN_BY if not by.startswith("not run: ")]
+    assert [file for file in files if not (ROOT / file).is_file()] == []
 
 
 # ---- Commands that take a moment, on a tiny model.

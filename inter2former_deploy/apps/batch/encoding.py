@@ -5,29 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from inter2former_deploy.apps.batch.pipeline import pipeline
-from inter2former_deploy.apps.batch.places import open_folder, read_picture
-from inter2former_deploy.apps.batch.work import Chunk, Outcome, Work, reason_of
+from inter2former_deploy.apps.batch.places import open_folder
+from inter2former_deploy.apps.batch.work import Chunk, Outcome, PictureJob, Work, reason_of
 from inter2former_deploy.runtime import EncodedImage, Segmenter
 from inter2former_deploy.runtime.encoded import MOST_HEADER, SUFFIX, ScaledImage, states_encoding
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeJob:
+class EncodeJob(PictureJob):
     """Encodings of pictures, in a folder, each under the key of its picture. Items are paths or URLs of pictures."""
 
-    bundle: Path
-    output: str  # path or URL of a folder
     sides: tuple[int, int, int, int] | None = None  # of the window of every picture that is encoded
-    custom_ops: bool = True
-    convert_colours: bool = True
-    max_pixels: int
 
     def begin(self, threads: int | None) -> Work:
         """Load the encoder."""
-        return _Encode(self, Segmenter(self.bundle, num_threads=threads, custom_ops=self.custom_ops))
+        return _Encode(self, self.segmenter(threads))
 
 
 @dataclass(frozen=True)
@@ -57,10 +51,7 @@ class _Encode:
     def _read(self, picture: str) -> _Ready | Outcome:
         job, notes = self._job, list[str]()
         try:
-            pixels = read_picture(
-                picture, convert_colours=job.convert_colours, max_pixels=job.max_pixels, tell=notes.append
-            )
-            scaled = self._segmenter.scale(pixels, job.sides)
+            scaled = self._segmenter.scale(job.read(picture, notes.append), job.sides)
         except (ValueError, OSError) as error:
             return Outcome(picture, "broken", reason=reason_of(error, picture), notes=tuple(notes))
         name = f"{scaled.key}{SUFFIX}"

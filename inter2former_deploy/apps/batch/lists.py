@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from inter2former_deploy.apps.batch.places import below, read_bytes
-from inter2former_deploy.apps.cli.packages import PARQUET_MODULES, require
+from inter2former_deploy.core.packages import PARQUET_MODULES, require
 
 MOST_BYTES = 1 << 31  # of a list
 COLUMNS = ("image", "prompts", "region", "id")

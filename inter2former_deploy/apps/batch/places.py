@@ -6,15 +6,17 @@ A place with `://` in its name, such as `s3://bucket/photos`, is one of an objec
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from inter2former_deploy.apps.cli.packages import STORAGE_MODULES, require
 from inter2former_deploy.core.errors import MissingPackageError, PictureError
-from inter2former_deploy.core.files import check_new_folder, nearest_folder, replacing
+from inter2former_deploy.core.files import check_new_folder, check_space, nearest_folder, replacing
+from inter2former_deploy.core.packages import STORAGE_MODULES, require
 from inter2former_deploy.core.pictures import SUFFIXES, Tell, read_image
 
 MOST_BYTES = 1 << 30  # of a picture's file in an object store
@@ -40,6 +42,9 @@ class Folder(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
+
+    def clear(self) -> None:
+        """Remove the folder with all files in it, as far as that is possible."""
 
     def free(self) -> int | None:
         """Bytes that it has room for; None where nobody knows."""
@@ -135,6 +140,76 @@ def pictures_below(url: str) -> tuple[list[str], list[str]]:
     return pictures, others
 
 
+class Copies:
+    """What lies in object stores, copied to this machine for those who read paths.
+
+    Pickled, it goes to other processes: on the same machine they read the same copies, on others they make their own.
+
+    Args:
+        there: paths of copies by their URLs; those that are not on this machine are forgotten.
+    """
+
+    def __init__(self, there: Mapping[str, str] | None = None) -> None:
+        self._paths = {url: path for url, path in (there or {}).items() if Path(path).exists()}
+        self._folders: list[tempfile.TemporaryDirectory[str]] = []  # of the copies that were made here
+
+    def __reduce__(self) -> tuple[type[Copies], tuple[dict[str, str]]]:
+        return Copies, (self._paths,)
+
+    def close(self) -> None:
+        """Remove the copies that were made here."""
+        self._paths.clear()
+        while self._folders:
+            self._folders.pop().cleanup()
+
+    def path(self, place: str) -> str:
+        """Where to read a file or a folder: paths as they are, URLs as the path of their copy.
+
+        Raises:
+            OSError: there is nothing, it cannot be read, or the disk has no room for it.
+            ValueError: it is no URL of an object store, or a name in it is none of a file.
+            MissingPackageError: a package that reaches it is not installed.
+        """
+        if not is_url(place):
+            return place
+        if place not in self._paths:
+            self._folders.append(tempfile.TemporaryDirectory(prefix="i2f-"))
+            self._paths[place] = _copy(place, Path(self._folders[-1].name))
+        return self._paths[place]
+
+    def named(self, text: str) -> str:
+        """A message with the URLs in the place of their copies' paths."""
+        for url, path in self._paths.items():
+            text = text.replace(path, url.rstrip("/"))
+        return text
+
+
+def _copy(url: str, into: Path) -> str:
+    """The path below a folder to which a file or all files below a URL are copied."""
+    system, path = _system(url, url)
+    try:
+        sizes = {name: int(entry.get("size") or 0) for name, entry in system.find(path, detail=True).items()}
+    except Exception as error:
+        raise OSError(f"{url} cannot be listed: {_reason(error)}") from error
+    if not sizes:
+        raise FileNotFoundError(f"there is nothing at {url}")
+    check_space(into, sum(sizes.values()), f"copying {url} to this machine")
+    root = path.rstrip("/")
+    top = into / PurePosixPath(root).name
+    places = {}
+    for name in sizes:
+        inside = name[len(root) :].strip("/")
+        if {"..", "."}.intersection(inside.split("/")) or "\0" in inside:
+            raise ValueError(f"{url} has a file that is called {inside!r:.200}, which is no path below it")
+        places[name] = top / inside
+        places[name].parent.mkdir(parents=True, exist_ok=True)
+    try:
+        system.get(list(places), list(map(str, places.values())))
+    except Exception as error:
+        raise OSError(f"{url} cannot be copied to this machine: {_reason(error)}") from error
+    return str(top)
+
+
 def below(folder: str, name: str) -> str:
     """A file that a list names, once it is known to lie in the folder that lists may speak of.
 
@@ -203,6 +278,9 @@ class _LocalFolder:
     def remove(self, name: str) -> None:
         (self._folder / name).unlink(missing_ok=True)
 
+    def clear(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
     def free(self) -> int | None:
         return shutil.disk_usage(nearest_folder(self._folder)).free
 
@@ -258,6 +336,14 @@ class _RemoteFolder:
             return
         except Exception as error:
             raise OSError(f"{self.path(name)} cannot be removed: {_reason(error)}") from error
+
+    def clear(self) -> None:
+        try:
+            self._system.rm(self._path, recursive=True)
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise OSError(f"{self._url} cannot be removed: {_reason(error)}") from error
 
     def free(self) -> int | None:
         return None

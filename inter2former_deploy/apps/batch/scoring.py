@@ -6,15 +6,15 @@ import hashlib
 import json
 import time
 from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from inter2former_deploy.apps.batch.pipeline import pipeline
-from inter2former_deploy.apps.batch.places import Folder, open_folder
-from inter2former_deploy.apps.batch.work import Chunk, Outcome, Work
+from inter2former_deploy.apps.batch.places import Copies, Folder, open_folder
+from inter2former_deploy.apps.batch.work import Chunk, Job, Outcome, Work
 from inter2former_deploy.apps.evaluation.sessions import Evaluation, Scored, scoring
-from inter2former_deploy.data import Dataset, FileDataset, open_dataset
+from inter2former_deploy.data import COMPOSITES, DataError, Dataset, FileDataset, open_dataset
 from inter2former_deploy.runtime import Segmenter
 
 TOGETHER = 16  # samples of a part, and those of the last one's picture
@@ -28,22 +28,38 @@ class Part:
     indices: tuple[int, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoreJob:
-    """Sessions on the samples of a data set. Items are parts of it."""
+@dataclass(frozen=True)
+class Samples:
+    """A data set that is still to be opened."""
 
-    bundle: Path
-    decoder: str | None
-    source: str  # the data set, for `open_dataset`
-    options: Mapping[str, Any]  # of `open_dataset`, but for the size of synthetic pictures
-    clicks: int
-    seed: int | None
-    output: Path  # folder of the parts' files
-    custom_ops: bool = True
+    source: str  # for `open_dataset`, with URLs in the place of paths, too
+    images: str | None  # path or URL of the folder of a JSON file's images
+    options: Mapping[str, Any]  # the others of `open_dataset`, but for the size of synthetic pictures
+    copies: Copies = field(default_factory=Copies)  # of what lies in object stores
 
     def open(self, size: int) -> Dataset:
-        """The data set, for a model of this resolution."""
-        return open_dataset(self.source, size=size, **self.options)
+        """The data set, for a model of this resolution.
+
+        Raises:
+            DataError: as `open_dataset`; the message names URLs where they were given.
+            OSError, ValueError, MissingPackageError: a URL cannot be copied.
+        """
+        kind = COMPOSITES if self.source.startswith(COMPOSITES) else ""
+        source = kind + self.copies.path(self.source[len(kind) :])
+        images = None if self.images is None else Path(self.copies.path(self.images))
+        try:
+            return open_dataset(source, images=images, size=size, **self.options)
+        except DataError as error:
+            raise DataError(self.copies.named(str(error))) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreJob(Job):
+    """Sessions on the samples of a data set. Items are parts of it, each of which becomes a file in the output."""
+
+    samples: Samples
+    clicks: int
+    seed: int | None
 
     def parts(self, dataset: Dataset, model_id: str) -> list[Part]:
         """The data set in parts, each with whole pictures; those of other samples or another model have other names."""
@@ -51,8 +67,9 @@ class ScoreJob:
             str(dataset.picture_of(index)) if isinstance(dataset, FileDataset) else str(index)
             for index in range(len(dataset))
         ]
-        options = {name: str(value) for name, value in self.options.items()}
-        told = [model_id, self.source, options, self.clicks, self.seed, pictures]
+        pictures = [self.samples.copies.named(picture) for picture in pictures]  # a copy lies elsewhere each time
+        options = {name: str(value) for name, value in {**self.samples.options, "images": self.samples.images}.items()}
+        told = [model_id, self.samples.source, options, self.clicks, self.seed, pictures]
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
         groups: list[list[int]] = []
         for index, picture in enumerate(pictures):
@@ -63,8 +80,7 @@ class ScoreJob:
 
     def begin(self, threads: int | None) -> Work:
         """Load the model, and look at the data set."""
-        segmenter = Segmenter(self.bundle, decoder=self.decoder, num_threads=threads, custom_ops=self.custom_ops)
-        return _Score(self, segmenter)
+        return _Score(self, self.segmenter(threads))
 
 
 def gather(parts: Iterable[Part], folder: Folder, strict: bool) -> Evaluation:
@@ -82,9 +98,9 @@ def gather(parts: Iterable[Part], folder: Folder, strict: bool) -> Evaluation:
 
 class _Score:
     def __init__(self, job: ScoreJob, segmenter: Segmenter) -> None:
-        dataset = job.open(segmenter.size)
-        self._steps = scoring(segmenter, dataset, clicks=job.clicks, seed=job.seed)
-        self._folder = open_folder(str(job.output), "--output")
+        self._copies = job.samples.copies
+        self._steps = scoring(segmenter, job.samples.open(segmenter.size), clicks=job.clicks, seed=job.seed)
+        self._folder = open_folder(job.output, "--output")
         self._part_of: dict[int, Part] = {}
         self._done: list[Scored] = []  # of a part whose other samples come next
         self._begun = time.perf_counter()
@@ -103,7 +119,7 @@ class _Score:
     def _write(self, index: int, scored: Scored) -> Outcome | None:
         """Keep a sample's result until those of its part are together, then write them."""
         part = self._part_of[index]
-        self._done.append(scored)
+        self._done.append(replace(scored, problem=self._copies.named(scored.problem)))
         if index != part.indices[-1]:
             return None
         done, self._done = self._done, []

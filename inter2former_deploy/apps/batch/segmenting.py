@@ -7,13 +7,12 @@ import re
 import time
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from inter2former_deploy.apps.batch.lists import Part, Row, Task
 from inter2former_deploy.apps.batch.pipeline import pipeline
-from inter2former_deploy.apps.batch.places import Folder, open_folder, read_picture
-from inter2former_deploy.apps.batch.work import Chunk, Outcome, Work, reason_of
+from inter2former_deploy.apps.batch.places import Folder, open_folder
+from inter2former_deploy.apps.batch.work import Chunk, Outcome, PictureJob, Work, reason_of
 from inter2former_deploy.core.runs import Runs
 from inter2former_deploy.runtime import EncodedImage, Segmenter
 from inter2former_deploy.runtime.encoded import ScaledImage
@@ -23,20 +22,12 @@ _WHOLE, _INCOMPLETE = ".jsonl", re.compile(r"-\d+-broken\.jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentJob:
+class SegmentJob(PictureJob):
     """The masks of a list's objects. Items are parts of a list; each becomes a file of JSON lines."""
-
-    bundle: Path
-    decoder: str | None = None
-    output: str  # path or URL of a folder
-    custom_ops: bool = True
-    convert_colours: bool = True
-    max_pixels: int
 
     def begin(self, threads: int | None) -> Work:
         """Load the model."""
-        segmenter = Segmenter(self.bundle, decoder=self.decoder, num_threads=threads, custom_ops=self.custom_ops)
-        return _Segment(self, segmenter)
+        return _Segment(self, self.segmenter(threads))
 
 
 def file_of(part: str, broken: int = 0) -> str:
@@ -84,9 +75,7 @@ class _Segment:
     def _read(self, item: tuple[Part, Task]) -> _Ready | _Lines:
         (_, task), job, notes = item, self._job, list[str]()
         try:
-            pixels = read_picture(
-                task.picture, convert_colours=job.convert_colours, max_pixels=job.max_pixels, tell=notes.append
-            )
+            pixels = job.read(task.picture, notes.append)
             return _Ready(self._segmenter.scale(pixels, task.region), tuple(notes))
         except (TypeError, ValueError, OSError) as error:
             reason = reason_of(error, task.picture)

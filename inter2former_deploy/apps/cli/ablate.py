@@ -10,10 +10,10 @@ import typer
 
 from inter2former_deploy.apps.cli.evaluate import Splits
 from inter2former_deploy.apps.cli.options import Threads
-from inter2former_deploy.apps.cli.packages import PHOTO_MODULES, TORCH_MODULES, require
 from inter2former_deploy.apps.cli.train import Ema, LearningRate, RampShare, Stages, Targets, Warmup, train_config
 from inter2former_deploy.core.clicks import MAX_CLICKS
 from inter2former_deploy.core.files import check_new_folder
+from inter2former_deploy.core.packages import PHOTO_MODULES, TORCH_MODULES, require
 from inter2former_deploy.core.threads import available_cpus
 from inter2former_deploy.families.config import load_config
 

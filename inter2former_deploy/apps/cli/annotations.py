@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from inter2former_deploy.apps.cli.packages import ANNOTATION_MODULES, require
+from inter2former_deploy.core.packages import ANNOTATION_MODULES, require
 
 if TYPE_CHECKING:
     from inter2former_deploy.annotations.project import Project

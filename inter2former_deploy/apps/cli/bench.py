@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from inter2former_deploy.apps.cli.options import Decoder
-from inter2former_deploy.apps.cli.packages import EXPORT_MODULES, PLOT_MODULES, require
 from inter2former_deploy.core.files import check_new_folder, replacing
+from inter2former_deploy.core.packages import EXPORT_MODULES, PLOT_MODULES, require
 
 app = typer.Typer(
     help="Measure operators, clicks and encoding against PyTorch, plain onnxruntime and the machine's limits.",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -14,8 +14,8 @@ import typer
 
 from inter2former_deploy.apps.cli.many import Ray, Workers, check_ray, outcomes_of
 from inter2former_deploy.apps.cli.options import CustomOps, Decoder, Threads
-from inter2former_deploy.apps.cli.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
 from inter2former_deploy.core.clicks import MAX_CLICKS
+from inter2former_deploy.core.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
 
 if TYPE_CHECKING:
     from inter2former_deploy.apps.batch.scoring import ScoreJob
@@ -72,12 +72,13 @@ ConvertColours = Annotated[
 
 
 def evaluate(
+    ctx: typer.Context,
     dataset: Annotated[
         str,
         typer.Argument(
             metavar="DATASET",
             help="'synthetic', 'composites:FOLDER' with a folder of cut-outs and backgrounds, 'photographs', a folder "
-            "of images and masks (docs/datasets.md lists the layouts), or a COCO/LVIS JSON file.",
+            "of images and masks (docs/datasets.md lists the layouts), or a COCO/LVIS JSON file; paths or URLs.",
         ),
     ],
     bundle: Annotated[
@@ -112,14 +113,18 @@ def evaluate(
         typer.Option(help="Draw each click among the candidates; without it, the first.", show_default=False),
     ] = None,
     length: Annotated[int, typer.Option(min=1, help="Number of synthetic pictures or composites.")] = 200,
-    images: Annotated[Path | None, typer.Option(help="Folder of a JSON file's images.", show_default=False)] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of a JSON file's images, or URL.", show_default=False)
+    ] = None,
     split: Splits = None,
     group: Groups = None,
     each_id: EachId = None,
     crowds: Crowds = False,
     strict: Strict = False,
     convert_colours: ConvertColours = False,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of JSON, plot and overlays.")] = Path("eval"),
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="DIR", help="Folder of JSON, plot and overlays, or URL.")
+    ] = "eval",
     save_worst: Annotated[int, typer.Option(min=0, help="Overlays of the worst samples to write.")] = 0,
     threads: Threads = None,
     custom_ops: CustomOps = True,
@@ -151,14 +156,15 @@ def evaluate(
     if not plot:
         typer.echo("no plot will be made: pip install 'inter2former-deploy[eval]' brings matplotlib", err=True)
     _prepare(output)
-    from inter2former_deploy.apps.batch.scoring import ScoreJob
+    from inter2former_deploy.apps.batch.places import open_folder
+    from inter2former_deploy.apps.batch.scoring import Samples, ScoreJob
     from inter2former_deploy.apps.evaluation import ReferenceSegmenter, overlay_worst, plot_mean_iou, table
     from inter2former_deploy.apps.evaluation import evaluate as run
     from inter2former_deploy.apps.evaluation.models import open_bundle_model, open_reference_models
-    from inter2former_deploy.data import COMPOSITES, FileDataset, open_dataset
+    from inter2former_deploy.data import COMPOSITES, FileDataset
 
+    folder = open_folder(output, "--output")
     options: dict[str, Any] = {
-        "images": images,
         "splits": split or (),
         "groups": group or (),
         "each": each_id,
@@ -168,15 +174,14 @@ def evaluate(
         "length": length,
     }
 
-    def open_samples(side: int) -> Dataset:
-        return open_dataset(dataset, size=side, **options)
-
+    source = Samples(dataset, images, options)
+    ctx.call_on_close(source.copies.close)
     report: dict[str, Any] = {}
     drawn = dataset == "synthetic" or dataset.startswith(COMPOSITES)  # at the model's size
-    files = None if drawn else open_samples(0)
+    files = None if drawn else source.open(0)
     failed = False
     if isinstance(files, FileDataset):
-        report["dataset"] = _described(files, dataset, convert_colours)
+        report["dataset"] = _described(files, dataset, convert_colours, source.copies.named)
         failed = bool(files.problems)
 
     if bundle is None and checkpoint is None:
@@ -200,18 +205,17 @@ def evaluate(
             typer.echo(f"{done}/{total}  {name}", err=True)
 
     for model, against in pairs:
-        samples = files or open_samples(model.size)
+        samples = files or source.open(model.size)
         if isinstance(model, ReferenceSegmenter):
             model.experts.take()  # forget what the same weights counted at another size
         if bundle is not None and against is None:
             job = ScoreJob(
                 bundle=bundle,
                 decoder=decoder,
-                source=dataset,
-                options=options,
+                samples=source,
                 clicks=clicks,
                 seed=seed,
-                output=output / UNFINISHED,
+                output=f"{output.rstrip('/')}/{UNFINISHED}",
                 custom_ops=custom_ops,
             )
             result = _in_parts(job, samples, threads, ray, workers, progress)
@@ -228,16 +232,18 @@ def evaluate(
         for line in result.passed_over.lines():
             typer.echo(f"passed over: {line}", err=True)
         for problem in result.problems:
-            typer.echo(f"not scored: {problem}", err=True)
+            typer.echo(f"not scored: {source.copies.named(problem)}", err=True)
         for name in result.differing():
             typer.echo(f"bundle and checkpoint differ: {name}", err=True)
         if save_worst:
-            overlay_worst(result, model, samples, output / f"worst-{model.size}", save_worst)
-    (output / "eval.json").write_text(json.dumps(report))
+            worst = open_folder(f"{output.rstrip('/')}/worst-{model.size}", "--output")
+            overlay_worst(result, model, samples, worst, save_worst)
+    folder.write("eval.json", json.dumps(report).encode())
     if rows:
         typer.echo(json.dumps(rows) if as_json else table(rows))
         if plot:
-            plot_mean_iou(rows, output / "eval.png")
+            plot_mean_iou(rows, drawing := io.BytesIO())
+            folder.write("eval.png", drawing.getvalue())
     else:
         typer.echo("no sample could be scored", err=True)
     if failed:
@@ -263,7 +269,7 @@ def _in_parts(
 
     manifest = read_bundle(job.bundle, job.decoder).manifest
     parts = job.parts(samples, manifest.model_id(manifest.decoder(job.decoder)))
-    folder = open_folder(str(job.output), "--output")
+    folder = open_folder(job.output, "--output")
     there = set(folder.names())
     left = [part for part in parts if part.name not in there]
     done, unwritten = len(samples) - sum(len(part.indices) for part in left), []
@@ -277,25 +283,29 @@ def _in_parts(
     if unwritten:
         raise OSError(f"{len(unwritten)} parts are not written: make room, then the same goes on: {unwritten[0]}")
     evaluation = gather(parts, folder, bool(getattr(samples, "strict", False)))
-    shutil.rmtree(job.output, ignore_errors=True)
+    folder.clear()
     return evaluation
 
 
-def _prepare(output: Path) -> None:
-    """The folder that results go to, before they are computed.
+def _prepare(output: str) -> None:
+    """The folder that results go to, before they are computed; one of an object store needs nothing.
 
     Raises:
         OSError: it cannot be made or written to.
     """
+    from inter2former_deploy.apps.batch.places import is_url
+
+    if is_url(output):
+        return
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        Path(output).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
             pass
     except OSError as error:
         raise OSError(f"--output {output}: cannot write there: {error.strerror}") from error
 
 
-def _described(files: FileDataset, source: str, convert_colours: bool) -> dict[str, Any]:
+def _described(files: FileDataset, source: str, convert_colours: bool, named: Callable[[str], str]) -> dict[str, Any]:
     """Says how the files were understood, and returns it for the report."""
     colours = (
         "converted to sRGB by their profiles"
@@ -304,11 +314,11 @@ def _described(files: FileDataset, source: str, convert_colours: bool) -> dict[s
     )
     typer.echo(f"{source}: {len(files)} objects; colours {colours}", err=True)  # type: ignore[arg-type]
     for line in (*files.remarks(), *files.problems):
-        typer.echo(line, err=True)
+        typer.echo(named(line), err=True)
     return {
         "source": source,
         "colours": "sRGB" if convert_colours else "as stored",
-        "notes": files.notes,
+        "notes": list(map(named, files.notes)),
         "passed over": files.passed_over.names,
-        "problems": files.problems,
+        "problems": list(map(named, files.problems)),
     }

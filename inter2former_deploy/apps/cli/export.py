@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from inter2former_deploy.apps.cli.options import CompareCustomOps, Threads
-from inter2former_deploy.apps.cli.packages import EXPORT_MODULES, require
 from inter2former_deploy.apps.cli.progress import Steps
 from inter2former_deploy.core.errors import ExportMismatchError
 from inter2former_deploy.core.files import check_new_bundle
+from inter2former_deploy.core.packages import EXPORT_MODULES, require
 from inter2former_deploy.families.config import load_config
 from inter2former_deploy.families.inter2former.config import PRESETS
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from inter2former_deploy.apps.cli.packages import RAY_MODULES, require
+from inter2former_deploy.core.packages import RAY_MODULES, require
 
 if TYPE_CHECKING:
     from inter2former_deploy.apps.batch.work import Chunk, Job, Outcome

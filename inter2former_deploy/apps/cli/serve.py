@@ -9,8 +9,8 @@ import typer
 
 from inter2former_deploy.apps.cli.many import Ray
 from inter2former_deploy.apps.cli.options import CustomOps, Decoder, Threads
-from inter2former_deploy.apps.cli.packages import SERVE_MODULES, require
 from inter2former_deploy.core.files import check_new_folder
+from inter2former_deploy.core.packages import SERVE_MODULES, require
 from inter2former_deploy.core.threads import available_cpus
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import typer
 
 from inter2former_deploy.apps.cli.evaluate import ConvertColours, Crowds, EachId, Splits, Strict
 from inter2former_deploy.apps.cli.options import Threads
-from inter2former_deploy.apps.cli.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
 from inter2former_deploy.core.files import check_new_folder
+from inter2former_deploy.core.packages import PHOTO_MODULES, PLOT_MODULES, TORCH_MODULES, require
 from inter2former_deploy.core.threads import available_cpus
 from inter2former_deploy.families.config import load_config
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from inter2former_deploy.apps.cli.options import CompareCustomOps, Decoder, Threads
-from inter2former_deploy.apps.cli.packages import EXPORT_MODULES, require
 from inter2former_deploy.apps.cli.progress import Steps
+from inter2former_deploy.core.packages import EXPORT_MODULES, require
 
 
 def verify(

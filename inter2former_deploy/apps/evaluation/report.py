@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -16,6 +16,8 @@ from .sessions import THRESHOLDS, Evaluation, Opens
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from inter2former_deploy.apps.batch.places import Folder
 
 _COLUMNS = ("samples", *(f"NoC@{t * 100:.0f}" for t in THRESHOLDS), "failures@90", "1-mIoU", "3-mIoU", "5-mIoU")
 
@@ -34,8 +36,8 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def plot_mean_iou(curves: Mapping[str, Mapping[str, Any]], out: Path) -> None:
-    """Writes a picture of the mean IoU against clicks, one line for each entry of scores; needs matplotlib."""
+def plot_mean_iou(curves: Mapping[str, Mapping[str, Any]], out: Path | IO[bytes]) -> None:
+    """Writes a PNG of the mean IoU against clicks, one line for each entry of scores; needs matplotlib."""
     mean_iou_figure(curves).savefig(out)
 
 
@@ -56,13 +58,12 @@ def mean_iou_figure(curves: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def overlay_worst(evaluation: Evaluation, model: Opens, dataset: Dataset, folder: Path, count: int) -> list[Path]:
-    """Draws the worst samples, the prediction with its clicks beside the truth, and returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
+def overlay_worst(evaluation: Evaluation, model: Opens, dataset: Dataset, folder: Folder, count: int) -> list[str]:
+    """Draws the worst samples, the prediction with its clicks beside the truth, and returns the names of the files."""
     worst = {r.name: (rank, r) for rank, r in enumerate(evaluation.worst(count), start=1)}
-    paths: list[Path] = []
+    names: list[str] = []
     for index in range(len(dataset)):
-        if len(paths) == len(worst):
+        if len(names) == len(worst):
             break
         try:
             sample = dataset[index]
@@ -76,8 +77,6 @@ def overlay_worst(evaluation: Evaluation, model: Opens, dataset: Dataset, folder
         for click in result.clicks:
             mask = session.click(click.x, click.y, click.positive)
         both = [draw_overlay(sample.image, mask, result.clicks), draw_overlay(sample.image, sample.mask == 1)]
-        path = folder / f"{rank:03d}-{sample.name.replace('/', '_')}.jpg"
-        if not cv2.imwrite(str(path), np.concatenate(both, 1)[..., ::-1]):
-            raise OSError(f"could not write {path}")
-        paths.append(path)
-    return sorted(paths)
+        names.append(f"{rank:03d}-{sample.name.replace('/', '_')}.jpg")
+        folder.write(names[-1], cv2.imencode(".jpg", np.concatenate(both, 1)[..., ::-1])[1].tobytes())
+    return sorted(names)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from inter2former_deploy.apps.cli.packages import EXPORT_MODULES, require
 from inter2former_deploy.core.errors import MissingPackageError
+from inter2former_deploy.core.packages import EXPORT_MODULES, require
 
 # Runs `i2f` as if some packages were not installed: no finder finds them.
 WITHOUT = """

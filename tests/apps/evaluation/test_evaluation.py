@@ -4,7 +4,9 @@ import importlib.util
 import json
 import shutil
 import sys
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from toy_bundle import write_toy_bundle
 from typer.testing import CliRunner
 
+from inter2former_deploy.apps.batch.places import open_folder
 from inter2former_deploy.apps.cli import app
 from inter2former_deploy.apps.cli import evaluate as evaluate_command
 from inter2former_deploy.apps.evaluation import ReferenceSegmenter, evaluate, overlay_worst, plot_mean_iou, table
@@ -219,9 +222,9 @@ def test_pictures_of_a_report(tmp_path):
         assert few.get_xticks().tolist() == list(range(1, budget + 1))
     plot_mean_iou(scores, tmp_path / "plot.png")
     assert cv2.imread(str(tmp_path / "plot.png")).shape == (400, 600, 3)
-    paths = overlay_worst(result, Oracle(), Squares(), tmp_path, 2)
-    assert [p.name for p in paths] == ["001-square-3.jpg", "002-square-2.jpg"]
-    assert cv2.imread(str(paths[0])).shape == (48, 128, 3)
+    names = overlay_worst(result, Oracle(), Squares(), open_folder(str(tmp_path / "worst"), "--output"), 2)
+    assert names == ["001-square-3.jpg", "002-square-2.jpg"]
+    assert cv2.imread(str(tmp_path / "worst" / names[0])).shape == (48, 128, 3)
 
 
 def write_squares(folder):
@@ -277,6 +280,34 @@ def test_a_run_that_was_stopped_goes_on(tmp_path, monkeypatch):
     assert len(reports[0]["results"]) == 2
     assert CliRunner().invoke(app, [*command, str(out)]).exit_code == 0
     assert calls[0] == 5  # what was complete is scored anew
+
+
+def test_a_data_set_in_an_object_store_is_scored_into_one(tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed")
+    monkeypatch.setattr("inter2former_deploy.apps.batch.scoring.TOGETHER", 1)
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    bundle, data = write_toy_bundle(tmp_path / "bundle"), write_squares(tmp_path / "data")
+    (data / "masks/torn.png").write_bytes(b"torn")
+    shutil.copy(data / "images/0.png", data / "images/torn.png")
+    system.put(str(data), "/bucket/data", recursive=True)
+    common = ["--bundle", str(bundle), "--clicks", "3", "--no-custom-ops", "--save-worst", "1", "-o"]
+    here = CliRunner().invoke(app, ["eval", str(data), *common, str(tmp_path / "out")])
+    there = CliRunner().invoke(app, ["eval", "memory://bucket/data/", *common, "memory://bucket/out"])
+    assert (here.exit_code, there.exit_code) == (1, 1), there.output  # for the torn mask
+    assert "memory://bucket/data/masks/torn.png: not a readable image" in there.output
+    written = {path.removeprefix("/bucket/out/"): system.cat_file(path) for path in system.find("/bucket/out")}
+    assert written.keys() == {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    assert written["eval.png"][:4] == b"\x89PNG"
+    reports = [json.loads((tmp_path / "out/eval.json").read_text()), json.loads(written["eval.json"])]
+    results = [[(r["name"], r["clicks"], r["ious"]) for r in report["64"]["results"]] for report in reports]
+    assert results[0] == results[1]
+    assert len(results[0]) == 2
+    assert not list(Path(tempfile.gettempdir()).glob("i2f-*/data")), "the copy is still there"
+    system.pipe_file("/bucket/bad/images/../../x.png", b"")
+    refused = CliRunner().invoke(app, ["eval", "memory://bucket/bad", *common, str(tmp_path / "bad")])
+    assert "is no path below it" in str(refused.exception)
+    system.store.clear()
 
 
 def test_the_command_scores_a_folder_and_reports_its_broken_sample(tmp_path, probe):
