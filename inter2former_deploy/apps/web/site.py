@@ -11,7 +11,6 @@ from inter2former_deploy.core.files import replacing_folder
 from inter2former_deploy.runtime.bundle import read_bundle
 
 STATIC = Path(__file__).parent / "static"
-FAMILY = "inter2former"  # the page has no prompts of other families
 
 
 def write_site(bundle: Path, folder: Path, *, decoder: str | None = None, archive: Path | None = None) -> None:
@@ -25,13 +24,11 @@ def write_site(bundle: Path, folder: Path, *, decoder: str | None = None, archiv
 
     Raises:
         BundleError: the bundle is incomplete, changed or newer than this package.
-        ValueError: it has no such decoder, is of another family of models, or the archive is another one.
+        ValueError: it has no such decoder, or the archive is another one.
         OSError: a file cannot be fetched or written.
     """
     opened = read_bundle(bundle, decoder)
     manifest = opened.manifest
-    if manifest.family != FAMILY:
-        raise ValueError(f"{bundle} is of the family {manifest.family}, the page knows the prompts of {FAMILY} only")
     chosen = manifest.decoder(decoder)
     opened.check_files(chosen)
     (name,) = (name for name, entry in manifest.decoders.items() if entry is chosen)

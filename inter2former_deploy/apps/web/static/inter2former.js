@@ -6,6 +6,8 @@ const f32 = Math.fround; // round like float32, so that the masks are those of t
 
 /** A bundle, loaded: `await Segmenter.load({ ort, read })`. */
 export class Segmenter {
+  static family = "inter2former";
+
   /**
    * @param {object} given
    * @param {any} given.ort onnxruntime-node or onnxruntime-web
@@ -18,8 +20,8 @@ export class Segmenter {
     if (manifest.schema_version !== SCHEMA) {
       throw new Error(`the bundle has schema ${manifest.schema_version}, this program knows ${SCHEMA}`);
     }
-    if (manifest.family !== "inter2former") {
-      throw new Error(`the bundle is of the family ${manifest.family}, this program knows inter2former`);
+    if (manifest.family !== this.family) {
+      throw new Error(`the bundle is of the family ${manifest.family}, this program knows ${this.family}`);
     }
     const stated = manifest.decoders[decoder ?? Object.keys(manifest.decoders)[0]];
     const load = async (graph) => {
@@ -28,7 +30,7 @@ export class Segmenter {
       return ort.InferenceSession.create(await read(file), { ...options, ...data });
     };
     const [encoder, prepare, click] = [await load(manifest.encoder.graph), await load(stated.prepare), await load(stated.click)];
-    return Object.assign(new Segmenter(), { ort, manifest, size: manifest.size, encoder, prepare, click });
+    return Object.assign(new this(), { ort, manifest, size: manifest.size, encoder, prepare, click });
   }
 
   /**
@@ -38,15 +40,25 @@ export class Segmenter {
    */
   async open({ data, width, height, channels = 3 }) {
     const { ort, size, manifest } = this;
-    const { pad_rgb, pad_multiple } = manifest.preprocessing;
-    const side = Math.ceil(Math.max(width, height) / pad_multiple) * pad_multiple; // of the padded square
-    const pixels = padAndResize({ data, width, height, channels }, pad_rgb.map(f32), side, size);
+    const frame = this.frame(width, height);
+    const pixels = padAndResize({ data, width, height, channels }, manifest.preprocessing.pad_rgb.map(f32), frame, size);
     // What a graph takes of those before it bears the same names there.
     const pick = (graph, tensors) => Object.fromEntries(graph.inputNames.flatMap((n) => (tensors[n] ? [[n, tensors[n]]] : [])));
     const image = { image: new ort.Tensor("float32", pixels, [size, size, 3]) };
     const encoded = { ...image, ...(await this.encoder.run(image)) };
     const tensors = { ...encoded, ...(await this.prepare.run(pick(this.prepare, encoded))) };
-    return new Session(this, pick(this.click, tensors), { width, height, side });
+    return this.session(pick(this.click, tensors), frame);
+  }
+
+  /** Where a picture lies in the model's square: its padded sides, height first, and how many pixels they become there. */
+  frame(width, height) {
+    const multiple = this.manifest.preprocessing.pad_multiple;
+    const side = Math.ceil(Math.max(width, height) / multiple) * multiple;
+    return { width, height, side, padded: [side, side], resized: [this.size, this.size] };
+  }
+
+  session(tensors, frame) {
+    return new Session(this, tensors, frame);
   }
 }
 
@@ -189,10 +201,10 @@ class Session {
   }
 }
 
-const mix = (a, b, share) => f32(f32(a * f32(1 - share)) + f32(b * share));
+export const mix = (a, b, share) => f32(f32(a * f32(1 - share)) + f32(b * share));
 
 /** For each of `target` pixels: which two of `source` pixels it mixes, and how much of the second (align_corners=False). */
-function taps(source, target) {
+export function taps(source, target) {
   const step = f32(f32(source) / f32(target));
   const weight = Float32Array.from({ length: target }, (_, i) => Math.max(step * (i + 0.5) - 0.5, 0));
   const lower = Int32Array.from(weight, Math.floor);
@@ -211,7 +223,7 @@ function touching(lower, start, end, count) {
 }
 
 /** Rows mixed along the row; the last two are kept, as the next pixel down mostly mixes the same. */
-class MixedRows {
+export class MixedRows {
   constructor(length, mixRow) {
     this.mixRow = mixRow;
     this.kept = [0, 1].map(() => ({ row: -1, values: new Float32Array(length) }));
@@ -232,12 +244,12 @@ class MixedRows {
   }
 }
 
-/** A picture, padded to a square of `side` pixels and resized bilinearly to `size`: float32 RGB, 0 to 255. */
-function padAndResize({ data, width, height, channels }, pad, side, size) {
-  const along = taps(side, size);
-  const result = new Float32Array(size * size * 3);
-  const rows = new MixedRows(size * 3, (row, into) => {
-    for (let column = 0, i = 0; column < size; column++) {
+/** A picture, padded and resized bilinearly, in a square of `size`, the rest of which is padding: float32 RGB, 0 to 255. */
+function padAndResize({ data, width, height, channels }, pad, { padded, resized }, size) {
+  const [down, along] = padded.map((length, i) => taps(length, resized[i]));
+  const result = Float32Array.from({ length: size * size * 3 }, (_, i) => pad[i % 3]);
+  const rows = new MixedRows(resized[1] * 3, (row, into) => {
+    for (let column = 0, i = 0; column < resized[1]; column++) {
       const [left, right, across] = [along.lower[column], along.upper[column], along.weight[column]];
       const isLeftThere = row < height && left < width;
       const isRightThere = row < height && right < width;
@@ -248,10 +260,10 @@ function padAndResize({ data, width, height, channels }, pad, side, size) {
       }
     }
   });
-  for (let row = 0, i = 0; row < size; row++) {
-    const [above, below] = rows.pair(along.lower[row], along.upper[row]);
-    const down = along.weight[row];
-    for (let column = 0; column < size * 3; column++, i++) result[i] = mix(above[column], below[column], down);
+  for (let row = 0; row < resized[0]; row++) {
+    const [above, below] = rows.pair(down.lower[row], down.upper[row]);
+    const into = result.subarray(row * size * 3);
+    for (let i = 0; i < resized[1] * 3; i++) into[i] = mix(above[i], below[i], down.weight[row]);
   }
   return result;
 }

@@ -1,4 +1,5 @@
 // The model, beside the page: reads the bundle, decodes pictures, answers calls in the order in which they come.
+import { HRSAMSegmenter } from "./hrsam.js";
 import { Segmenter } from "./inter2former.js";
 import * as ort from "./onnxruntime/ort.wasm.min.js";
 
@@ -19,7 +20,9 @@ const calls = {
     } });
     let received = 0;
     const read = (file) => fetched(`bundle/${file}`, (bytes) => self.postMessage({ progress: (received += bytes) }));
-    segmenter = await Segmenter.load({ ort, read, options: { executionProviders: ["wasm"] } });
+    const { family } = JSON.parse(new TextDecoder().decode(await read("manifest.json")));
+    const segmenters = Object.fromEntries([Segmenter, HRSAMSegmenter].map((known) => [known.family, known]));
+    segmenter = await segmenters[family].load({ ort, read, options: { executionProviders: ["wasm"] } });
     return { threads, size: segmenter.size };
   },
 
