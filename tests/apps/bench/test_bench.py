@@ -117,9 +117,10 @@ def test_work_of_what_only_images_need():
 def test_work_of_attention_experts_and_upsampling():
     length, edge, dim, hidden, c = 64, 13, 32, 64, 256  # 8 x 8 tokens, 20 % of them edge tokens
     exp, silu = 12, 15
-    scores = edge * length + (length - edge) * 256  # with tokens, and with codewords
-    attention = operators.hybrid_attention(8, 0.2)
-    assert attention.flop == scores * (4 * dim + exp) + 2 * length * dim * 8
+    full = edge * length * (4 * dim + exp)
+    weights = 8 * (2 * dim + exp) + 256  # of a token for all codes: what their bits give, and one product each
+    coded = (length - edge) * (2 * dim * 256 + weights) + 2 * length * dim * 8
+    assert operators.hybrid_attention(8, 0.2).flop == full + coded
     experts = operators.hybrid_experts(8, 0.2)
     assert experts.flop == (length + edge) * hidden * (6 * c + silu) + 2 * edge * c * 9
     products = 9 * 16 + 4 * 16  # of a pixel and output channel: of nine taps, and to resize four sums of them

@@ -6,7 +6,6 @@ import shutil
 import sys
 import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -287,25 +286,27 @@ def test_a_data_set_in_an_object_store_is_scored_into_one(tmp_path, monkeypatch)
     monkeypatch.setattr("inter2former_deploy.apps.batch.scoring.TOGETHER", 1)
     system = fsspec.filesystem("memory")
     system.store.clear()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))  # other tests have copies, too
     bundle, data = write_toy_bundle(tmp_path / "bundle"), write_squares(tmp_path / "data")
     (data / "masks/torn.png").write_bytes(b"torn")
     shutil.copy(data / "images/0.png", data / "images/torn.png")
-    system.put(str(data), "/bucket/data", recursive=True)
+    system.put(str(data), "/scored/data", recursive=True)
     common = ["--bundle", str(bundle), "--clicks", "3", "--no-custom-ops", "--save-worst", "1", "-o"]
     here = CliRunner().invoke(app, ["eval", str(data), *common, str(tmp_path / "out")])
-    there = CliRunner().invoke(app, ["eval", "memory://bucket/data/", *common, "memory://bucket/out"])
+    there = CliRunner().invoke(app, ["eval", "memory://scored/data/", *common, "memory://scored/out"])
     assert (here.exit_code, there.exit_code) == (1, 1), there.output  # for the torn mask
-    assert "memory://bucket/data/masks/torn.png: not a readable image" in there.output
-    written = {path.removeprefix("/bucket/out/"): system.cat_file(path) for path in system.find("/bucket/out")}
+    assert "memory://scored/data/masks/torn.png: not a readable image" in there.output
+    written = {path.removeprefix("/scored/out/"): system.cat_file(path) for path in system.find("/scored/out")}
     assert written.keys() == {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
     assert written["eval.png"][:4] == b"\x89PNG"
     reports = [json.loads((tmp_path / "out/eval.json").read_text()), json.loads(written["eval.json"])]
     results = [[(r["name"], r["clicks"], r["ious"]) for r in report["64"]["results"]] for report in reports]
     assert results[0] == results[1]
     assert len(results[0]) == 2
-    assert not list(Path(tempfile.gettempdir()).glob("i2f-*/data")), "the copy is still there"
-    system.pipe_file("/bucket/bad/images/../../x.png", b"")
-    refused = CliRunner().invoke(app, ["eval", "memory://bucket/bad", *common, str(tmp_path / "bad")])
+    assert not list((tmp_path / "temporary").glob("i2f-*/data")), "the copy is still there"
+    system.pipe_file("/scored/bad/images/../../x.png", b"")
+    refused = CliRunner().invoke(app, ["eval", "memory://scored/bad", *common, str(tmp_path / "bad")])
     assert "is no path below it" in str(refused.exception)
     system.store.clear()
 
