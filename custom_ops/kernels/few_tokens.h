@@ -39,6 +39,7 @@ inline int64_t row_stride(int64_t count) { return round_up(count, kWidth) + kLan
 inline int64_t layer_floats(int64_t columns, int64_t depth) {
   return ceil_div(columns, kWidth) * panel_floats<2>(depth);
 }
+// Without a bias where that is null.
 inline void pack_layer(const float* weight, const float* bias, int64_t columns, int64_t depth,
                        float* packed) {
   for (int64_t first = 0; first < columns; first += kWidth, packed += panel_floats<2>(depth)) {
@@ -201,10 +202,8 @@ class Scores {
         }
       }
     });
-    auto* none = take<float>(memory, columns_);
-    for (int64_t c = 0; c < columns_; ++c) none[c] = 0.0f;
     float* panels = take<float>(memory, layer_floats(columns_, sizes_.inputs));
-    pack_layer(rows, none, columns_, sizes_.inputs, panels);
+    pack_layer(rows, nullptr, columns_, sizes_.inputs, panels);
     panels_ = panels;
   }
 

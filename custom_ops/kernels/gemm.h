@@ -71,8 +71,9 @@ inline __attribute__((always_inline)) void multiply(const float* const* rows, co
 }
 
 // Vector `n` of the `of` vectors of a panel: columns of w [columns, depth] from `first` on, 0
-// behind the last. Where the rows are results of a LayerNorm without its scale and shift [depth],
-// both are folded in: w (scale x + shift) + bias = (w scale) x + (w shift + bias).
+// behind the last. `bias` may be null. Where the rows are results of a LayerNorm without its scale
+// and shift [depth], both are folded in:
+// w (scale x + shift) + bias = (w scale) x + (w shift + bias).
 struct Fold {
   const float *scale, *shift;
 };
@@ -84,7 +85,8 @@ inline void pack_columns(const float* w, const float* bias, const Fold* fold, in
     to[j] = 0.0f;
     if (j >= width) continue;
     const float* column = w + (first + j) * depth;
-    double sums[4] = {bias[first + j], 0.0, 0.0, 0.0};  // several: none waits for the one before
+    const double start = bias != nullptr ? bias[first + j] : 0.0;
+    double sums[4] = {start, 0.0, 0.0, 0.0};  // several: none waits for the one before
     for (int64_t k = 0; k < depth && fold != nullptr; ++k) {
       sums[k % 4] += static_cast<double>(column[k]) * fold->shift[k];
     }

@@ -192,15 +192,13 @@ class Attention {
 }  // namespace
 
 size_t packed_image_to_token_size(const ImageToTokenSizes& sizes) {
-  return static_cast<size_t>(Layout(sizes).size + sizes.width);
+  return static_cast<size_t>(Layout(sizes).size);
 }
 
 void pack_image_to_token(const ImageToTokenSizes& sizes, const ImageToTokenWeights& weights,
                          float* packed) {
   const Layout layout(sizes);
-  float* none = packed + layout.size;
-  for (int64_t d = 0; d < sizes.width; ++d) none[d] = 0.0f;
-  pack_layer(weights.query_weight, none, sizes.width, sizes.inputs, packed);
+  pack_layer(weights.query_weight, nullptr, sizes.width, sizes.inputs, packed);
   pack_layer(weights.out_weight, weights.out_bias, sizes.channels, sizes.width,
              packed + layout.out);
 }

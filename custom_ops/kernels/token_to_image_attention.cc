@@ -207,16 +207,14 @@ class Attention {
 }  // namespace
 
 size_t packed_token_to_image_size(const TokenToImageSizes& sizes) {
-  return static_cast<size_t>(Layout(sizes).size + sizes.width);
+  return static_cast<size_t>(Layout(sizes).size);
 }
 
 void pack_token_to_image(const TokenToImageSizes& sizes, const TokenToImageWeights& weights,
                          float* packed) {
   const Layout layout(sizes);
-  float* none = packed + layout.size;
-  for (int64_t d = 0; d < sizes.width; ++d) none[d] = 0.0f;
-  pack_layer(weights.key_weight, none, sizes.width, sizes.channels, packed);
-  pack_layer(weights.value_weight, none, sizes.width, sizes.channels, packed + layout.value);
+  pack_layer(weights.key_weight, nullptr, sizes.width, sizes.channels, packed);
+  pack_layer(weights.value_weight, nullptr, sizes.width, sizes.channels, packed + layout.value);
 }
 
 void token_to_image_attention(const TokenToImageSizes& sizes, const TokenToImageInputs& inputs,

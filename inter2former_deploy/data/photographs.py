@@ -29,7 +29,7 @@ class PhotographDataset(FileDataset):
     def __len__(self) -> int:
         return len(self._files)
 
-    def picture_of(self, index: int) -> object:
+    def picture_of(self, index: int) -> str:
         """The photograph's name."""
         return self._files[index].stem.split(".")[0]
 
@@ -40,6 +40,6 @@ class PhotographDataset(FileDataset):
             RuntimeError: scikit-image is not installed.
         """
         file = self._files[index]
-        picture = str(self.picture_of(index))
+        picture = self.picture_of(index)
         mask = read_mask(file)
         return Sample(file.stem, load_photo(picture), mask, group=size_group(float(np.mean(mask))), picture=picture)

@@ -18,6 +18,8 @@ _SMALLEST_SIDE = 32  # of a matrix that Muon moves: gates and code projections a
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon` with its Newton-Schulz iterations in the gradients' own type.
 
+    Always with Nesterov's momentum, and with steps as large as AdamW's (`adjust_lr_fn="match_rms_adamw"`).
+
     PyTorch's run in bfloat16, which a CPU without instructions for it multiplies more than 30 times slower than
     float32.
     """
@@ -35,7 +37,9 @@ class Muon(torch.optim.Muon):
                 if p.grad is None:
                     continue
                 state = self.state[p]
-                average = state.setdefault("momentum_buffer", torch.zeros_like(p.grad))
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(p.grad)
+                average = state["momentum_buffer"]
                 average.lerp_(p.grad, 1 - group["momentum"])
                 x = p.grad.lerp(average, group["momentum"])
                 tall = x.shape[0] > x.shape[1]

@@ -1,5 +1,5 @@
 // The same for bundles of HRSAM: clicks and boxes as points, and the logits of the decode before.
-import { MixedRows, Segmenter, mix, taps } from "./inter2former.js";
+import { MixedRows, Segmenter, Session, mix, taps } from "./inter2former.js";
 
 const f32 = Math.fround;
 
@@ -15,63 +15,37 @@ export class HRSAMSegmenter extends Segmenter {
   }
 
   session(tensors, frame) {
-    return new Session(this, tensors, frame);
+    return new PointSession(this, tensors, frame);
   }
 }
 
-/** One picture being segmented. Coordinates are its pixels; masks are Uint8Array, 1 where the object is, row by row. */
-class Session {
-  #segmenter;
-  #tensors; // what the click graph takes of the picture
-  #frame;
-  #steps = []; // of each prompt all clicks so far, the box, and the logits: all that undo needs
-
-  constructor(segmenter, tensors, frame) {
-    this.#segmenter = segmenter;
-    this.#tensors = tensors;
-    this.#frame = frame;
-  }
-
-  /** How many prompts there are. */
-  get length() {
-    return this.#steps.length;
-  }
-
+/** With the prompts as points: a step holds all clicks so far, the box, and the logits. */
+class PointSession extends Session {
   /** Add a click and segment again. */
   click(x, y, positive = true) {
-    const { width, height } = this.#frame;
-    if (!(x >= 0 && x < width && y >= 0 && y < height)) throw new RangeError(`click ${x},${y} lies outside the image`);
-    const { clicks = [], box } = this.#steps.at(-1) ?? {};
-    const { positive: add, negative: take } = this.#segmenter.manifest.prompts.point_labels.values;
+    this.checkClick(x, y);
+    const { clicks = [], box } = this.steps.at(-1) ?? {};
+    const { positive: add, negative: take } = this.segmenter.manifest.prompts.point_labels.values;
     return this.#decode([...clicks, { at: this.#toModel(x, y), label: positive ? add : take }], box);
   }
 
   /** Add a box around the object and segment again; it takes the place of an earlier one. */
   box(x0, y0, x1, y1) {
-    const { width, height } = this.#frame;
-    if (!(0 <= x0 && x0 < x1 && x1 <= width && 0 <= y0 && y0 < y1 && y1 <= height)) {
-      throw new RangeError(`box ${x0},${y0},${x1},${y1} is empty or reaches outside the image`);
-    }
-    const { top_left, bottom_right } = this.#segmenter.manifest.prompts.point_labels.values;
+    this.checkBox(x0, y0, x1, y1);
+    const { top_left, bottom_right } = this.segmenter.manifest.prompts.point_labels.values;
     const corners = [
       { at: this.#toModel(x0, y0), label: top_left },
       { at: this.#toModel(x1, y1), label: bottom_right },
     ];
-    return this.#decode(this.#steps.at(-1)?.clicks ?? [], corners);
-  }
-
-  /** Take the last prompt back: everything is as if it had never been made. */
-  undo() {
-    if (!this.#steps.pop()) throw new Error("there is no prompt to undo");
-    return this.mask();
+    return this.#decode(this.steps.at(-1)?.clicks ?? [], corners);
   }
 
   /** The mask of the prompts so far. */
   mask() {
-    const { width, height, padded, resized: inSquare } = this.#frame;
-    const { size, manifest } = this.#segmenter;
+    const { width, height, padded, resized: inSquare } = this.frame;
+    const { size, manifest } = this.segmenter;
     const mask = new Uint8Array(width * height);
-    const last = this.#steps.at(-1);
+    const last = this.steps.at(-1);
     if (!last) return mask;
     const low = size / manifest.prompts.mask_stride;
     const square = new Float32Array(inSquare[0] * inSquare[1]); // of which only the picture's part is needed
@@ -83,25 +57,25 @@ class Session {
   }
 
   async #decode(clicks, box) {
-    const { ort, size, manifest, click } = this.#segmenter;
+    const { ort, size, manifest, click } = this.segmenter;
     const { mask_stride, point_labels } = manifest.prompts;
     const points = [...clicks, ...(box ?? [{ at: [0, 0], label: point_labels.values.not_a_point }])];
     const low = size / mask_stride;
-    const before = this.#steps.at(-1)?.logits;
+    const before = this.steps.at(-1)?.logits;
     const { logits } = await click.run({
-      ...this.#tensors,
+      ...this.tensors,
       point_coords: new ort.Tensor("float32", Float32Array.from(points.flatMap(({ at }) => at)), [points.length, 2]),
       point_labels: new ort.Tensor("int64", BigInt64Array.from(points, ({ label }) => BigInt(label)), [points.length]),
       mask_input: new ort.Tensor("float32", before ?? new Float32Array(low * low), [low, low]),
       has_mask_input: new ort.Tensor("float32", Float32Array.of(before ? 1 : 0), [1]),
     });
-    this.#steps.push({ clicks, box, logits: logits.data });
+    this.steps.push({ clicks, box, logits: logits.data });
     return this.mask();
   }
 
   /** Each axis has its own scale, in float32. */
   #toModel(x, y) {
-    const { padded, resized } = this.#frame;
+    const { padded, resized } = this.frame;
     return [f32(f32(x) * f32(resized[1] / padded[1])), f32(f32(y) * f32(resized[0] / padded[0]))];
   }
 }

@@ -58,32 +58,52 @@ export class Segmenter {
   }
 
   session(tensors, frame) {
-    return new Session(this, tensors, frame);
+    return new LabelSession(this, tensors, frame);
   }
 }
 
 /** One picture being segmented. Coordinates are its pixels; masks are Uint8Array, 1 where the object is, row by row. */
-class Session {
-  #segmenter;
-  #tensors; // what the click graph takes of the picture
-  #frame;
-  #steps = []; // of each prompt the label map that was decoded, and the prediction: all that undo needs
+export class Session {
+  steps = []; // of each prompt what was decoded and what came of it: all that undo needs
 
+  /**
+   * @param {Segmenter} segmenter
+   * @param {object} tensors what the click graph takes of the picture
+   * @param {any} frame where the picture lies in the model's square
+   */
   constructor(segmenter, tensors, frame) {
-    this.#segmenter = segmenter;
-    this.#tensors = tensors;
-    this.#frame = frame;
+    Object.assign(this, { segmenter, tensors, frame });
   }
 
   /** How many prompts there are. */
   get length() {
-    return this.#steps.length;
+    return this.steps.length;
   }
 
+  /** Take the last prompt back: everything is as if it had never been made. */
+  undo() {
+    if (!this.steps.pop()) throw new Error("there is no prompt to undo");
+    return this.mask();
+  }
+
+  checkClick(x, y) {
+    const { width, height } = this.frame;
+    if (!(x >= 0 && x < width && y >= 0 && y < height)) throw new RangeError(`click ${x},${y} lies outside the image`);
+  }
+
+  checkBox(x0, y0, x1, y1) {
+    const { width, height } = this.frame;
+    if (!(0 <= x0 && x0 < x1 && x1 <= width && 0 <= y0 && y0 < y1 && y1 <= height)) {
+      throw new RangeError(`box ${x0},${y0},${x1},${y1} is empty or reaches outside the image`);
+    }
+  }
+}
+
+/** With the prompts as a label map: a step holds the one that was decoded, and the prediction. */
+class LabelSession extends Session {
   /** Add a click and segment again. */
   async click(x, y, positive = true) {
-    const { width, height } = this.#frame;
-    if (!(x >= 0 && x < width && y >= 0 && y < height)) throw new RangeError(`click ${x},${y} lies outside the image`);
+    this.checkClick(x, y);
     const labels = this.#foldedLabels();
     this.#paintDisc(labels, this.#toModel(y), this.#toModel(x), positive);
     return this.#decode(labels);
@@ -91,28 +111,19 @@ class Session {
 
   /** Add a box around the object and segment again; it takes the place of an earlier one. */
   async box(x0, y0, x1, y1) {
-    const { width, height } = this.#frame;
-    if (!(0 <= x0 && x0 < x1 && x1 <= width && 0 <= y0 && y0 < y1 && y1 <= height)) {
-      throw new RangeError(`box ${x0},${y0},${x1},${y1} is empty or reaches outside the image`);
-    }
+    this.checkBox(x0, y0, x1, y1);
     const labels = this.#foldedLabels();
     this.#paintBox(labels, this.#toModel(x0), this.#toModel(y0), this.#endInModel(x1), this.#endInModel(y1));
     return this.#decode(labels);
   }
 
-  /** Take the last prompt back: everything is as if it had never been made. */
-  undo() {
-    if (!this.#steps.pop()) throw new Error("there is no prompt to undo");
-    return this.mask();
-  }
-
   /** The mask of the prompts so far. */
   mask() {
-    const { width, height, side } = this.#frame;
-    const { size, manifest } = this.#segmenter;
+    const { width, height, side } = this.frame;
+    const { size, manifest } = this.segmenter;
     const { outside_logit, threshold } = manifest.postprocessing;
     const mask = new Uint8Array(width * height);
-    const last = this.#steps.at(-1);
+    const last = this.steps.at(-1);
     if (!last) return mask;
     const { logits, left, top, right, bottom } = last;
     const along = taps(size, side);
@@ -141,19 +152,19 @@ class Session {
   }
 
   async #decode(labels) {
-    const { ort, size, click } = this.#segmenter;
-    const feeds = { labels: new ort.Tensor("uint8", labels, [size, size]), ...this.#tensors };
+    const { ort, size, click } = this.segmenter;
+    const feeds = { labels: new ort.Tensor("uint8", labels, [size, size]), ...this.tensors };
     const { box, box_logits } = await click.run(feeds);
     const [left, top, right, bottom] = Array.from(box.data, Number);
-    this.#steps.push({ labels, left, top, right, bottom, logits: box_logits.data });
+    this.steps.push({ labels, left, top, right, bottom, logits: box_logits.data });
     return this.mask();
   }
 
   /** A copy of the label map that the last prompt was decoded with, moved one step towards its prediction. */
   #foldedLabels() {
-    const { size, manifest } = this.#segmenter;
+    const { size, manifest } = this.segmenter;
     const { start, prediction } = manifest.prompts.labels;
-    const last = this.#steps.at(-1);
+    const last = this.steps.at(-1);
     if (!last) return new Uint8Array(size ** 2).fill(start);
     const { labels, left, top, right, bottom, logits } = last;
     const folded = labels.map((label) => prediction.background[label]);
@@ -166,17 +177,17 @@ class Session {
   }
 
   #toModel(v) {
-    const { size } = this.#segmenter;
-    return Math.min(Math.floor((size / this.#frame.side) * v), size - 1);
+    const { size } = this.segmenter;
+    return Math.min(Math.floor((size / this.frame.side) * v), size - 1);
   }
 
   #endInModel(v) {
-    const { size } = this.#segmenter;
-    return Math.min(Math.ceil((size / this.#frame.side) * v), size);
+    const { size } = this.segmenter;
+    return Math.min(Math.ceil((size / this.frame.side) * v), size);
   }
 
   #paintDisc(labels, row, column, isPositive) {
-    const { size, manifest } = this.#segmenter;
+    const { size, manifest } = this.segmenter;
     const { radius, positive, negative } = manifest.prompts.labels.click;
     for (let y = Math.max(row - radius, 0); y <= Math.min(row + radius, size - 1); y++) {
       for (let x = Math.max(column - radius, 0); x <= Math.min(column + radius, size - 1); x++) {
@@ -186,7 +197,7 @@ class Session {
   }
 
   #paintBox(labels, left, top, right, bottom) {
-    const { size, manifest } = this.#segmenter;
+    const { size, manifest } = this.segmenter;
     const { box: rules, click: definite } = manifest.prompts.labels;
     // Twice the distance of a pixel's centre from the middle, as a share of the ellipse's width or height.
     const share = (i, start, end) => (2 * (i - start) + 1 - (end - start)) / (rules.core_share * (end - start));
