@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from inter2former_deploy.exporters import tolerances
-from inter2former_deploy.families.inter2former.graphs import ClickGraph
+from inter2former_deploy.families.inter2former.graphs import DenseClick
 from inter2former_deploy.families.inter2former.modules.attention import HybridAttention
 from inter2former_deploy.families.inter2former.modules.experts import HybridExperts
 from inter2former_deploy.families.inter2former.modules.upsampling import BOX_THRESHOLD
@@ -71,10 +71,10 @@ class Watch:
     """Looks on while a decoder decodes.
 
     Args:
-        decoder: The click graph in PyTorch, in any precision.
+        decoder: What the click graph computes, in PyTorch, in any precision.
     """
 
-    def __init__(self, decoder: ClickGraph) -> None:
+    def __init__(self, decoder: DenseClick) -> None:
         self.scores = Scores()
         self._decoder = decoder
         self._hooks: list[RemovableHandle] = []
@@ -104,16 +104,16 @@ class Watch:
 
 
 def compare_decisions(
-    decoder: ClickGraph, exact: Scores, own: Scores, exact_tokens: Tensor, own_tokens: Tensor
+    decoder: DenseClick, exact: Scores, own: Scores, exact_low_res: Tensor, own_low_res: Tensor
 ) -> Decisions:
     """What float64 decided, and whether float32 could have decided otherwise.
 
     Args:
-        decoder: The click graph in float64.
+        decoder: What the click graph computes, in float64.
         exact: Scores of its decode.
         own: Scores of the same decode in float32.
-        exact_tokens: The tokens that it gave, [L, C].
-        own_tokens: The same in float32.
+        exact_low_res: The low-resolution logits that it gave, [h, w].
+        own_low_res: The same in float32.
     """
     margins: dict[str, Margin] = {}
     same = True
@@ -124,7 +124,7 @@ def compare_decisions(
         nearest = theirs.abs().min() if kind == "bsq" else _lead(theirs).min()
         margins[name] = _margin(float(nearest), theirs, ours)
     if decoder.decode_head.upsampling == "local":  # else the box is the whole map
-        theirs, ours = (_low_res(decoder, tokens.double()) for tokens in (exact_tokens, own_tokens))
+        theirs, ours = exact_low_res, own_low_res.double()
         same &= torch.equal(*(formulas.token_box(low_res, BOX_THRESHOLD) for low_res in (theirs, ours)))
         margins["box"] = _margin(_margin_of_box(theirs), theirs, ours)
     experts = tuple(_uses(scores) for scores in exact.expert)
@@ -176,10 +176,3 @@ def _margin(distance: float, exact: Tensor, own: Tensor) -> Margin:
 def _tie(exact: Tensor, own: Tensor) -> float:
     off = float((own - exact).abs().max() / exact.abs().max())
     return tolerances.DECISION * max(off, tolerances.FLOOR)
-
-
-def _low_res(decoder: ClickGraph, tokens: Tensor) -> Tensor:
-    """Low-resolution logits [h, w] of tokens [h*w, C]."""
-    side = math.isqrt(len(tokens))
-    out: Tensor = decoder.decode_head.mlp(tokens.T.reshape(1, -1, side, side))
-    return out[0, 0]

@@ -22,7 +22,7 @@ from inter2former_deploy.exporters.judgement import Check, Exact, counted, equal
 from inter2former_deploy.exporters.precision import KEPT_LAYERS, MIN_WEIGHTS, quantize_weight
 from inter2former_deploy.families.inter2former.config import PATCH, STAGES
 from inter2former_deploy.families.inter2former.graphs import PrepareGraph
-from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, EDGE_INPUTS
+from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, EDGE_INPUTS, EMBEDDING, OUTSIDE_INPUTS
 from inter2former_deploy.families.inter2former.labels import UNKNOWN
 from inter2former_deploy.families.inter2former.modules.edges import Canny, CannyNet, ResidualBlock
 from inter2former_deploy.families.inter2former.modules.encoder import (
@@ -34,6 +34,7 @@ from inter2former_deploy.families.inter2former.modules.encoder import (
 )
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 from inter2former_deploy.families.inter2former.modules.neck import HybridLayer
+from inter2former_deploy.families.inter2former.modules.outside import KnownOutside
 from inter2former_deploy.operators import edge_formulas, formulas
 from inter2former_deploy.operators.windows import WindowLayout
 
@@ -392,6 +393,8 @@ class ExactPreparation:
     def __init__(self, model: Inter2Former, size: int, rng: np.random.Generator) -> None:
         self._own = PrepareGraph(model)
         self._exact = copy.deepcopy(self._own).double()
+        # Its weights are put together anew: not those of float32.
+        self._exact.known_outside = KnownOutside(self._exact.neck, self._exact.decode_head)
         self._tokens, self._rng = size // PATCH, rng
         self._known: dict[str, tuple[Array, Any]] = {}  # backends often agree on Canny maps to the last bit
         labels = torch.full((size, size), UNKNOWN, dtype=torch.uint8)
@@ -402,7 +405,7 @@ class ExactPreparation:
         ]
 
     def judge(self, backend: str, actual: Mapping[str, Array]) -> tuple[list[Check], tuple[Tensor, ...]]:
-        """Compare the blank attention with that of the same embedding, the edge inputs with those of the same maps.
+        """Compare what is of tokens with what the same embedding gives, the edge inputs with those of the same maps.
 
         Args:
             backend: What computed the tensors.
@@ -411,10 +414,10 @@ class ExactPreparation:
         Returns:
             The comparisons, and the edge features that PyTorch's float32 computes from the same maps, coarse to fine.
         """
-        blank = self._of(actual["image_embedding"], self._judge_blank_by)
+        tokens = self._of(actual[EMBEDDING], self._judge_tokens_by)
         edges = self._of(actual["canny_maps"], self._judge_edges_by)
         checks: list[Check] = []
-        for name, exact in blank.items():
+        for name, exact in tokens.items():
             checks += judged(name, backend, actual[name], exact)
         for part, by in edges.parts:
             note = f"{PART} x {PART} tokens from row {part.row}, column {part.column}"
@@ -437,14 +440,24 @@ class ExactPreparation:
         result: T = self._known[key][1]
         return result
 
-    def _judge_blank_by(self, embedding: Tensor) -> dict[str, Exact]:
+    def of_tokens(self, embedding: Array) -> dict[str, Array]:
+        """An embedding, float32 [h, w, C], and what of it prepare.onnx gives, by the reference in float32."""
+        known = self._own.tokens(torch.from_numpy(embedding))
+        names = (*BLANK_INPUTS, *OUTSIDE_INPUTS)
+        return {EMBEDDING: embedding} | {name: x.numpy() for name, x in zip(names, known, strict=True)}
+
+    def _judge_tokens_by(self, embedding: Tensor) -> dict[str, Exact]:
         exact, own = (
-            cast(HybridLayer, graph.neck.blocks[0]).attend_fully(
-                embedding.to(unmarked).flatten(0, 1) + unmarked, self._tokens
+            (
+                *cast(HybridLayer, graph.neck.blocks[0]).attend_fully(
+                    embedding.to(unmarked).flatten(0, 1) + unmarked, self._tokens
+                ),
+                *graph.known_outside(embedding.to(unmarked)),
             )
             for graph, unmarked in zip((self._exact, self._own), self._unmarked, strict=True)
         )
-        return {name: Exact.of(x, y) for name, x, y in zip(BLANK_INPUTS, exact, own, strict=True)}
+        names = (*BLANK_INPUTS, *OUTSIDE_INPUTS)
+        return {name: Exact.of(x, y) for name, x, y in zip(names, exact, own, strict=True)}
 
     def _judge_edges_by(self, maps: Tensor) -> _Edges:
         with _moments_of_norms(self._own.edge_detector) as moments:

@@ -46,10 +46,11 @@ from inter2former_deploy.exporters.graphs import expose
 from inter2former_deploy.exporters.judgement import Check, Exact, equal, judged, limited
 from inter2former_deploy.families.encoder_graph import EncoderGraph
 from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT, PAD_MULTIPLE, PATCH
-from inter2former_deploy.families.inter2former.graphs import INNER, ClickGraph
+from inter2former_deploy.families.inter2former.graphs import INNER, DenseClick
 from inter2former_deploy.families.inter2former.interface import (
     CLICK_INPUTS,
     CLICK_OUTPUTS,
+    EDGE_INPUTS,
     EMBEDDING,
     LABELS,
     PICTURE,
@@ -289,7 +290,7 @@ class Gate(Findings):
     def __init__(self, model: Inter2Former, size: int, progress: Progress = lambda _: None) -> None:
         super().__init__(size, progress)
         self.model = model
-        self.decoder = ClickGraph(model).eval()  # as it is exported, in PyTorch
+        self.decoder = DenseClick(model).eval()
         self.exact_decoder = copy.deepcopy(self.decoder).double()
         self.photograph = load_photograph()
         longest = max(self.photograph.shape[:2])
@@ -413,15 +414,17 @@ class Gate(Findings):
                 labels = labels.repeat(PATCH, 0).repeat(PATCH, 1)
                 embedding = features[PLAIN]["image_embedding"]
                 noise = (embedding.std() * rng.standard_normal(embedding.shape)).astype(np.float32)
-                self._check_decode(f"noise {number}", graphs, labels, features[PLAIN] | {"image_embedding": noise})
+                self._check_decode(
+                    f"noise {number}", graphs, labels, features[PLAIN] | self._preparation.of_tokens(noise)
+                )
 
     def _check_decode(self, name: str, graphs: Mapping[str, Graph], labels: Array, features: Arrays) -> Arrays:
         """One decode with the same labels and features on all sides; returns the logits of each backend."""
         inputs = _inputs(labels, features)
         exact, exact_scores = _decode(self.exact_decoder, inputs, torch.float64)
         own, own_scores = _decode(self.decoder, inputs, torch.float32)
-        tokens = exact["tokens"], own["tokens"]
-        decisions = compare_decisions(self.exact_decoder, exact_scores, own_scores, *tokens)
+        low_res = exact["low_res"], own["low_res"]
+        decisions = compare_decisions(self.exact_decoder, exact_scores, own_scores, *low_res)
         tight: dict[str, bool] = {}
         logits: Arrays = {}
         for backend, graph in graphs.items():
@@ -469,9 +472,9 @@ def _inputs(labels: Array, features: Arrays) -> Arrays:
     return {LABELS: labels} | {name: features[name] for name in CLICK_INPUTS if name != LABELS}
 
 
-def _decode(decoder: ClickGraph, inputs: Arrays, dtype: torch.dtype) -> tuple[dict[str, Tensor], Scores]:
+def _decode(decoder: DenseClick, inputs: Arrays, dtype: torch.dtype) -> tuple[dict[str, Tensor], Scores]:
     """The outputs of a decoder in PyTorch by name, and what it decided by."""
-    given = (torch.from_numpy(inputs[name]) for name in CLICK_INPUTS)
+    given = (torch.from_numpy(inputs[name]) for name in (LABELS, EMBEDDING, *EDGE_INPUTS))
     with Watch(decoder) as watch, Float64Convolutions():
         outputs = decoder(*(x.to(dtype) if x.is_floating_point() else x for x in given))
     return dict(zip((*CLICK_OUTPUTS, *INNER["click"]), outputs, strict=True)), watch.scores
@@ -482,7 +485,7 @@ def _decode_checks(
 ) -> Iterator[Check]:
     for tensor in ("edge_tokens", "box"):
         yield equal(tensor, backend, actual[tensor], exact[tensor].numpy(), name)
-    for tensor in ("tokens", "box_logits"):
+    for tensor in ("low_res", "tokens", "box_logits"):
         if exact[tensor].shape != own[tensor].shape:  # two boxes, which is a tie
             own = {**own, tensor: exact[tensor].float()}
         yield from judged(tensor, backend, actual[tensor], Exact.of(exact[tensor], own[tensor]), name)

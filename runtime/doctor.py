@@ -251,6 +251,8 @@ def known_answers() -> list[OperatorCase]:
     centre_taps[:, :, 1, 1] = 1
     labels = np.ones((32, 32), np.uint8)
     labels[20, 5] = 4
+    tall_labels = np.ones((96, 48), np.uint8)
+    tall_labels[50, 5] = 0
     prompt_labels = np.ones((8, 8), np.uint8)
     prompt_labels[2, 2] = 4
     prompt = full(1 + 1 + 0.5, 16, 1)  # embedding, table entry of label 1, bias
@@ -259,6 +261,7 @@ def known_answers() -> list[OperatorCase]:
     low_res[1, 2] = 0
     return [
         OperatorCase("EdgeTokensExact", {"labels": labels}, (np.array([2]),), {}),
+        OperatorCase("LabelBox", {"labels": tall_labels}, (np.array([0, 2, 2, 5]),), {}),
         OperatorCase(
             "PromptEmbedding",
             {
@@ -311,6 +314,33 @@ def known_answers() -> list[OperatorCase]:
             },
             (full(19, 1, 1),),
             {},
+        ),
+        OperatorCase(  # (2 + 3 * 2) / sqrt((5 + 2 * 1.75 * 2 + 2 * 2) / 4) + 1; the other token is inside
+            "LowRankLinear",
+            {
+                "known": np.array([[9, 2, 1.75, 5], [9, 9, 9, 9]], np.float32),
+                "state": np.array([[2], [9]], np.float32),
+                "inside": np.array([1]),
+                "weight": full(3, 1, 1),
+                "root": full(1, 1, 1),
+                "bias": full(1, 1),
+            },
+            (np.array([[5], [0]], np.float32),),
+            {"column": 1, "channels": 4, "epsilon": 0.0},
+        ),
+        OperatorCase(  # a row that is given, and 3 + 2 * 2 + 1
+            "LowRankAdd",
+            {
+                "known": np.array([[1], [2], [3]], np.float32),
+                "state": np.array([[1], [1], [2]], np.float32),
+                "inside": np.array([1]),
+                "rows": full(7, 1, 1),
+                "wanted": np.array([1, 2]),
+                "weight": full(2, 1, 1),
+                "bias": full(1, 1),
+            },
+            (np.array([[7], [8]], np.float32),),
+            {"column": 0},
         ),
         OperatorCase(  # after the norm, 0 in both channels: a norm's bias of 6 passes GELU whole, and so does 12
             "MaskUpscaling",

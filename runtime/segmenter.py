@@ -48,7 +48,7 @@ class Segmenter:
             (`threads.available_cpus`: the least of its CPU affinity and its control groups' quota).
         custom_ops: use the operator library; without it plain onnxruntime gives the same masks, slower.
         cache_bytes: memory for encoded images, so that opening one of the last pictures again costs nothing. One
-            takes about 53 bytes a pixel of the model's square.
+            takes about 66 bytes a pixel of the model's square.
 
     Raises:
         BundleError: the bundle is incomplete, changed, mixed, or newer than this package.

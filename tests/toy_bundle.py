@@ -17,7 +17,7 @@ import onnx.parser
 from inter2former_deploy import families
 from inter2former_deploy.core.manifest import DecoderEntry, EncoderEntry, GraphEntry, Manifest, sha256
 from inter2former_deploy.families.inter2former.config import PROBE
-from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, EDGE_INPUTS, PREPARED
+from inter2former_deploy.families.inter2former.interface import PREPARED
 
 SIZE = 64
 BOX = (16, 0, 64, 48)
@@ -115,11 +115,7 @@ def _write_encoder(path: Path, factor: float) -> None:
 
 
 def _write_prepare(path: Path) -> None:
-    unused = [
-        f"{name} = Constant <value = float[1,1,1] {{0}}> ()"
-        for name in (*BLANK_INPUTS, *EDGE_INPUTS)
-        if name != "edge_3"
-    ]
+    unused = [f"{name} = Constant <value = float[1,1,1] {{0}}> ()" for name in PREPARED if name != "edge_3"]
     _write(
         path,
         f"""

@@ -81,6 +81,7 @@ class Decoder {
   };
   static std::vector<Draw> draws_of(Operators which) {
     std::vector<Draw> draws = {{"EdgeTokens", &Decoder::edge_tokens},
+                               {"LabelBox", &Decoder::label_box},
                                {"TokenBox", &Decoder::token_box},
                                {"PromptEmbedding", &Decoder::prompt_embedding},
                                {"HybridAttention", &Decoder::hybrid_attention},
@@ -93,6 +94,8 @@ class Decoder {
                                {"EdgeProjection", &Decoder::edge_projection},
                                {"NormLinear", &Decoder::norm_linear},
                                {"LinearAdd", &Decoder::linear_add},
+                               {"LowRankLinear", &Decoder::low_rank_linear},
+                               {"LowRankAdd", &Decoder::low_rank_add},
                                {"MaskUpscaling", &Decoder::mask_upscaling},
                                {"ImageToTokenAttention", &Decoder::image_to_token_attention},
                                {"TokenToImageAttention", &Decoder::token_to_image_attention},
@@ -152,7 +155,8 @@ class Decoder {
   }
 
   // Ascending tokens, a share of [0, length), or a list that is no such thing.
-  void edge(int64_t length) {
+  void edge(int64_t length) { tokens("edge_tokens", length); }
+  int64_t tokens(const std::string& name, int64_t length) {
     const uint32_t share = static_cast<uint32_t>(bytes_.PickValueInArray({0, 1, 3, 16, 60, 64}));
     Random source = random();
     std::vector<int64_t> tokens;
@@ -171,30 +175,31 @@ class Decoder {
         tokens[at] = wrong;
       }
     }
-    integers("edge_tokens", tokens);
+    integers(name, tokens);
+    return static_cast<int64_t>(tokens.size());
   }
 
   // Rectangles of labels on a ground of one, or noise.
-  void labels(int64_t side) {
-    std::vector<char>& map = add("labels", kByte, {side, side}, false).data;
+  void labels(int64_t height, int64_t width) {
+    std::vector<char>& map = add("labels", kByte, {height, width}, false).data;
     const auto ground = static_cast<char>(one_in(2) ? between(0, 4) : 1);
     std::fill(map.begin(), map.end(), ground);
-    if (side == 0) return;
+    if (map.empty()) return;
     if (one_in(8)) {
       Random source = random();
       for (char& label : map) label = static_cast<char>(source.next() % 5);
     }
     for (int64_t rectangles = between(0, 4); rectangles > 0; --rectangles) {
-      const int64_t left = between(0, side - 1), top = between(0, side - 1);
-      const int64_t right = between(left, side - 1), bottom = between(top, side - 1);
+      const int64_t left = between(0, width - 1), top = between(0, height - 1);
+      const int64_t right = between(left, width - 1), bottom = between(top, height - 1);
       const auto label = static_cast<char>(between(0, 4));
       for (int64_t y = top; y <= bottom; ++y) {
-        std::fill_n(map.begin() + y * side + left, right - left + 1, label);
+        std::fill_n(map.begin() + y * width + left, right - left + 1, label);
       }
     }
     if (one_in(16)) {
       case_.valid = false;
-      map[static_cast<size_t>(between(0, side * side - 1))] = static_cast<char>(between(5, 255));
+      map[static_cast<size_t>(between(0, height * width - 1))] = static_cast<char>(between(5, 255));
     }
   }
 
@@ -233,10 +238,22 @@ class Decoder {
 
   void edge_tokens() {
     case_.op = one_in(2) ? "EdgeTokensExact" : "EdgeTokens";
+    map_of_patches();
+  }
+
+  void label_box() {
+    case_.op = "LabelBox";
+    map_of_patches();
+  }
+
+  void map_of_patches() {
     const int64_t patch = 16;
-    const int64_t side = one_in(16) ? between(0, 600) : patch * between(0, 128 / patch);
-    labels(side);
-    case_.valid = case_.valid && side % patch == 0;
+    const auto side = [&] {
+      return one_in(16) ? between(0, 600) : patch * between(0, 128 / patch);
+    };
+    const int64_t height = side(), width = one_in(2) ? height : side();
+    labels(height, width);
+    case_.valid = case_.valid && height % patch == 0 && width % patch == 0;
   }
 
   void token_box() {
@@ -249,11 +266,12 @@ class Decoder {
   void prompt_embedding() {
     case_.op = "PromptEmbedding";
     const int64_t levels = between(1, 4), patch = int64_t{1} << levels;
-    const int64_t grid = between(0, std::min<int64_t>(12, 96 / patch));
+    const int64_t most = std::min<int64_t>(12, 96 / patch), height = between(0, most);
+    const int64_t width = one_in(2) ? height : between(0, most);
     std::vector<int64_t> channels;
     for (int64_t i = 0; i <= levels; ++i) channels.push_back(size(levels > 2 ? 17 : 40));
-    labels(grid * patch);
-    floats("embedding", {grid, grid, channels.back()});
+    labels(height * patch, width * patch);
+    floats("embedding", {height, width, channels.back()});
     weights("label_table", {5, channels[0]});
     for (size_t i = 0; i + 1 < channels.size(); ++i) {
       weights("w" + std::to_string(i), {channels[i + 1], channels[i], 3, 3});
@@ -354,6 +372,46 @@ class Decoder {
     floats("residual", {rows, outputs});
     weights("weight", {outputs, inputs});
     weights("bias", {outputs});
+  }
+
+  void low_rank_linear() {
+    const bool gated = one_in(2);
+    case_.op = gated ? "LowRankLinearGated" : "LowRankLinear";
+    const int64_t length = between(0, 250), rank = size(65),
+                  outputs = gated ? 2 * size(33) : size(65);
+    const int64_t column = between(0, 3), roots = between(0, rank);
+    floats("known", {length, column + outputs + rank + 1 + between(0, 3)});
+    floats("state", {length, rank});
+    tokens("inside", length);
+    weights("weight", {outputs, rank});
+    weights("root", {roots, rank});
+    if (one_in(8)) {
+      case_.valid = false;  // anything below the diagonal
+    } else {
+      std::vector<char>& data = case_.inputs.back().data;
+      for (int64_t i = 0; i < roots; ++i) {
+        std::memset(&data[static_cast<size_t>(i * rank) * sizeof(float)], 0,
+                    static_cast<size_t>(i) * sizeof(float));
+      }
+    }
+    weights("bias", {outputs});
+    integer("column", column);
+    integer("channels", size(65));
+    epsilon();
+  }
+
+  void low_rank_add() {
+    case_.op = "LowRankAdd";
+    const int64_t length = between(0, 250), rank = size(65), outputs = size(65);
+    const int64_t column = between(0, 3);
+    floats("known", {length, column + outputs + between(0, 3)});
+    floats("state", {length, rank});
+    const int64_t inside = tokens("inside", length);
+    floats("rows", {inside, outputs});
+    tokens("wanted", length);
+    weights("weight", {outputs, rank});
+    weights("bias", {outputs});
+    integer("column", column);
   }
 
   void mask_upscaling() {

@@ -66,11 +66,11 @@ void reduce_rows(const uint8_t* labels, int64_t side, int64_t left, int64_t top,
 
 }  // namespace
 
-uint8_t edge_tokens(const uint8_t* labels, int64_t side, int64_t patch, EdgeRule rule,
-                    const int64_t* box, const Parallel& parallel, uint8_t* flags) {
+uint8_t edge_tokens(const uint8_t* labels, int64_t height, int64_t width, int64_t patch,
+                    EdgeRule rule, const int64_t* box, const Parallel& parallel, uint8_t* flags) {
   const int64_t left = box[0], top = box[1], right = box[2], bottom = box[3];
-  const int64_t grid = side / patch;
-  for (int64_t i = 0; i < grid * grid; ++i) flags[i] = 0;
+  const int64_t grid = width / patch;
+  for (int64_t i = 0; i < height / patch * grid; ++i) flags[i] = 0;
 
   const auto rows = static_cast<size_t>((bottom - top) / patch);
   const int64_t step = kStrip / patch * patch;
@@ -90,7 +90,7 @@ uint8_t edge_tokens(const uint8_t* labels, int64_t side, int64_t patch, EdgeRule
       // Columns outside the box stay at values that decide nothing.
       for (uint8_t& v : range.low) v = 255;
       for (uint8_t& v : range.high) v = 255;
-      reduce_rows(labels, side, from, above, to, below, range.low + (from - x + kReach),
+      reduce_rows(labels, width, from, above, to, below, range.low + (from - x + kReach),
                   range.high + (from - x + kReach));
       const int64_t count = end - x + 2 * kReach, window = patch + 2 * kReach;
       uint8_t spare[kStrip + 2 * kReach], other_spare[kStrip + 2 * kReach];

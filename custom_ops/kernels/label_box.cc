@@ -38,28 +38,30 @@ int64_t past_last_other(const uint8_t* row, int64_t begin, int64_t end) {
 
 }  // namespace
 
-void label_box(const uint8_t* labels, int64_t side, int64_t patch, int64_t* box) {
-  const int64_t size = side * side, first = first_other(labels, 0, size);
+void label_box(const uint8_t* labels, int64_t height, int64_t width, int64_t patch, int64_t* box) {
+  const int64_t size = height * width, first = first_other(labels, 0, size);
   if (first == size) {
     box[0] = box[1] = 0;
-    box[2] = box[3] = side;
+    box[2] = width;
+    box[3] = height;
     return;
   }
-  const int64_t top = first / side, bottom = (past_last_other(labels, first, size) - 1) / side + 1;
-  int64_t left = side, right = 0;
+  const int64_t top = first / width,
+                bottom = (past_last_other(labels, first, size) - 1) / width + 1;
+  int64_t left = width, right = 0;
   for (int64_t y = top; y < bottom; ++y) {
-    left = first_other(labels + y * side, 0, left);
-    right = past_last_other(labels + y * side, right, side);
+    left = first_other(labels + y * width, 0, left);
+    right = past_last_other(labels + y * width, right, width);
   }
   const auto low = [patch](int64_t v) { return v < patch ? 0 : v / patch * patch - patch; };
-  const auto high = [patch, side](int64_t v) {
+  const auto high = [patch](int64_t v, int64_t end) {
     const int64_t moved = (v + patch - 1) / patch * patch + patch;
-    return moved < side ? moved : side;
+    return moved < end ? moved : end;
   };
   box[0] = low(left);
   box[1] = low(top);
-  box[2] = high(right);
-  box[3] = high(bottom);
+  box[2] = high(right, width);
+  box[3] = high(bottom, height);
 }
 
 }  // namespace i2f::I2F_TIER

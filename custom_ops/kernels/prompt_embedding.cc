@@ -363,12 +363,14 @@ void prompt_pack(const PromptWeights& weights, float* packed) {
   }
 }
 
-uint8_t prompt_embedding(const uint8_t* labels, int64_t side, const int64_t* box,
-                         const float* embedding, const PromptShape& shape, const float* packed,
-                         const Parallel& parallel, const Memory& memory, float* tokens) {
+uint8_t prompt_embedding(const uint8_t* labels, int64_t map_height, int64_t map_width,
+                         const int64_t* box, const float* embedding, const PromptShape& shape,
+                         const float* packed, const Parallel& parallel, const Memory& memory,
+                         float* tokens) {
   const int64_t left = box[0], top = box[1], right = box[2], bottom = box[3];
-  const uint8_t* crop = labels + top * side + left;
-  const uint8_t largest = largest_label(crop, side, bottom - top, right - left, parallel, memory);
+  const uint8_t* crop = labels + top * map_width + left;
+  const uint8_t largest =
+      largest_label(crop, map_width, bottom - top, right - left, parallel, memory);
   if (largest > kLargestLabel) return largest;
 
   const Layout layout = layout_of(shape);
@@ -379,8 +381,8 @@ uint8_t prompt_embedding(const uint8_t* labels, int64_t side, const int64_t* box
     level.width = (right - left) >> (i + 1);
     level.states = take<uint8_t>(memory, level.height * level.width);
     level.begin = take<int32_t>(memory, level.height + 1);
-    find_states(i == 0 ? crop : levels[i - 1].states, i == 0 ? side : levels[i - 1].width, level,
-                parallel);
+    find_states(i == 0 ? crop : levels[i - 1].states, i == 0 ? map_width : levels[i - 1].width,
+                level, parallel);
 
     level.index = take<int32_t>(memory, level.height * level.width);
     level.list = take<Pixel>(memory, level.mixed());
@@ -392,7 +394,7 @@ uint8_t prompt_embedding(const uint8_t* labels, int64_t side, const int64_t* box
     for (int64_t c = 0; c < kConstants * level.stride; ++c) level.features[c] = constants[c];
     const float* weights = packed + layout.weights[i];
     if (i == 0) {
-      convolve_labels(crop, side, weights, level, parallel);
+      convolve_labels(crop, map_width, weights, level, parallel);
     } else {
       convolve_features(levels[i - 1], weights, panel_size(shape, i), shape.channels[i], level,
                         parallel);
@@ -400,19 +402,20 @@ uint8_t prompt_embedding(const uint8_t* labels, int64_t side, const int64_t* box
   }
 
   const Level& last = levels[shape.levels - 1];
-  const int64_t channels = shape.channels[shape.levels], grid = side >> shape.levels;
+  const int64_t channels = shape.channels[shape.levels], grid = map_width >> shape.levels;
   const int64_t box_y = top >> shape.levels, box_x = left >> shape.levels;
   const float* background = last.features + constant_row(kPossibleBackground, 1, 1) * last.stride;
-  for_chunks(parallel, grid, grid * channels * 4, [&](int64_t first, int64_t end) {
-    for (int64_t t = first * grid; t < end * grid; ++t) {
-      const int64_t y = t / grid - box_y, x = t % grid - box_x;
-      const bool inside = y >= 0 && y < last.height && x >= 0 && x < last.width;
-      const float* prompt = inside ? last.row(y, x) : background;
-      for (int64_t c = 0; c < channels; ++c) {
-        tokens[t * channels + c] = embedding[t * channels + c] + prompt[c];
-      }
-    }
-  });
+  for_chunks(parallel, map_height >> shape.levels, grid * channels * 4,
+             [&](int64_t first, int64_t end) {
+               for (int64_t t = first * grid; t < end * grid; ++t) {
+                 const int64_t y = t / grid - box_y, x = t % grid - box_x;
+                 const bool inside = y >= 0 && y < last.height && x >= 0 && x < last.width;
+                 const float* prompt = inside ? last.row(y, x) : background;
+                 for (int64_t c = 0; c < channels; ++c) {
+                   tokens[t * channels + c] = embedding[t * channels + c] + prompt[c];
+                 }
+               }
+             });
   return largest;
 }
 

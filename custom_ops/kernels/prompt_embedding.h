@@ -33,14 +33,15 @@ using PromptPackedSizeKernel = int64_t(const PromptShape& shape);
 // Writes that form to `packed`, aligned to a cache line. Reads the weights once; any values.
 using PromptPackKernel = void(const PromptWeights& weights, float* packed);
 
-// tokens[t] = embedding[t] + prompt(t) for every token of a label map [side, side] (OPERATORS.md,
-// PromptEmbedding). `box` is what label_box gives, or the whole map; side <= kMaxPromptSide is a
-// multiple of the token's 2**levels pixels; embedding and tokens are [side / 2**levels, side /
-// 2**levels, channels[levels]]. Returns the largest label of the box; nothing was written when it
-// is above kLargestLabel.
-using PromptEmbeddingKernel = uint8_t(const uint8_t* labels, int64_t side, const int64_t* box,
-                                      const float* embedding, const PromptShape& shape,
-                                      const float* packed, const Parallel& parallel,
-                                      const Memory& memory, float* tokens);
+// tokens[t] = embedding[t] + prompt(t) for every token of a label map [height, width]
+// (OPERATORS.md, PromptEmbedding). `box` is what label_box gives, or the whole map; both sides are
+// at most kMaxPromptSide and multiples of the token's 2**levels pixels; embedding and tokens are
+// [height / 2**levels, width / 2**levels, channels[levels]]. Returns the largest label of the box;
+// nothing was written when it is above kLargestLabel.
+using PromptEmbeddingKernel = uint8_t(const uint8_t* labels, int64_t height, int64_t width,
+                                      const int64_t* box, const float* embedding,
+                                      const PromptShape& shape, const float* packed,
+                                      const Parallel& parallel, const Memory& memory,
+                                      float* tokens);
 
 }  // namespace i2f

@@ -24,15 +24,15 @@ class EdgeTokens final : public Kernel {
 
   void compute(KernelContext& context) const override {
     const LabelMap labels = label_map(context, 0, kPatch);
-    const int64_t grid = labels.side / kPatch;
-    auto* flags = context.scratch<uint8_t>(checked_product(grid, grid));
+    const int64_t tokens = labels.height / kPatch * (labels.width / kPatch);
+    auto* flags = context.scratch<uint8_t>(static_cast<size_t>(tokens));
     int64_t box[4];
-    kernels::label_box(labels.data, labels.side, kPatch, box);
-    expect_label(kernels::edge_tokens(labels.data, labels.side, kPatch, kRule, box,
+    kernels::label_box(labels.data, labels.height, labels.width, kPatch, box);
+    expect_label(kernels::edge_tokens(labels.data, labels.height, labels.width, kPatch, kRule, box,
                                       context.parallel(), flags));
-    const int64_t count = std::count(flags, flags + grid * grid, 1);
+    const int64_t count = std::count(flags, flags + tokens, 1);
     int64_t* edge = context.output<int64_t>(0, {count});
-    for (int64_t token = 0; token < grid * grid; ++token) {
+    for (int64_t token = 0; token < tokens; ++token) {
       if (flags[token] != 0) *edge++ = token;
     }
   }

@@ -7,7 +7,7 @@
 #include <cmath>
 #include <limits>
 
-#include "ops/edge.h"
+#include "ops/token_list.h"
 
 namespace i2f {
 

@@ -2,7 +2,7 @@
 
 #include "kernels/hybrid_experts.h"
 
-#include "ops/edge.h"
+#include "ops/token_list.h"
 
 namespace i2f {
 

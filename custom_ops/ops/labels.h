@@ -8,16 +8,16 @@ namespace i2f {
 
 struct LabelMap {
   const uint8_t* data;
-  int64_t side;  // pixels; a multiple of `patch`
+  int64_t height, width;  // pixels; multiples of `patch`
 };
 
 inline LabelMap label_map(const KernelContext& context, size_t index, int64_t patch) {
-  const auto labels = context.get<uint8_t>(index, "labels", {"S", "S"});
-  const int64_t side = labels.dim(0);
-  expect(labels.dim(1) == side && side % patch == 0,
-         "labels uint8 [S, S], S a multiple of " + std::to_string(patch),
-         "[" + std::to_string(side) + ", " + std::to_string(labels.dim(1)) + "]");
-  return {labels.data, side};
+  const auto labels = context.get<uint8_t>(index, "labels", {"H", "W"});
+  const int64_t height = labels.dim(0), width = labels.dim(1);
+  expect(height % patch == 0 && width % patch == 0,
+         "labels uint8 [H, W], both multiples of " + std::to_string(patch),
+         "[" + std::to_string(height) + ", " + std::to_string(width) + "]");
+  return {labels.data, height, width};
 }
 
 // `largest` is the largest label that a kernel met.

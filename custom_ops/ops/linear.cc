@@ -42,11 +42,7 @@ class Linear : public Kernel {
     if (parameters.sizes.inputs * parameters.sizes.outputs > kMaxKept) return;
     sizes_ = parameters.sizes;
     kept_ = Buffer<float>(kernels::packed_linear_size(sizes_));
-    const Parallel one_thread{nullptr,
-                              [](void*, size_t count, void (*task)(void*, size_t), void* user) {
-                                for (size_t i = 0; i < count; ++i) task(user, i);
-                              }};
-    kernels::pack_linear(sizes_, parameters.weights, kept_.data(), one_thread);
+    kernels::pack_linear(sizes_, parameters.weights, kept_.data(), one_thread());
   }
 
   struct Packed {

@@ -19,4 +19,11 @@ I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackedBf16LinearSizeKernel,
 I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackBf16LinearKernel, pack_bf16_linear)
 I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, Bf16LinearKernel, bf16_linear)
 
+// The thread that calls, for what is packed when a kernel is created.
+inline Parallel one_thread() {
+  return {nullptr, [](void*, size_t count, void (*task)(void*, size_t), void* user) {
+            for (size_t i = 0; i < count; ++i) task(user, i);
+          }};
+}
+
 }  // namespace i2f

@@ -32,19 +32,23 @@ class PromptEmbedding final : public Kernel {
 
   void compute(KernelContext& context) const override {
     const LabelMap labels = label_map(context, 0, patch_);
-    const int64_t side = labels.side, grid = side / patch_;
-    expect(side <= kMaxPromptSide, "labels of at most " + std::to_string(kMaxPromptSide) + " rows",
-           std::to_string(side));
+    const int64_t rows = labels.height / patch_, columns = labels.width / patch_;
+    expect(labels.height <= kMaxPromptSide && labels.width <= kMaxPromptSide,
+           "labels of at most " + std::to_string(kMaxPromptSide) + " rows and columns",
+           std::to_string(labels.height) + " and " + std::to_string(labels.width));
     const Packed fed = constant_ ? Packed{} : pack(context);
     const Packed& packed = constant_ ? *constant_ : fed;
     const int64_t channels = packed.shape.channels[packed.shape.levels];
     const auto embedding =
-        context.get<float>(1, "embedding", {{"h", grid}, {"w", grid}, {"C", channels}});
-    int64_t box[4] = {0, 0, side, side};
-    if (dense_ == 0) kernels::label_box(labels.data, side, patch_, box);
-    expect_label(kernels::prompt_embedding(
-        labels.data, side, box, embedding.data, packed.shape, packed.weights.data(),
-        context.parallel(), context.memory(), context.output<float>(0, {grid * grid, channels})));
+        context.get<float>(1, "embedding", {{"h", rows}, {"w", columns}, {"C", channels}});
+    int64_t box[4] = {0, 0, labels.width, labels.height};
+    if (dense_ == 0) {
+      kernels::label_box(labels.data, labels.height, labels.width, patch_, box);
+    }
+    expect_label(kernels::prompt_embedding(labels.data, labels.height, labels.width, box,
+                                           embedding.data, packed.shape, packed.weights.data(),
+                                           context.parallel(), context.memory(),
+                                           context.output<float>(0, {rows * columns, channels})));
   }
 
  private:

@@ -1,6 +1,6 @@
 # ruff: noqa: N802 - functions are named like the operators they become
 # mypy: ignore-errors
-"""EdgeTokens, EdgeTokensExact: which tokens get full attention, as one or two max-poolings.
+"""LabelBox: where labels say anything; EdgeTokens, EdgeTokensExact: which tokens get full attention, by max-poolings.
 
 The 7 x 7 windows around the 16 x 16 pixels of a token cover 22 x 22 pixels. `released` asks whether any of those labels
 is not 0: a maximum. `exact` asks whether one of the windows holds two different labels. Neighbouring windows overlap,
@@ -16,7 +16,7 @@ from __future__ import annotations
 from onnxscript import opset18 as op
 from onnxscript import script
 
-from inter2former_deploy.exporters.bodies.shared import FLOAT, LabelBox, helpers, operators
+from inter2former_deploy.exporters.bodies.shared import FLOAT, BoxOfLabels, helpers, operators
 
 
 @script(helpers, default_opset=op)
@@ -40,10 +40,16 @@ def TokensOfBox(edge, box, labels):
 
 
 @script(operators, default_opset=op)
+def LabelBox(labels):
+    """The box around all that labels say, in tokens (custom_ops/OPERATORS.md)."""
+    return BoxOfLabels(op.Cast(labels, to=FLOAT))
+
+
+@script(operators, default_opset=op)
 def EdgeTokens(labels):
     """Ascending indices of the edge tokens by the release's rule (custom_ops/OPERATORS.md)."""
     pixels = op.Cast(labels, to=FLOAT)
-    box = LabelBox(pixels)
+    box = BoxOfLabels(pixels)
     high = op.MaxPool(CropToBox(pixels, box), kernel_shape=[22, 22], strides=[16, 16], pads=[3, 3, 3, 3])
     return TokensOfBox(op.Greater(high, 0.0), box, labels)
 
@@ -52,7 +58,7 @@ def EdgeTokens(labels):
 def EdgeTokensExact(labels):
     """Ascending indices of the edge tokens by the exact rule (custom_ops/OPERATORS.md)."""
     pixels = op.Cast(labels, to=FLOAT)
-    box = LabelBox(pixels)
+    box = BoxOfLabels(pixels)
     crop = CropToBox(pixels, box)
     high = op.MaxPool(crop, kernel_shape=[22, 22], strides=[16, 16], pads=[3, 3, 3, 3])
     low = op.Neg(op.MaxPool(op.Neg(crop), kernel_shape=[22, 22], strides=[16, 16], pads=[3, 3, 3, 3]))

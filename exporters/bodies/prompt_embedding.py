@@ -15,7 +15,7 @@ from onnxscript import opset18 as op
 from onnxscript import script
 
 from inter2former_deploy.exporters.bodies.edge_tokens import CropToBox
-from inter2former_deploy.exporters.bodies.shared import BOOL, FLOAT, LabelBox, helpers, operators
+from inter2former_deploy.exporters.bodies.shared import BOOL, FLOAT, BoxOfLabels, helpers, operators
 
 LABELS = numpy_helper.from_array(np.arange(5, dtype=np.float32).reshape(1, 5, 1, 1))
 ONES_48 = numpy_helper.from_array(np.ones((1, 1, 48, 48), np.float32))
@@ -40,7 +40,7 @@ def PromptEmbedding(labels, embedding, label_table, w0, b0, w1, b1, w2, b2, w3, 
     width = op.Shape(embedding, start=1, end=2)
     zero = op.Constant(value_ints=[0])
     whole = op.Concat(zero, zero, width, height, axis=0)
-    box = op.Where(op.Cast(op.Constant(value_int=dense), to=BOOL), whole, LabelBox(pixels))
+    box = op.Where(op.Cast(op.Constant(value_int=dense), to=BOOL), whole, BoxOfLabels(pixels))
     left, top, right, bottom = op.Split(box, num_outputs=4)
     prompt = PromptNetwork(CropToBox(pixels, box), label_table, w0, b0, w1, b1, w2, b2, w3, b3)
     prompt = op.Transpose(op.Squeeze(prompt, zero), perm=[1, 2, 0])  # [hb, wb, C]

@@ -44,7 +44,7 @@ def TightBox(occupied):
 
 
 @script(helpers, default_opset=op)
-def LabelBox(labels):
+def BoxOfLabels(labels):
     """The box of EdgeTokens and PromptEmbedding, in tokens of 16 x 16 pixels, int64 [4], for float labels [S, S]."""
     plane = op.Constant(value_ints=[0, 1])
     other = op.Abs(labels - 1.0)

@@ -51,6 +51,24 @@ def operator(fake: Callable[..., R]) -> Callable[[Callable[P, R]], Callable[P, R
     return decorate
 
 
+def _box(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(4, dtype=torch.int64)
+
+
+@operator(_box)
+def label_box(labels: Tensor) -> Tensor:
+    """The box around all that labels say.
+
+    Args:
+        labels: uint8 [H, W], 0..4; H and W multiples of 16.
+
+    Returns:
+        int64 [4], tokens: left, top, right, bottom, right and bottom exclusive.
+    """
+    top, bottom, left, right = (pixels // PATCH for pixels in _prompt_box(labels))
+    return torch.tensor((left, top, right, bottom), device=labels.device)
+
+
 def _some_tokens(labels: Tensor, rule: str) -> Tensor:
     return labels.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
@@ -60,7 +78,7 @@ def edge_tokens(labels: Tensor, rule: str) -> Tensor:
     """Tokens that get full attention and routed experts (paper Eq. 4, in integers).
 
     Args:
-        labels: uint8 [S, S], 0..4.
+        labels: uint8 [H, W], 0..4; H and W multiples of 16.
         rule: "released" or "exact".
 
     Returns:
@@ -122,7 +140,7 @@ def prompt_embedding(
     """Image tokens plus the embedded labels, convolved only around the object (DPE).
 
     Args:
-        labels: uint8 [S, S], 0..4.
+        labels: uint8 [16*h, 16*w], 0..4.
         embedding: [h, w, C].
         label_table: [5, T].
         w0: Weights of the first 3x3 stride-2 convolution, [C_0, T, 3, 3].
@@ -145,9 +163,9 @@ def prompt_embedding(
             x = F.relu(F.conv2d(x, weight, bias, stride=2, padding=1))
         return x[0].permute(1, 2, 0)  # [H/16, W/16, C]
 
-    side = len(labels)
-    top, bottom, left, right = (0, side, 0, side) if dense else _prompt_box(labels)
-    if (top, bottom, left, right) == (0, side, 0, side):
+    whole = (0, labels.shape[0], 0, labels.shape[1])
+    top, bottom, left, right = whole if dense else _prompt_box(labels)
+    if (top, bottom, left, right) == whole:
         return (embedding + convolve(labels)).flatten(0, 1)
     box = slice(top // PATCH, bottom // PATCH), slice(left // PATCH, right // PATCH)
     background = convolve(labels.new_ones(3 * PATCH, 3 * PATCH))[1, 1]

@@ -45,6 +45,7 @@ class Operator:
 
 _FORMULAS = "inter2former_deploy.operators.formulas"
 _EDGES = "inter2former_deploy.operators.edge_formulas"
+_LOW_RANK = "inter2former_deploy.operators.low_rank"
 _GELU = ("activation", {"none": "", "gelu": "Gelu"})
 OPERATORS: dict[str, Operator] = {
     operator.name: operator
@@ -62,8 +63,11 @@ OPERATORS: dict[str, Operator] = {
         Operator("HybridExperts", _FORMULAS),
         Operator("ImageToTokenAttention", _FORMULAS),
         Operator("Int8Linear", _FORMULAS, choice=_GELU, reduced_precision=True),
+        Operator("LabelBox", _FORMULAS),
         Operator("LinearAdd", _FORMULAS),
         Operator("LocalUpsample", _FORMULAS, choice=("activation", {"silu": "", "none": "Linear"})),
+        Operator("LowRankAdd", _LOW_RANK),
+        Operator("LowRankLinear", _LOW_RANK, choice=("activation", {"none": "", "gated": "Gated"})),
         Operator("MaskUpscaling", _FORMULAS),
         Operator("NormLinear", _FORMULAS, choice=_GELU),
         Operator("PromptEmbedding", _FORMULAS),

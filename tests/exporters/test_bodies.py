@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from operators import test_cycle_scan as cycle_scan
 from operators import test_few_tokens as few_tokens
+from operators import test_low_rank as low_rank
 from operators import test_mask_upscaling as mask_upscaling
 from operators import test_reduced_precision_linear as reduced_precision_linear
 from operators import twins
@@ -120,6 +121,14 @@ def test_opsets(opset: int) -> None:
     assert_accurate(out, twins.image_to_token_attention, *to_tokens.values(), heads=2)
     out = run("TokenToImageAttention", to_image, opset=opset, heads=2)
     assert_accurate(out, twins.token_to_image_attention, *to_image.values(), heads=2)
+    box = run("LabelBox", {"labels": labels}, opset=opset)
+    np.testing.assert_array_equal(box, twins.token_label_box(labels))
+    for activation in ("none", "gated"):
+        layer, given = low_rank.layer(9, 7, 4, 12, 0.4), {"channels": 12, "column": 2, "activation": activation}
+        out = run("LowRankLinear", layer, opset=opset, **given)
+        assert_accurate(out, twins.low_rank_linear, *layer.values(), **given)
+    added = low_rank.sum_of(9, 7, 4, 0.4)
+    assert_accurate(run("LowRankAdd", added, opset=opset, column=2), twins.low_rank_add, *added.values(), column=2)
     scan = cycle_scan.make_inputs([40, 3], 5, 2)
     out = run("CycleScan", scan, opset=opset, lengths=[40, 3])
     assert_accurate(out, twins.cycle_scan, *scan.values(), lengths=[40, 3])
@@ -304,6 +313,25 @@ def test_linear_layers(length: int) -> None:
     assert_accurate(out, twins.norm_linear, *inputs.values(), epsilon=0.3)
     inputs = linear_add_inputs(rng, length)
     assert_accurate(run("LinearAdd", inputs), twins.linear_add, *inputs.values())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("activation", ["none", "gated"])
+def test_low_rank_layers(share: float, activation: Any) -> None:
+    inputs = low_rank.layer(40, 9, 6, 12, share)
+    given = {"column": 2, "channels": 12, "epsilon": 0.3, "activation": activation}
+    assert_accurate(run("LowRankLinear", inputs, **given), twins.low_rank_linear, *inputs.values(), **given)
+    inputs = low_rank.sum_of(40, 9, 6, share)
+    assert_accurate(run("LowRankAdd", inputs, column=2), twins.low_rank_add, *inputs.values(), column=2)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (48, 112), (112, 48)])
+def test_labels_of_a_rectangle(shape: tuple[int, int]) -> None:
+    for name, labels in label_maps(112).items():
+        part = labels[: shape[0], : shape[1]]
+        np.testing.assert_array_equal(run("LabelBox", {"labels": part}), twins.token_label_box(part), err_msg=name)
+        edge = run("EdgeTokens", {"labels": part}, rule="exact")
+        np.testing.assert_array_equal(edge, twins.edge_tokens(part, rule="exact"), err_msg=name)
 
 
 @pytest.mark.parametrize("grid", [(0, 3), (1, 1), (5, 7)])

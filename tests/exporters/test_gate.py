@@ -32,7 +32,7 @@ from inter2former_deploy.exporters.judgement import Check, Exact, judged
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Gate, ParityReport, check_parity, load_photograph
 from inter2former_deploy.exporters.precision import reduce_precision
 from inter2former_deploy.families.inter2former.config import DEMO, PATCH, PROBE
-from inter2former_deploy.families.inter2former.graphs import ClickGraph, PrepareGraph
+from inter2former_deploy.families.inter2former.graphs import DenseClick, PrepareGraph
 from inter2former_deploy.families.inter2former.interface import EDGE_INPUTS, EMBEDDING, PREPARED
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
@@ -333,20 +333,21 @@ def decisions_of(model: Inter2Former, size: int = 80) -> tuple[Decisions, int]:
     labels = np.ones((size, size), np.uint8)
     labels[20:40, 26:40] = 3
     labels[26, 26] = 4
-    inputs = [torch.from_numpy(x) for x in some_prepared(model.config, size).values()]
-    scores, tokens = [], []
+    prepared = some_prepared(model.config, size)
+    inputs = [torch.from_numpy(prepared[name]) for name in (EMBEDDING, *EDGE_INPUTS)]
+    scores, low_res = [], []
     for dtype in (torch.float64, torch.float32):
-        decoder = ClickGraph(model).to(dtype)
+        decoder = DenseClick(model).to(dtype)
         with torch.inference_mode(), Watch(decoder) as watch:
-            _, _, found, edge = decoder(torch.from_numpy(labels), *(x.to(dtype) for x in inputs))
+            *_, found, edge = decoder(torch.from_numpy(labels), *(x.to(dtype) for x in inputs))
         scores.append(watch.scores)
-        tokens.append(found)
+        low_res.append(found)
         assert not decoder.neck.blocks[0].ffn._forward_hooks
         if dtype == torch.float64:
-            exact = ClickGraph(Inter2Former(model.config)).double()
+            exact = DenseClick(Inter2Former(model.config)).double()
             exact.load_state_dict(decoder.state_dict())
     with torch.inference_mode():
-        return compare_decisions(exact, *scores, *tokens), len(edge)
+        return compare_decisions(exact, *scores, *low_res), len(edge)
 
 
 def test_margins_and_experts_of_a_decode() -> None:

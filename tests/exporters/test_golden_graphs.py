@@ -17,7 +17,14 @@ from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
 from inter2former_deploy.exporters.graphs import export_graph
 from inter2former_deploy.exporters.parity import paste_logits
 from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT, PATCH, PROBE
-from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, CLICK_OUTPUTS, EDGE_INPUTS, PICTURE
+from inter2former_deploy.families.inter2former.graphs import PrepareGraph
+from inter2former_deploy.families.inter2former.interface import (
+    BLANK_INPUTS,
+    CLICK_OUTPUTS,
+    EDGE_INPUTS,
+    OUTSIDE_INPUTS,
+    PICTURE,
+)
 from inter2former_deploy.families.inter2former.modules.attention import BSQAttention
 from inter2former_deploy.families.inter2former.modules.experts import HybridExperts
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
@@ -50,17 +57,33 @@ def decoders(probe_model: Inter2Former) -> dict[str, onnx.ModelProto]:
     return {rule: exposed(with_rule(probe_model, rule), "click", size=SIZE) for rule in ("released", "exact")}
 
 
+def known_of(model: Inter2Former, embedding: Any) -> dict[str, Any]:
+    """What prepare.onnx gives of an embedding; what is known before any click is left out."""
+    with torch.no_grad():
+        outside = PrepareGraph(model).known_outside(torch.from_numpy(np.ascontiguousarray(embedding)))
+    shapes = click_shapes(model.config, SIZE)
+    blank = {name: np.zeros(shapes[name], np.float32) for name in BLANK_INPUTS}
+    return blank | {name: x.numpy() for name, x in zip(OUTSIDE_INPUTS, outside, strict=True)}
+
+
 @pytest.mark.parametrize("case", NECK_CASES)
 @pytest.mark.parametrize("rule", ["released", "exact"])
-def test_neck(decoders: Any, golden: Golden, run_graph: Any, assert_close: Any, rule: str, case: str) -> None:
+def test_neck(
+    decoders: Any, probe_model: Inter2Former, golden: Golden, run_graph: Any, assert_close: Any, rule: str, case: str
+) -> None:
     arrays = golden("neck")
     shapes = click_shapes(PROBE, SIZE)
-    others = {name: np.zeros(shapes[name], np.float32) for name in (*BLANK_INPUTS, *EDGE_INPUTS)}
     embedding = arrays["image_embedding"][0].transpose(1, 2, 0)
+    others = {name: np.zeros(shapes[name], np.float32) for name in EDGE_INPUTS} | known_of(probe_model, embedding)
     inputs = {"labels": arrays[f"{case}_label"], "image_embedding": embedding, **others}
     outputs = run_graph(decoders[rule], inputs)
     np.testing.assert_array_equal(outputs["edge_tokens"], arrays[f"{case}_{rule}_edge"])
-    assert_close(outputs["tokens"], rows(arrays[f"{case}_{rule}_tokens"]), "neck")
+    left, top, right, bottom = outputs["box"] // PATCH
+    tokens = arrays[f"{case}_{rule}_tokens"][0].transpose(1, 2, 0)
+    assert_close(outputs["tokens"], tokens[top:bottom, left:right], "neck")
+    with torch.no_grad():
+        low_res = probe_model.decode_head.mlp(torch.from_numpy(arrays[f"{case}_{rule}_tokens"]))[0, 0]
+    assert_close(outputs["low_res"], low_res, "neck")  # of all tokens
 
 
 class Head(nn.Module):
@@ -177,8 +200,7 @@ def test_session(
     arrays = golden("session")
     with torch.no_grad():
         edges = session_model.decode_head.project_edges([torch.from_numpy(arrays[f"edge_{i}"]) for i in range(4)])
-    shapes = click_shapes(session_model.config, SIZE)
-    inputs = {name: np.zeros(shapes[name], np.float32) for name in BLANK_INPUTS}
+    inputs = known_of(session_model, arrays["image_embedding"][0].transpose(1, 2, 0))
     inputs |= {name: edge.numpy() for name, edge in zip(EDGE_INPUTS, edges, strict=True)}
     inputs |= {"labels": arrays[f"label_{step}"], "image_embedding": arrays["image_embedding"][0].transpose(1, 2, 0)}
     outputs = run_graph(session_decoder, inputs)

@@ -50,7 +50,7 @@ def assert_like_pytorch(
             if tensor.dtype == torch.int64:
                 np.testing.assert_array_equal(outputs[name], tensor, err_msg=name)
             else:
-                assert_close(outputs[name], tensor, "neck" if name == "tokens" else "upsampling")
+                assert_close(outputs[name], tensor, "upsampling" if name == "box_logits" else "neck")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,8 @@ def test_operators_of_the_decoder() -> None:
     """Each operator as one node of our domain, with its body in the same file."""
     decoder = exported(model_of(PROBE), "click", size=SIZE)
     ours = [node.op_type for node in decoder.graph.node if node.domain == DOMAIN]
-    expected = {"EdgeTokens": 1, "PromptEmbedding": 1, "HybridAttentionKnown": 1, "HybridAttention": 1}
+    expected = {"LabelBox": 1, "EdgeTokens": 1, "PromptEmbedding": 1, "HybridAttentionKnown": 1, "HybridAttention": 1}
+    expected |= {"LowRankLinear": 1, "LowRankLinearGated": 2, "LowRankAdd": 2}
     expected |= {"HybridExperts": 2, "TokenBox": 1, "NormLinear": 2, "LinearAdd": 2}
     expected |= {"LocalUpsample": 3, "LocalUpsampleLinear": 1}
     assert {name: ours.count(name) for name in set(ours)} == expected
@@ -164,6 +165,10 @@ def test_operators_of_the_decoder() -> None:
             assert set(node.input[2:5]) <= weights
         if node.op_type == "NormLinear":
             assert set(node.input[1:]) <= weights
+        if node.op_type.startswith("LowRankLinear"):
+            assert set(node.input[3:]) <= weights
+        if node.op_type == "LowRankAdd":
+            assert set(node.input[5:]) <= weights
     known = [tuple(node.input[5:]) for node in decoder.graph.node if node.op_type.startswith("HybridAttention")]
     assert known == [BLANK_INPUTS, ()]  # of the first layer's attention
 

@@ -18,7 +18,7 @@ from inter2former_deploy.runtime import Segmenter, ready_bundle
 from inter2former_deploy.runtime.bundle import open_bundle
 
 SIZE = 128
-LARGEST = 10_000_000  # bytes: it is part of every installation
+LARGEST = 12_000_000  # bytes: it is part of every installation
 
 
 def test_it_is_what_the_exporter_makes_now() -> None:

@@ -42,6 +42,22 @@ def test_against_twin(library: Library, rule: Any, side: int) -> None:
         np.testing.assert_array_equal(edge, expected, err_msg=what)
 
 
+@pytest.mark.parametrize("shape", [(16, 16), (48, 112), (112, 48), (176, 16)])
+def test_rectangles_and_their_boxes(library: Library, shape: tuple[int, int]) -> None:
+    for what, labels in label_maps(176).items():
+        part = labels[: shape[0], 176 - shape[1] :]
+        edge = library.run("EdgeTokens", {"labels": part}, rule="exact")[0]
+        np.testing.assert_array_equal(edge, twins.edge_tokens(part, rule="exact"), err_msg=what)
+        left, top, right, bottom = box = library.run("LabelBox", {"labels": part})[0]
+        np.testing.assert_array_equal(box, twins.token_label_box(part), err_msg=what)
+        # Cut to their box, labels have the same edge tokens.
+        cut = part[16 * top : 16 * bottom, 16 * left : 16 * right]
+        inside = np.arange(part.size // 256).reshape(-1, shape[1] // 16)[top:bottom, left:right].ravel()
+        np.testing.assert_array_equal(
+            inside[library.run("EdgeTokens", {"labels": np.ascontiguousarray(cut)}, rule="exact")[0]], edge
+        )
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_strips(library: Library, rule: Any) -> None:
     """Wide maps are cut into strips of columns; an object that crosses a cut is whole."""
@@ -82,12 +98,13 @@ def test_bad_inputs(library: Library) -> None:
     def labels(*shape: int, dtype: type = np.uint8) -> dict[str, NDArray[Any]]:
         return {"labels": np.zeros(shape, dtype)}
 
-    expected = r"expected labels uint8 \[S, S\], got "
+    expected = r"expected labels uint8 \[H, W\], got "
     library.fails(expected + r"uint8 \[16\]", "EdgeTokens", labels(16))
     library.fails(expected + r"uint8 \[1, 16, 16\]", "EdgeTokens", labels(1, 16, 16))
     library.fails(expected + r"int64 \[16, 16\]", "EdgeTokens", labels(16, 16, dtype=np.int64))
-    square = r"expected labels uint8 \[S, S\], S a multiple of 16, got "
-    library.fails(square + r"\[16, 32\]", "EdgeTokens", labels(16, 32))
+    square = r"expected labels uint8 \[H, W\], both multiples of 16, got "
+    library.fails(square + r"\[16, 40\]", "EdgeTokens", labels(16, 40))
+    library.fails(square + r"\[40, 16\]", "LabelBox", labels(40, 16))
     library.fails(square + r"\[24, 24\]", "EdgeTokens", labels(24, 24))
     for patch in (16, 8):
         library.fails("expected no attribute patch, got one", "EdgeTokens", labels(16, 16), patch=patch)

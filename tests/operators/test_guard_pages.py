@@ -101,6 +101,13 @@ def edge_tokens() -> Iterator[Case]:
     yield {"labels": label_maps(2064)[0]}, {}  # strips of columns
 
 
+def label_box() -> Iterator[Case]:
+    for grid in (1, 2, 17):
+        for labels in label_maps(16 * grid):
+            yield {"labels": labels}, {}
+            yield {"labels": labels[: 16 * (grid - grid // 2)]}, {}
+
+
 def token_box() -> Iterator[Case]:
     for height, width in product((1, 2, 17), SIZES):
         yield {"low_res": floats(height, width)}, {"threshold": 2.0}
@@ -297,6 +304,36 @@ def token_to_image_attention() -> Iterator[Case]:
     for rows in (*SIZES, 63, 65, 129):
         yield case(rows, 3, 2, 4, 9)
         yield case(rows, 9, 2, 4, 9)
+
+
+def low_rank_linear() -> Iterator[Case]:
+    for (rank, outputs), rows in product(pairwise((*SIZES, 1)), (1, 19)):
+        for inside in some(rows):
+            inputs = {
+                "known": floats(rows, 1 + 2 * outputs + rank + 1),
+                "state": floats(rows, rank),
+                "inside": inside,
+                "weight": floats(2 * outputs, rank),
+                "root": np.triu(floats(min(rank, outputs), rank)),
+                "bias": floats(2 * outputs),
+            }
+            for activation in ("none", "gated"):
+                yield inputs, {"column": 1, "channels": 7, "activation": activation}
+
+
+def low_rank_add() -> Iterator[Case]:
+    for (rank, outputs), rows in product(pairwise((*SIZES, 1)), (1, 19)):
+        for inside, wanted in product(some(rows), some(rows)):
+            inputs = {
+                "known": floats(rows, 1 + outputs),
+                "state": floats(rows, rank),
+                "inside": inside,
+                "rows": floats(len(inside), outputs),
+                "wanted": wanted,
+                "weight": floats(outputs, rank),
+                "bias": floats(outputs),
+            }
+            yield inputs, {"column": 1}
 
 
 def mask_upscaling() -> Iterator[Case]:

@@ -150,9 +150,10 @@ def test_bad_inputs(library: Library) -> None:
     def zeros(*shape: int, dtype: type = np.float32) -> Array:
         return np.zeros(shape, dtype)
 
-    fails(r"expected labels uint8 \[S, S\], got float32 \[32, 32\]", {"labels": zeros(32, 32)})
+    fails(r"expected labels uint8 \[H, W\], got float32 \[32, 32\]", {"labels": zeros(32, 32)})
     fails(
-        r"expected labels uint8 \[S, S\], S a multiple of 16, got \[32, 48\]", {"labels": zeros(32, 48, dtype=np.uint8)}
+        r"expected labels uint8 \[H, W\], both multiples of 16, got \[32, 40\]",
+        {"labels": zeros(32, 40, dtype=np.uint8)},
     )
     embedding = r"expected embedding float32 \[h=2, w=2, C=256\], got "
     fails(embedding + r"float32 \[4, 256\]", {"embedding": zeros(4, 256)})

@@ -23,19 +23,23 @@ POSSIBLE_BACKGROUND = 1
 
 def label_box(labels: Array, patch: int) -> tuple[int, int, int, int]:
     """The box around the object, in pixels: left, top, right, bottom, right and bottom exclusive."""
-    side = labels.shape[0]
+    height, width = labels.shape
     ys, xs = np.nonzero(labels != POSSIBLE_BACKGROUND)
     if len(ys) == 0:
-        return 0, 0, side, side
+        return 0, 0, width, height
     left, top = (int(v.min()) // patch * patch - patch for v in (xs, ys))
     right, bottom = (-(-(int(v.max()) + 1) // patch) * patch + patch for v in (xs, ys))
-    return max(left, 0), max(top, 0), min(right, side), min(bottom, side)
+    return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+
+
+def token_label_box(labels: Array, *, patch: int = 16) -> IntArray:
+    """The same in tokens, int64 [4]."""
+    return np.array(label_box(labels, patch), np.int64) // patch
 
 
 def edge_tokens(labels: Array, *, rule: Literal["released", "exact"], patch: int = 16) -> IntArray:
     """Tokens that get full attention, ascending."""
-    side = labels.shape[0]
-    if side == 0:
+    if labels.size == 0:
         return np.zeros(0, np.int64)
     left, top, right, bottom = label_box(labels, patch)
     crop = labels[top:bottom, left:right]
@@ -45,7 +49,7 @@ def edge_tokens(labels: Array, *, rule: Literal["released", "exact"], patch: int
         highest = np.lib.stride_tricks.sliding_window_view(highest, 7, axis).max(-1)
     edge = np.zeros(labels.shape, bool)
     edge[top:bottom, left:right] = (crop == UNKNOWN) | (highest > (0 if rule == "released" else lowest))
-    tokens = edge.reshape(side // patch, patch, side // patch, patch).any((1, 3))
+    tokens = edge.reshape(len(edge) // patch, patch, -1, patch).any((1, 3))
     return np.flatnonzero(tokens).astype(np.int64)
 
 
@@ -272,6 +276,57 @@ def _attended(query: Array, key: Array, value: Array, heads: int) -> Array:
     scale = np.asarray((query.shape[1] / heads) ** -0.5, query.dtype)
     parts = zip(*(np.split(x, heads, axis=1) for x in (query, key, value)), strict=True)
     return np.hstack([_softmax(q @ k.T * scale) @ v for q, k, v in parts])
+
+
+def low_rank_linear(
+    known: Array,
+    state: Array,
+    inside: IntArray,
+    weight: Array,
+    root: Array,
+    bias: Array,
+    *,
+    column: int = 0,
+    channels: int = 1,
+    epsilon: float = 1e-5,
+    activation: Literal["none", "gated"] = "none",
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """A linear layer of normalised tokens that are known but for a part of low rank -> [L, N], gated [L, N/2]."""
+    outside = np.setdiff1d(np.arange(len(known)), inside)
+    known, s = known[outside, column:].astype(dtype), state[outside].astype(dtype)
+    outputs, rank = weight.shape
+    u, v, n = known[:, :outputs], known[:, outputs : outputs + rank], known[:, outputs + rank]
+    squares = n + 2 * (v * s).sum(1) + ((s @ root.astype(dtype).T) ** 2).sum(1)
+    deviation = np.sqrt(np.maximum(squares, 0) / channels + np.asarray(epsilon, dtype))
+    y = (u + s @ weight.astype(dtype).T) / deviation[:, None] + bias.astype(dtype)
+    if activation == "gated":
+        gate, hidden = np.split(y, 2, axis=1)
+        ones = np.ones(outputs // 2, dtype)
+        y = layer_norm(gate * _sigmoid(gate) * hidden, ones, 0 * ones, epsilon, dtype)
+    out = np.zeros((len(state), y.shape[1]), dtype)
+    out[outside] = y
+    return out
+
+
+def low_rank_add(
+    known: Array,
+    state: Array,
+    inside: IntArray,
+    rows: Array,
+    wanted: IntArray,
+    weight: Array,
+    bias: Array,
+    *,
+    column: int = 0,
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """A linear layer of states added to what is known, and rows that are given -> [n, N]."""
+    out = known[:, column : column + len(weight)].astype(dtype) + state.astype(dtype) @ weight.astype(dtype).T
+    out += bias.astype(dtype)
+    out[inside] = rows
+    wanted_rows: Array = out[wanted]
+    return wanted_rows
 
 
 def mask_upscaling(

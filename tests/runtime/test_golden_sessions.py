@@ -14,7 +14,13 @@ import onnxruntime
 import pytest
 from tolerances import TOLERANCES
 
-from inter2former_deploy.families.inter2former.interface import BLANK_INPUTS, EDGE_INPUTS, graph_tensors
+from inter2former_deploy.families.inter2former.interface import (
+    BLANK_INPUTS,
+    EDGE_INPUTS,
+    EMBEDDING,
+    OUTSIDE_INPUTS,
+    graph_tensors,
+)
 from inter2former_deploy.families.inter2former.pictures import Frame
 from inter2former_deploy.families.inter2former.prompts import LabelMapPrompts
 from inter2former_deploy.runtime import Segmenter, Session
@@ -86,13 +92,17 @@ def test_session_on_the_release_s_features(
     """
     import torch
 
+    from inter2former_deploy.families.inter2former.graphs import PrepareGraph
+
     arrays = golden("session")
     height, width = arrays["image_bgr"].shape[:2]
     frame = Frame(height, width, SIZE)
+    embedding = torch.from_numpy(arrays["image_embedding"][0].transpose(1, 2, 0).copy())
     with torch.no_grad():
         edges = model.decode_head.project_edges([torch.from_numpy(arrays[f"edge_{i}"]) for i in range(4)])
-    features = {"image_embedding": arrays["image_embedding"][0].transpose(1, 2, 0)}
-    features |= {name: edge.numpy() for name, edge in zip(EDGE_INPUTS, edges, strict=True)}
+        outside = PrepareGraph(model).known_outside(embedding)
+    names = (EMBEDDING, *EDGE_INPUTS, *OUTSIDE_INPUTS)
+    features = {name: x.numpy() for name, x in zip(names, (embedding, *edges, *outside), strict=True)}
     features |= {name: np.zeros(shape, np.float32) for name, shape in blank_shapes(model).items()}
     values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x)) for name, x in features.items()}
     tolerance = TOLERANCES["session logits of a bundle", "float32"]

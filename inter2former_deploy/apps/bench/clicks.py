@@ -26,11 +26,13 @@ from inter2former_deploy.families.inter2former.interface import (
     CLICK_OUTPUTS,
     EMBEDDING,
     LABELS,
+    OUTSIDE_INPUTS,
     graph_tensors,
 )
 from inter2former_deploy.families.inter2former.masks import Box
 
 Array = npt.NDArray[Any]
+TOKEN_INPUTS = (*BLANK_INPUTS, *OUTSIDE_INPUTS)  # what of the decoder the image decides, but for its edges
 MODEL = PROBE  # its decoder is that of vit_b; the encoder takes no part
 
 
@@ -42,7 +44,7 @@ def photograph_frame(family: str, size: int) -> Any:
 def export_pinned(folder: Path, size: int, share: float, rule: EdgeRule) -> Path:
     """A click graph of the release's size whose upsampling box is that of the disc; written once a folder.
 
-    Beside it lies `export_blank`'s graph.
+    Beside it lies `export_tokens`' graph.
     """
     import onnx
     import onnx.numpy_helper
@@ -52,7 +54,7 @@ def export_pinned(folder: Path, size: int, share: float, rule: EdgeRule) -> Path
     path = folder / f"click-{size}-{rule}.onnx"
     if not path.exists():
         onnx.save(export_model(model_of(MODEL.with_decoder(edge_rule=rule)), "click", size=size), path)
-    export_blank(folder, size)
+    export_tokens(folder, size)
     pinned = folder / f"click-{size}-{rule}-{share}.onnx"
     if not pinned.exists():
         model = onnx.load(path)
@@ -73,25 +75,26 @@ def export_pinned(folder: Path, size: int, share: float, rule: EdgeRule) -> Path
     return pinned
 
 
-def export_blank(folder: Path, size: int) -> Path:
-    """Image embedding -> `interface.BLANK_INPUTS`, as prepare.onnx computes them; written once a folder."""
+def export_tokens(folder: Path, size: int) -> Path:
+    """Image embedding -> `TOKEN_INPUTS`, as prepare.onnx computes them; written once a folder."""
     import onnx
     import torch
 
     from inter2former_deploy.exporters.graphs import export_graph
+    from inter2former_deploy.families.inter2former.graphs import PrepareGraph
 
-    class Blank(torch.nn.Module):
+    class Tokens(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.neck = model_of(MODEL).neck
+            self.prepare = PrepareGraph(model_of(MODEL))
 
         def forward(self, image_embedding: torch.Tensor) -> Any:
-            return self.neck.attend_blank(image_embedding)
+            return self.prepare.tokens(image_embedding)
 
-    path = folder / f"blank-{size}.onnx"
+    path = folder / f"tokens-{size}.onnx"
     if not path.exists():
         embedding = torch.zeros(graph_tensors(MODEL, size)["prepare"]["inputs"][EMBEDDING]["sizes"])
-        onnx.save(export_graph(Blank(), (embedding,), inputs=(EMBEDDING,), outputs=BLANK_INPUTS), path)
+        onnx.save(export_graph(Tokens(), (embedding,), inputs=(EMBEDDING,), outputs=TOKEN_INPUTS), path)
     return path
 
 
@@ -225,9 +228,9 @@ class _Graph:
             for name, shape in shapes.items()
             if name != LABELS
         }
-        blank = load(export_blank(decoder.parent, shapes[LABELS][0]))
-        known = blank.run_with_ort_values(BLANK_INPUTS, {EMBEDDING: self._features[EMBEDDING]})
-        self._features |= zip(BLANK_INPUTS, known, strict=True)
+        tokens = load(export_tokens(decoder.parent, shapes[LABELS][0]))
+        known = tokens.run_with_ort_values(TOKEN_INPUTS, {EMBEDDING: self._features[EMBEDDING]})
+        self._features |= zip(TOKEN_INPUTS, known, strict=True)
 
     def __call__(self, labels: Array) -> None:
         self.session.run_with_ort_values(CLICK_OUTPUTS, {LABELS: self._value(labels), **self._features})

@@ -175,6 +175,65 @@ def linear_add(side: int) -> Case:
     )
 
 
+@measured(share=SHARES)
+def low_rank_linear(side: int, share: float, activation: str = "gated") -> Case:
+    """The shared expert's hidden values in the last layer, of tokens outside the box of `share` of `side * side`."""
+    rng = np.random.default_rng(28)
+    length, dim, hidden = side * side, DECODER.dim, DECODER.expert_hidden
+    rank, outputs = DECODER.layers * (DECODER.attention_dim + hidden) - hidden, 2 * hidden
+    inside = _inside(side, share)
+    weights = {
+        "weight": _normal(rng, outputs, rank) / 16,
+        "root": np.triu(_normal(rng, rank, rank)) / 16,
+        "bias": _normal(rng, outputs),
+    }
+    known = _normal(rng, length, outputs + rank + 1)
+    known[:, -1] = 2 * dim  # a norm that is larger than what the state takes away
+    outside = length - len(inside)
+    products = outputs * rank + rank * (rank + 1) / 2 + rank
+    return Case(
+        operator="LowRankLinear",
+        inputs={"known": known, "state": _normal(rng, length, rank) / 16, "inside": inside, **weights},
+        constant=frozenset(weights),
+        attributes={"column": 0, "channels": dim, "epsilon": EPSILON, "activation": activation},
+        flop=outside * (2.0 * products + SILU_FLOP * hidden),
+        nbytes=4.0 * (outside * (outputs + 2 * rank + 1) + length * hidden),
+    )
+
+
+@measured(share=SHARES)
+def low_rank_add(side: int, share: float) -> Case:
+    """First layer of the low-resolution logits, of tokens outside the box of `share` of `side * side`."""
+    rng = np.random.default_rng(29)
+    length, outputs = side * side, DECODER.pyramid[1]
+    rank = DECODER.layers * (DECODER.attention_dim + DECODER.expert_hidden)
+    inside = _inside(side, share)
+    weights = {"weight": _normal(rng, outputs, rank) / 8, "bias": _normal(rng, outputs)}
+    outside = length - len(inside)
+    return Case(
+        operator="LowRankAdd",
+        inputs={
+            "known": _normal(rng, length, outputs),
+            "state": _normal(rng, length, rank),
+            "inside": inside,
+            "rows": _normal(rng, len(inside), outputs),
+            "wanted": np.arange(length),
+            **weights,
+        },
+        constant=frozenset(weights),
+        attributes={"column": 0},
+        flop=2.0 * outside * outputs * rank,
+        nbytes=4.0 * (outside * rank + 2 * length * outputs),
+    )
+
+
+def _inside(side: int, share: float) -> Array:
+    """The tokens of a box of `share` of `side * side` tokens, ascending."""
+    left, top, right, bottom = disc_token_box(side, share)
+    inside: Array = np.arange(side * side).reshape(side, side)[top:bottom, left:right].ravel()
+    return inside
+
+
 @measured()
 def mask_upscaling(side: int) -> Case:
     """HRSAM: the logits of a mask from `side * side` image tokens."""
@@ -276,6 +335,20 @@ def edge_tokens(side: int, share: float, rule: str = "exact") -> Case:
         inputs={"labels": labels},
         constant=frozenset(),
         attributes={"rule": rule},
+        flop=0.0,
+        nbytes=float(labels.size),
+    )
+
+
+@measured(share=SHARES)
+def label_box(side: int, share: float) -> Case:
+    """The box of a label map with a disc of `share` of the area."""
+    labels = disc_labels(side * PATCH, share)
+    return Case(
+        operator="LabelBox",
+        inputs={"labels": labels},
+        constant=frozenset(),
+        attributes={},
         flop=0.0,
         nbytes=float(labels.size),
     )

@@ -18,6 +18,7 @@ from inter2former_deploy.families.inter2former.config import (
     OUTSIDE_LOGIT,
     PAD_MULTIPLE,
     STAGES,
+    DecoderConfig,
     ModelConfig,
 )
 from inter2former_deploy.families.inter2former.labels import (
@@ -39,7 +40,8 @@ EMBEDDING = "image_embedding"  # the encoder's output
 KEPT = (PICTURE, EMBEDDING)  # what a saved encoding holds: all that `prepare` of any decoder may take
 EDGE_INPUTS = tuple(f"edge{kind}_{i}" for kind in ("", "_border", "_corner") for i in range(STAGES))
 BLANK_INPUTS = ("blank_qkv", "blank_attention", "blank_logsum")
-PREPARED = (*BLANK_INPUTS, *EDGE_INPUTS)  # what `prepare` gives
+OUTSIDE_INPUTS = ("outside_qkv", "outside")
+PREPARED = (*BLANK_INPUTS, *OUTSIDE_INPUTS, *EDGE_INPUTS)  # what `prepare` gives
 LABELS = "labels"  # the prompt state
 CLICK_INPUTS = (LABELS, EMBEDDING, *PREPARED)
 CLICK_OUTPUTS = ("box_logits", "box")
@@ -83,6 +85,11 @@ def graph_tensors(config: ModelConfig, size: int) -> dict[GraphName, Json]:
         "blank_attention": make.floats([TOKENS, decoder.attention_dim], f"result of {blank}"),
         "blank_logsum": make.floats([TOKENS, decoder.heads], f"logarithms of the sums of {blank}"),
     }
+    outside = "the decoder that the image alone decides, for tokens outside the box of the labels; hand it on unchanged"
+    prepared |= {
+        "outside_qkv": make.floats([TOKENS, 3 * decoder.attention_dim], f"queries, keys and values of {outside}"),
+        "outside": make.floats([TOKENS, outside_width(decoder)], f"what of {outside}"),
+    }
     for i, channels in enumerate((*decoder.pyramid[1:], 1)):
         side = "S" if i == STAGES - 1 else f"S/{2 ** (STAGES - 1 - i)}"
         what = f"edge features for upsampling stage {i}"
@@ -100,6 +107,18 @@ def graph_tensors(config: ModelConfig, size: int) -> dict[GraphName, Json]:
         "prepare": {"inputs": picture | embedding, "outputs": prepared},
         "click": {"inputs": {LABELS: labels, **embedding, **prepared}, "outputs": decoded},
     }
+
+
+def outside_width(decoder: DecoderConfig) -> int:
+    """Numbers of a token that are known of the decoder outside the box of the labels (`modules/outside.py`)."""
+    width, state = decoder.pyramid[1], 0
+    for layer in range(decoder.layers):
+        if layer > 0:
+            width += 3 * decoder.attention_dim + state + 1
+        state += decoder.attention_dim
+        width += 2 * decoder.expert_hidden + state + 1
+        state += decoder.expert_hidden
+    return width
 
 
 def preprocessing() -> Json:

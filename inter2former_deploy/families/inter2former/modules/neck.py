@@ -63,7 +63,10 @@ class HybridLayer(nn.Module):
         Returns:
             [L, C].
         """
-        attended = self.attention(self.qkv(x), edge, grid_width, known)
+        return self.mix(x, self.attention(self.qkv(x), edge, grid_width, known), edge)
+
+    def mix(self, x: Tensor, attended: Tensor, edge: Tensor) -> Tensor:
+        """Tokens [n, C] after this layer, from what their attention gave [n, D]; `edge` are those among them."""
         x = formulas.linear_add(attended, x, self.o_proj.weight, self.o_proj.bias)
         mixed: Tensor = self.ffn(x, edge, self.norm2)
         return mixed
@@ -137,23 +140,18 @@ class DecoderNeck(nn.Module):
         tokens = self.ref_conv(labels, image_embedding, self.ref_embeds.weight)
         return cast(HybridLayer, self.blocks[0]).attend_fully(tokens, w)
 
-    def decode(
-        self, labels: Tensor, image_embedding: Tensor, blank: KnownAttention | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens of one image, as click.onnx computes them.
+    def decode(self, labels: Tensor, image_embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of one image.
 
         Args:
             labels: uint8 [S, S], 0..4.
             image_embedding: [h, w, C].
-            blank: What `attend_blank` gave: saves time, changes nothing else.
 
         Returns:
             Tokens [h*w, C], and edge tokens int64 [E], ascending.
         """
         x, edge = self.embed(labels, image_embedding)
-        first, *others = self.blocks
-        x = first(x, edge, image_embedding.shape[1], blank)
-        for block in others:
+        for block in self.blocks:
             x = block(x, edge, image_embedding.shape[1])
         return x, edge
 

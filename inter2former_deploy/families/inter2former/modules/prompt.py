@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from inter2former_deploy.families.inter2former.config import PATCH
 from inter2former_deploy.operators import formulas
 
 
@@ -39,5 +41,19 @@ class PromptEmbedding(nn.Module):
         Returns:
             [h*w, C].
         """
+        return self._embed(labels, embedding, label_table, self.dense)
+
+    def box(self, labels: Tensor) -> Tensor:
+        """Where labels are convolved, int64 [4]: left, top, right, bottom in tokens, right and bottom exclusive."""
+        if self.dense:
+            height, width = (side // PATCH for side in labels.shape)
+            return torch.tensor((0, 0, width, height), device=labels.device)
+        return formulas.label_box(labels)
+
+    def crop(self, labels: Tensor, embedding: Tensor, label_table: Tensor) -> Tensor:
+        """Tokens of the `box`, [hb*wb, C], from the labels and the embedding there; arguments as in `forward`."""
+        return self._embed(labels, embedding, label_table, dense=True)
+
+    def _embed(self, labels: Tensor, embedding: Tensor, label_table: Tensor, dense: bool) -> Tensor:
         w0, b0, w1, b1, w2, b2, w3, b3 = self.stem.parameters()
-        return formulas.prompt_embedding(labels, embedding, label_table, w0, b0, w1, b1, w2, b2, w3, b3, self.dense)
+        return formulas.prompt_embedding(labels, embedding, label_table, w0, b0, w1, b1, w2, b2, w3, b3, dense)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -102,6 +102,8 @@ class UpsampledImage(NamedTuple):
     logits: Tensor  # [S, S], `OUTSIDE_LOGIT` outside the box
     box_logits: Tensor  # [hb*16, wb*16], the same inside the box
     box: Tensor  # int64 [4], pixels: left, top, right, bottom, right and bottom exclusive
+    tokens: Tensor  # [hb, wb, C], of the box
+    low_res: Tensor  # [h, w]
 
 
 class LocalUpsampling(nn.Module):
@@ -206,22 +208,48 @@ class LocalUpsampling(nn.Module):
         Returns:
             Logits and the box that was upsampled.
         """
+        h, w = edge_inputs[-1].shape[1:3]
+        low_res = self.low_res(self.first(tokens)).view(h, w)
+
+        def crop(left: int, top: int, right: int, bottom: int) -> Tensor:
+            return tokens.view(h, w, -1).narrow(0, top, bottom - top).narrow(1, left, right - left)
+
+        return self.upsample(low_res, crop, edge_inputs)
+
+    def first(self, tokens: Tensor) -> Tensor:
+        """Results of the first layer of low-resolution logits: [n, C] -> [n, C_1]."""
+        return _linear(cast(nn.Conv2d, self.mlp[0]), tokens)
+
+    def low_res(self, first: Tensor) -> Tensor:
+        """Low-resolution logits [n, 1] from results of their first layer [n, C_1]."""
+        for layer in list(self.mlp)[1:]:
+            first = _linear(layer, first) if isinstance(layer, nn.Conv2d) else layer(first)
+        return first
+
+    def upsample(
+        self, low_res: Tensor, crop: Callable[[int, int, int, int], Tensor], edge_inputs: Sequence[Tensor]
+    ) -> UpsampledImage:
+        """Logits of one image, by operators, from what its tokens are where the object is.
+
+        Args:
+            low_res: Low-resolution logits, [h, w].
+            crop: Gives the tokens of a box: left, top, right, bottom -> [hb, wb, C].
+            edge_inputs: The twelve tensors of `project_edges`.
+
+        Returns:
+            Logits and the box that was upsampled.
+        """
         edge, border, corner = edge_inputs[:STAGES], edge_inputs[STAGES : 2 * STAGES], edge_inputs[2 * STAGES :]
-        h, w = corner[0].shape[1:3]
-        low_res = tokens
-        for layer in self.mlp:
-            if isinstance(layer, nn.Conv2d):  # 1x1, so a matrix product
-                low_res = F.linear(low_res, layer.weight.flatten(1), layer.bias)
-            else:
-                low_res = layer(low_res)
-        box = self._find_box(low_res.view(h, w))
-        left, top, right, bottom = _unpack(box, h, w)
-        x = tokens.view(h, w, -1).narrow(0, top, bottom - top).narrow(1, left, right - left)
+        h, w = low_res.shape
+        box = self._find_box(low_res)
+        left, top, right, bottom = unpack_box(box, h, w)
+        x = tokens = crop(left, top, right, bottom)
         for stage, stage_edges in zip(self.stages, zip(edge, border, corner, strict=True), strict=True):
             x = stage.decode(x, box, *stage_edges)
         box_logits = x.squeeze(-1)
         around = [PATCH * n for n in (left, w - right, top, h - bottom)]
-        return UpsampledImage(F.pad(box_logits, around, value=OUTSIDE_LOGIT), box_logits, box * PATCH)
+        logits = F.pad(box_logits, around, value=OUTSIDE_LOGIT)
+        return UpsampledImage(logits, box_logits, box * PATCH, tokens, low_res)
 
     def _find_box(self, low_res: Tensor) -> Tensor:
         if self.upsampling == "full":
@@ -235,7 +263,12 @@ def _by_kind(projected: Iterable[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor
     return tuple(tensor for kind in zip(*projected, strict=True) for tensor in kind)
 
 
-def _unpack(box: Tensor, h: int, w: int) -> list[int]:
+def _linear(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1x1 convolution of tokens [n, C], which is a matrix product."""
+    return F.linear(x, layer.weight.flatten(1), layer.bias)
+
+
+def unpack_box(box: Tensor, h: int, w: int) -> list[int]:
     """The numbers of a box, with the promises that torch.export needs to crop by them."""
     left, top, right, bottom = box.tolist()
     for low, high, size in ((left, right, w), (top, bottom, h)):
