@@ -89,6 +89,15 @@ def test_commands_and_options_exist(command: Command) -> None:
         typed.make_parser(typed.context_class(typed, info_name=name)).parse_args(words)
 
 
+def test_every_document_is_in_the_site() -> None:
+    """MkDocs refuses what its navigation lacks, and is not among what the tests need."""
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    pages = set(re.findall(r"[:-] (\S+\.md)$", navigation, re.MULTILINE))
+    documents = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert len(documents) > 10
+    assert documents - pages == set()
+
+
 def test_scripts_that_documents_name_exist() -> None:
     named = {word for c in ALL for word in c.words if re.match(r"(\./)?scripts/\w", word)}
     named |= {n for d in DOCUMENTS for n in re.findall(r"`(?:python )?(?:\./)?(scripts/[\w./-]+)", d.read_text())}
