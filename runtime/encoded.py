@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_safetensors
 
 from inter2former_deploy.core.errors import EncodedImageError
 from inter2former_deploy.core.files import replacing
@@ -66,20 +65,32 @@ class EncodedImage:
         Raises:
             OSError: It cannot be written; what was there stays.
         """
-        content = self.to_bytes()
+        pieces = self.pieces()
         with replacing(Path(path)) as unfinished:
             try:
-                unfinished.write_bytes(content)
+                with unfinished.open("wb") as file:
+                    file.writelines(pieces)
             except OSError as error:
                 raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
-    def to_bytes(self) -> bytes:
-        """The content of the file that `save` writes: the same for the same encoding."""
-        arrays = {name: np.ascontiguousarray(array) for name, array in self.tensors.items()}
-        content = to_safetensors(arrays, self._metadata() | {"sha256": self._digest()})
-        end = 8 + int.from_bytes(content[:8], "little")
-        header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":"))  # else in any order
-        return b"".join((content[:8], header.encode().ljust(end - 8), memoryview(content)[end:]))
+    def pieces(self) -> list[bytes | memoryview]:
+        """The content of the file that `save` writes, in pieces: the same for the same encoding.
+
+        Put together here, since the library of safetensors copies all numbers twice, and orders the header differently
+        from run to run.
+
+        Returns:
+            The header, then the tensors themselves.
+        """
+        arrays = self._arrays()
+        header: dict[str, object] = {"__metadata__": self._metadata() | {"sha256": self._digest()}}
+        end = 0
+        for name, array in arrays.items():
+            begin, end = end, end + array.nbytes
+            header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": (begin, end)}
+        told = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+        told = told.ljust(-(-len(told) // 8) * 8)  # so that the numbers begin at a multiple of 8 bytes
+        return [len(told).to_bytes(8, "little"), told, *(array.data.cast("B") for array in arrays.values())]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EncodedImage:
@@ -112,13 +123,17 @@ class EncodedImage:
         told |= {name: str(getattr(self, name)) for name in ("height", "width", "size")}
         return told if self.region is None else told | {"region": json.dumps(astuple(self.region))}
 
+    def _arrays(self) -> dict[str, Floats]:
+        """The tensors as a file holds them, in its order."""
+        return {name: np.ascontiguousarray(array, np.float32) for name, array in sorted(self.tensors.items())}
+
     def _digest(self) -> str:
         """SHA-256 of what a file holds: what it says, then the tensors."""
-        arrays = sorted(self.tensors.items())
-        told = [self._metadata(), [(name, str(array.dtype), array.shape) for name, array in arrays]]
+        arrays = self._arrays()
+        told = [self._metadata(), [(name, str(array.dtype), array.shape) for name, array in arrays.items()]]
         digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-        for _, array in arrays:
-            digest.update(np.ascontiguousarray(array).data)
+        for array in arrays.values():
+            digest.update(array.data)
         return digest.hexdigest()
 
 

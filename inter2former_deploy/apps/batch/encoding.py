@@ -81,7 +81,7 @@ class _Encode:
             return made
         key = made.encoded.picture
         try:
-            self._folder.write(f"{key}{SUFFIX}", made.encoded.to_bytes())
+            self._folder.write(f"{key}{SUFFIX}", *made.encoded.pieces())
         except OSError as error:
             self._made.discard(key)
             return Outcome(picture, "unwritten", reason=f"{picture}: {error}", notes=made.notes)

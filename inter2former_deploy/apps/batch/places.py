@@ -37,8 +37,8 @@ class Folder(Protocol):
     def read(self, name: str) -> bytes:
         """A file. OSError: it cannot be read."""
 
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file, or replace it. OSError: it cannot be written; what was there stays."""
+    def write(self, name: str, *content: bytes | memoryview) -> None:
+        """Write a file of these pieces, or replace it. OSError: it cannot be written; what was there stays."""
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -266,12 +266,12 @@ class _LocalFolder:
     def read(self, name: str) -> bytes:
         return (self._folder / name).read_bytes()
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, *content: bytes | memoryview) -> None:
         path = self._folder / name
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as unfinished:
-                unfinished.write_bytes(content)
+            with replacing(path) as unfinished, unfinished.open("wb") as file:
+                file.writelines(content)
         except OSError as error:
             raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -323,9 +323,9 @@ class _RemoteFolder:
         except Exception as error:
             raise OSError(f"{self.path(name)} cannot be read: {_reason(error)}") from error
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, *content: bytes | memoryview) -> None:
         try:
-            self._system.pipe_file(f"{self._path}/{name}", content)
+            self._system.pipe_file(f"{self._path}/{name}", b"".join(content))
         except Exception as error:
             raise OSError(f"{self.path(name)} cannot be written: {_reason(error)}") from error
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,12 +54,12 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     folder = open_folder(str(tmp_path), "--output")
     folder.write("a.txt", b"old")
 
-    def full(self: Path, content: bytes) -> None:
-        with self.open("wb") as file:
-            file.write(content[:1])
-        raise OSError(28, "No space left on device", str(self))
+    class Full(io.FileIO):
+        def writelines(self, lines: Any) -> None:
+            self.write(b"n")
+            raise OSError(28, "No space left on device", self.name)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "open", lambda self, mode: Full(self, mode))
     with pytest.raises(OSError, match=r"/a\.txt cannot be written: No space left"):
         folder.write("a.txt", b"new")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.txt", b"old")]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 from typing import NamedTuple
 
 import pytest
@@ -46,15 +47,15 @@ def disk_full_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractCon
 
     @contextmanager
     def full(number: int) -> Iterator[None]:
-        write, calls = Path.write_bytes, count(1)
+        open_, calls = Path.open, count(1)
 
-        def sometimes(self: Path, content: bytes) -> int:
-            if next(calls) == number:
+        def sometimes(self: Path, mode: str = "r", *others: Any, **named: Any) -> Any:
+            if mode == "wb" and next(calls) == number:
                 raise OSError(28, "No space left on device", str(self))
-            return write(self, content)
+            return open_(self, mode, *others, **named)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Path, "write_bytes", sometimes)
+            patched.setattr(Path, "open", sometimes)
             yield
 
     return full
