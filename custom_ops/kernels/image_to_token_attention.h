@@ -18,35 +18,21 @@ struct ImageToTokenSizes {
   int64_t channels;  // C of an image token
 };
 
-// The weights that are packed, as OPERATORS.md lays them out.
-struct ImageToTokenWeights {
-  const float* query_weight;           // [D, I]
-  const float *out_weight, *out_bias;  // [C, D], [C]
-};
-
-// What differs from call to call.
+// Its tensors, as OPERATORS.md lays them out.
 struct ImageToTokenInputs {
-  const float *query, *query_input;      // [L, D], [L, I]
-  const float* query_weight;             // [D, I], the same that was packed
-  const float* query_bias;               // [D]
-  const float *key, *value;              // [T, D]
-  const float* image;                    // [L, C]
-  const float *norm_weight, *norm_bias;  // [C]
+  const float *query, *query_input;        // [L, D], [L, I]
+  const float *query_weight, *query_bias;  // [D, I], [D]
+  const float *key, *value;                // [T, D]
+  const float* image;                      // [L, C]
+  const float *out_weight, *out_bias;      // [C, D], [C]
+  const float *norm_weight, *norm_bias;    // [C]
 };
 
-// Floats of the packed weights; rows and tokens do not matter.
-using PackedImageToTokenSizeKernel = size_t(const ImageToTokenSizes& sizes);
-
-// Rearranges the weights for the kernel below; `packed` is aligned to 64 bytes.
-using PackImageToTokenKernel = void(const ImageToTokenSizes& sizes,
-                                    const ImageToTokenWeights& weights, float* packed);
-
-// ImageToTokenAttention of OPERATORS.md: out [L, C], no overlap; `packed` is what
-// pack_image_to_token of the same tier wrote. What an image token becomes depends on that token and
-// the T others alone.
+// ImageToTokenAttention of OPERATORS.md: out [L, C], no overlap. What an image token becomes
+// depends on that token and the T others alone.
 using ImageToTokenAttentionKernel = void(const ImageToTokenSizes& sizes,
-                                         const ImageToTokenInputs& inputs, const float* packed,
-                                         float epsilon, float* out, const Memory& memory,
+                                         const ImageToTokenInputs& inputs, float epsilon,
+                                         float* out, const Memory& memory,
                                          const Parallel& parallel);
 
 }  // namespace i2f

@@ -23,19 +23,11 @@ struct MaskUpscalingWeights {
   const float *second_weight, *second_bias;  // [4 E, D], [E]
 };
 
-// Floats of the packed parameters; height and width do not matter.
-using PackedMaskUpscalingSizeKernel = size_t(const MaskUpscalingSizes& sizes);
-
-// Rearranges the parameters for the kernel below; `packed` is aligned to 64 bytes.
-using PackMaskUpscalingKernel = void(const MaskUpscalingSizes& sizes,
-                                     const MaskUpscalingWeights& weights, float* packed,
-                                     const Parallel& parallel);
-
-// MaskUpscaling of OPERATORS.md: x [h, w, C], mask [E] -> out [4 h, 4 w], no overlap; `packed` is
-// what pack_mask_upscaling of the same tier wrote. What a token becomes depends on that token
-// alone.
+// MaskUpscaling of OPERATORS.md: x [h, w, C], mask [E] -> out [4 h, 4 w], no overlap. What a token
+// becomes depends on that token alone.
 using MaskUpscalingKernel = void(const MaskUpscalingSizes& sizes, const float* x,
-                                 const float* packed, const float* mask, float epsilon, float* out,
-                                 const Memory& memory, const Parallel& parallel);
+                                 const MaskUpscalingWeights& weights, const float* mask,
+                                 float epsilon, float* out, const Memory& memory,
+                                 const Parallel& parallel);
 
 }  // namespace i2f

@@ -17,32 +17,18 @@ struct TokenToImageSizes {
   int64_t channels;  // C of an image token
 };
 
-// The weights that are packed, as OPERATORS.md lays them out.
-struct TokenToImageWeights {
-  const float *key_weight, *value_weight;  // [D, C]
-};
-
-// What differs from call to call.
+// Its tensors, as OPERATORS.md lays them out.
 struct TokenToImageInputs {
-  const float* query;       // [T, D]
-  const float* image;       // [L, C]
-  const float* key;         // [L, D]
-  const float* value_bias;  // [D]
+  const float* query;                      // [T, D]
+  const float* image;                      // [L, C]
+  const float* key;                        // [L, D]
+  const float *key_weight, *value_weight;  // [D, C]
+  const float* value_bias;                 // [D]
 };
 
-// Floats of the packed weights; rows and tokens do not matter.
-using PackedTokenToImageSizeKernel = size_t(const TokenToImageSizes& sizes);
-
-// Rearranges the weights for the kernel below; `packed` is aligned to 64 bytes.
-using PackTokenToImageKernel = void(const TokenToImageSizes& sizes,
-                                    const TokenToImageWeights& weights, float* packed);
-
-// TokenToImageAttention of OPERATORS.md: out [T, D], no overlap; `packed` is what
-// pack_token_to_image of the same tier wrote of `weights`.
+// TokenToImageAttention of OPERATORS.md: out [T, D], no overlap.
 using TokenToImageAttentionKernel = void(const TokenToImageSizes& sizes,
-                                         const TokenToImageInputs& inputs,
-                                         const TokenToImageWeights& weights, const float* packed,
-                                         float* out, const Memory& memory,
-                                         const Parallel& parallel);
+                                         const TokenToImageInputs& inputs, float* out,
+                                         const Memory& memory, const Parallel& parallel);
 
 }  // namespace i2f
