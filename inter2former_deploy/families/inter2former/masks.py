@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from inter2former_deploy.core.prompts import Floats, Mask
 from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT
 from inter2former_deploy.families.inter2former.pictures import Frame
 from inter2former_deploy.families.pictures import Indices, bilinear_taps
-
-Found = npt.NDArray[np.bool_]
 
 _PIXELS = 1 << 20  # of the result at a time: what they need stays in memory that is not given back in between
 
@@ -87,47 +84,35 @@ def foreground_mask(box_logits: Floats, box: Box, frame: Frame) -> Mask:
     for start in range(0, y.lower.size, step):
         rows = slice(start, start + step)
         top = y.lower[rows]
-        first, count = int(top[0]), int(top[-1] - top[0]) + 2
+        first = int(top[0])
+        logits = _around(box_logits, y, x, first, int(top[-1]) - first + 2)
+        signs = (logits > 0).view(np.uint8)
         # Cell (r, c) lies between logits (r, c) and (r + 1, c + 1): so many of the four are foreground.
-        signs = _signs(box_logits, y, x, first, count)
         cells = signs[1:] + signs[:-1]
         cells = cells[:, 1:] + cells[:, :-1]
         pixels = cells.take(x.lower, axis=1).take(top - first, axis=0)
         np.equal(pixels, 4, out=result[rows])
 
         row, column = np.divmod(np.flatnonzero((pixels & 3) != 0), x.lower.size)
-        upper, left = top.take(row), x.lower.take(column)
-        above, below = (_mixed(box_logits, y.of_box(upper + i), x, left, x.weight.take(column)) for i in range(2))
-        down = y.weight[rows].take(row)
+        at = (top - first).take(row) * x.logits + x.lower.take(column)
+        right, down = x.weight.take(column), y.weight[rows].take(row)
+        above, below = (logits.take(at + i) * (1 - right) + logits.take(at + i + 1) * right for i in (0, x.logits))
         result[rows][row, column] = above * (1 - down) + below * down > 0
     return mask
 
 
-def _signs(box_logits: Floats, y: _Axis, x: _Axis, first: int, count: int) -> npt.NDArray[np.uint8]:
-    """Whether the logits are foreground that the pixels mix, 0 or 1, of rows [first, first + count)."""
-    signs = np.zeros((count, x.logits), np.uint8)
+def _around(box_logits: Floats, y: _Axis, x: _Axis, first: int, count: int) -> Floats:
+    """The logits that pixels mix, of rows [first, first + count): those of the box, and what lies next to it."""
+    logits = np.full((count, x.logits), OUTSIDE_LOGIT, np.float32)
     inside = box_logits[max(first - y.before, 0) : max(first - y.before + count, 0), : x.logits - x.before]
     above = max(y.before - first, 0)
-    place = slice(above, above + inside.shape[0]), slice(x.before, x.before + inside.shape[1])
-    np.greater(inside, 0, out=signs[place].view(bool))
-    if y.ends and place[0].stop < count:  # below the map its last row counts once more
-        signs[-1] = signs[-2]
-    if x.ends and place[1].stop < x.logits:
-        signs[:, -1] = signs[:, -2]
-    return signs
-
-
-def _mixed(box_logits: Floats, rows: tuple[Indices, Found], x: _Axis, left: Indices, right_weight: Floats) -> Floats:
-    """Two neighbours of each row, mixed."""
-    row, in_rows = rows
-
-    def logit(column: Indices, in_columns: Found) -> Floats:
-        values: Floats = box_logits.take(row * box_logits.shape[1] + column)
-        values[~(in_rows & in_columns)] = OUTSIDE_LOGIT
-        return values
-
-    mixed: Floats = logit(*x.of_box(left)) * (1 - right_weight) + logit(*x.of_box(left + 1)) * right_weight
-    return mixed
+    height, width = inside.shape
+    logits[above : above + height, x.before : x.before + width] = inside
+    if y.ends and above + height < count:  # below the map its last row counts once more
+        logits[-1] = logits[-2]
+    if x.ends and x.before + width < x.logits:
+        logits[:, -1] = logits[:, -2]
+    return logits
 
 
 class _Axis:
@@ -144,10 +129,3 @@ class _Axis:
         self.logits = int(self.lower[-1]) + 2 if self.lower.size else 0  # how many they mix, from `origin` on
         self.before = start - origin  # of these, how many lie before the box
         self.ends = stop == frame.size  # whether the box ends where the map does
-        self._last = stop - start - 1
-
-    def of_box(self, index: Indices) -> tuple[Indices, Found]:
-        """Which of the box's logits these are, and which lie in it; behind the map its last one counts once more."""
-        place = index - self.before
-        clipped = np.clip(place, 0, self._last)
-        return clipped, (place >= 0) & ((place <= self._last) | self.ends)
