@@ -125,8 +125,10 @@ class Server(uvicorn.Server):
 def _listen(host: str, port: int) -> socket.socket:
     found = None
     try:
-        (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        found = socket.socket(family)
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # Only where the protocol is named asyncio sends what it has at once; else an answer's body waits 40 ms for the
+        # client to acknowledge the head (findings/asyncio_own_socket_waits.sh).
+        found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
         found.listen()  # another server that has the port is noticed here, not later

@@ -25,19 +25,28 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def serving(bundle: Path, limits: dict[str, Any] | None = None, **settings: Any) -> Iterator[httpx.Client]:
-    """Within, a server answers this client."""
+def running(bundle: Path, limits: dict[str, Any] | None = None, **settings: Any) -> Iterator[Server]:
+    """Within, this server answers."""
     service = Service(Settings(bundle=bundle, threads=1, port=0, limits=Limits(**(limits or {})), **settings))
     server, ready = Server(service), Event()
     thread = Thread(target=server.serve_until_stopped, args=(ready.set,))
     thread.start()
     assert ready.wait(30)
     try:
-        with httpx.Client(base_url=server.address, headers={"X-I2F": "1"}, timeout=60) as client:
-            yield client
+        yield server
     finally:
         server.stop()
         thread.join()
+
+
+@contextmanager
+def serving(bundle: Path, limits: dict[str, Any] | None = None, **settings: Any) -> Iterator[httpx.Client]:
+    """Within, a server answers this client."""
+    with (
+        running(bundle, limits, **settings) as server,
+        httpx.Client(base_url=server.address, headers={"X-I2F": "1"}, timeout=60) as client,
+    ):
+        yield client
 
 
 @pytest.fixture

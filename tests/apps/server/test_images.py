@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from apps.server.conftest import MakeClient
+from apps.server.conftest import MakeClient, running
 from served import png, scene, send
 
 from inter2former_deploy.core.runs import Runs
@@ -245,3 +246,12 @@ def test_pictures_that_were_sent_long_ago_are_forgotten(make_client: MakeClient)
     keys = [send(client, scene(seed=seed)) for seed in range(2)]
     assert client.get(f"/v1/images/{keys[0]}").status_code == 404
     assert client.get(f"/v1/images/{keys[1]}").status_code == 200
+
+
+def test_an_answer_does_not_wait_until_its_head_is_acknowledged(bundle: Path) -> None:
+    """Head and body are two packets; without this option the kernel holds back the second for 40 ms."""
+    with running(bundle) as server, httpx.Client(base_url=server.address) as client:
+        assert client.get("/health").status_code == 200
+        (connection,) = server.server_state.connections
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
