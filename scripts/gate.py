@@ -2,15 +2,16 @@
 
 Usage: python scripts/gate.py right [--models probe,demo,vit_b] [--seeds 1-12] [--sizes 512] [--rules exact,released]
                                     [--tiers portable,avx2]
-       python scripts/gate.py wrong [--every 1]
+       python scripts/gate.py wrong [--every 1] [--family hrsam] [--of LowRank,encoder]
        python scripts/gate.py part [--models vit_b] [--seeds 3] [--sizes 1024]
 
 `right` exports and verifies each combination, with the operator library and without, and prints how near the worst
 tensor came to its limit. ONEDNN_MAX_CPU_ISA=AVX2, OMP_NUM_THREADS=1, INTER2FORMER_OPS_LIBRARY and the tiers choose
 other arithmetic. PyTorch traces a model once: graphs of further seeds are the first one's with other weights, which
 are folded anew; those of the second seed are compared with what tracing it gives. Seconds are of all cores together.
-`wrong` judges every mutant of tests/mutants.py. `part` compares the part of the image embedding that the gate computes
-in float64 with float64 over the whole map. What they printed is kept in docs/measured/.
+`wrong` judges every mutant of tests/mutants.py, or those whose graph or name holds one of some words.
+`part` compares the part of the image embedding that the gate computes in float64 with float64 over the whole map.
+What they printed is kept in docs/measured/.
 """
 
 from __future__ import annotations
@@ -160,20 +161,23 @@ def choose_tier(tier: str, folder: Path) -> None:
         os.environ["INTER2FORMER_TIER"] = tier
 
 
-def wrong(every: int) -> int:
+def wrong(every: int, family: Any, words: list[str]) -> int:
     """Judge mutants; returns how many were accepted."""
     from mutants import Trial, mutants
 
     with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(Path(folder))
+        trial = Trial(Path(folder), family)
         verdicts: Counter[str] = Counter()
         for mutant in list(mutants(trial.graphs))[::every]:
+            if not any(word in f"{mutant.graph}, {mutant.name}" for word in words):
+                continue
             verdict, tensors = trial.judge(mutant)
             verdicts[verdict] += 1
-            print(f"{verdict}: {mutant.graph}, {mutant.name}" + (f" [{', '.join(tensors[:3])}]" if tensors else ""))
+            shows = f" [{', '.join(tensors[:3])}]" if tensors else ""
+            print(f"{verdict}: {mutant.graph}, {mutant.name}{shows}", flush=True)
     effective = verdicts["refused"] + verdicts["accepted"]
     print(
-        f"wrong graphs: {verdicts['refused']} refused of {effective} whose results differ; "
+        f"wrong graphs of {family}: {verdicts['refused']} refused of {effective} whose results differ; "
         f"{verdicts['without effect']} changed no result, {verdicts['does not run']} do not run; {arithmetic()}"
     )
     return verdicts["accepted"]
@@ -237,6 +241,8 @@ def main() -> None:
     command.add_argument("--tiers", default="best", type=lambda text: text.split(","))
     command = commands.add_parser("wrong")
     command.add_argument("--every", default=1, type=int)
+    command.add_argument("--family", default="inter2former", choices=["inter2former", "hrsam"])
+    command.add_argument("--of", dest="words", default="", type=lambda text: text.split(","))
     command = commands.add_parser("part")
     command.add_argument("--models", default="vit_b", type=lambda text: text.split(","))
     command.add_argument("--seeds", default="3", type=numbers)

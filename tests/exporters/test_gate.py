@@ -31,6 +31,7 @@ from inter2former_deploy.exporters.exact import (
 from inter2former_deploy.exporters.judgement import Check, Exact, judged
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Gate, ParityReport, check_parity, load_photograph
 from inter2former_deploy.exporters.precision import reduce_precision
+from inter2former_deploy.families.hrsam.interface import LOGITS
 from inter2former_deploy.families.inter2former.config import DEMO, PATCH, PROBE
 from inter2former_deploy.families.inter2former.graphs import DenseClick, PrepareGraph
 from inter2former_deploy.families.inter2former.interface import EDGE_INPUTS, EMBEDDING, PREPARED
@@ -76,6 +77,18 @@ def test_wrong_graphs_are_refused(trial: Trial) -> None:
     assert verdicts["refused"] >= 60, verdicts
     # The gate's inputs reach nearly everything: of the whole list 0.16. A share of so small a sample varies by 0.05.
     assert verdicts["without effect"] <= 0.3 * verdicts["refused"], verdicts
+
+
+def test_wrong_graphs_of_hrsam_are_refused(tmp_path: Path) -> None:
+    """Some of its mutants: those of the encoder take seconds each."""
+    trial = Trial(tmp_path, "hrsam")
+    sample = [m for i, m in enumerate(mutants(trial.graphs)) if i % (13 if m.graph == "click" else 53) == 0]
+    found = [(mutant, *trial.judge(mutant)) for mutant in sample]
+    assert not [f"{mutant.graph}: {mutant.name}" for mutant, verdict, _ in found if verdict == "accepted"]
+    refused = [(mutant.graph, tensors) for mutant, verdict, tensors in found if verdict == "refused"]
+    assert len(refused) >= 9
+    assert {graph for graph, _ in refused} >= {"encoder", "click"}
+    assert all({"encoder": EMBEDDING, "click": LOGITS}.get(graph, tensors[0]) in tensors for graph, tensors in refused)
 
 
 @pytest.mark.parametrize(

@@ -62,20 +62,28 @@ def check_parity(
         OperatorLibraryError: The operator library is missing or does not load.
     """
     with torch.inference_mode():
-        gate = _Gate(model, size, progress)
+        gate = Gate(model, size, progress)
         backends = (PLAIN, OPERATORS) if custom_ops else (PLAIN,)
         if custom_ops:
             for file in (encoder, prepare, click):
                 parity.require_kernels(file)
-        features = {backend: gate.check_image(encoder, prepare, backend, num_threads) for backend in backends}
+        features = {backend: gate.check_encoder(encoder, prepare, backend, num_threads) for backend in backends}
         if reduced is not None:
             gate.check_reduced_encoder(*reduced, backends, num_threads)
-        gate.check_session(click, features, num_threads)
+        gate.check_click(click, features, num_threads)
         return gate.report()
 
 
-class _Gate(Findings):
-    def __init__(self, model: HRSAM, size: int, progress: Callable[[str], None]) -> None:
+class Gate(Findings):
+    """The steps of the gate and what they find.
+
+    Args:
+        model: The reference, in evaluation mode.
+        size: S.
+        progress: Told what comes next.
+    """
+
+    def __init__(self, model: HRSAM, size: int, progress: Callable[[str], None] = lambda _: None) -> None:
         super().__init__(size, progress)
         self.model = model
         self.photograph = parity.load_photograph()
@@ -90,7 +98,7 @@ class _Gate(Findings):
             self._exact_embedding.encode_exactly(self._normalized)
         self._exact = _in_float64(model)
 
-    def check_image(self, encoder: Path, prepare: Path, backend: str, num_threads: int | None) -> Arrays:
+    def check_encoder(self, encoder: Path, prepare: Path, backend: str, num_threads: int | None = None) -> Arrays:
         """Compare what is computed once an image; returns what the graphs give."""
         settings: dict[str, Any] = {"custom_ops": backend == OPERATORS, "num_threads": num_threads}
         prepared = [*self.tensors["prepare"]["outputs"]]
@@ -100,7 +108,9 @@ class _Gate(Findings):
             actual |= Graph(prepare, prepared, **settings)(actual)
         with self._step(f"compare features, {backend}"):
             self.checks += self._exact_embedding.judge(
-                *(EMBEDDING, backend, actual[EMBEDDING], self.embedding), tolerances.LARGEST, tolerances.MEAN
+                *(EMBEDDING, backend, actual[EMBEDDING], self.embedding),
+                tolerances.LARGEST,
+                tolerances.MEAN_OF_EMBEDDING,
             )
             given = torch.from_numpy(actual[EMBEDDING])
             exact, own = PrepareGraph(self._exact)(given.double()), PrepareGraph(self.model)(given)
@@ -123,7 +133,7 @@ class _Gate(Findings):
                 *(f"{EMBEDDING} in {precision}", backend, actual, own), *limits, precision
             )
 
-    def check_session(self, click: Path, features: Mapping[str, Arrays], num_threads: int | None) -> None:
+    def check_click(self, click: Path, features: Mapping[str, Arrays], num_threads: int | None = None) -> None:
         """Compare logits at the reference's prompts and logits, and masks of sessions that each side has by itself."""
         graphs = {
             backend: Graph(click, [LOGITS], custom_ops=backend == OPERATORS, num_threads=num_threads)
