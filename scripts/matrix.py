@@ -2,8 +2,9 @@
 
 Each environment is a virtual environment below the cache folder, with the wheel and what pip finds for it. In each the
 command line is tried, doctor, and a session with the operator library and one without; masks are compared with those of
-this environment's own session, pixel by pixel. Bounds come from the wheel's metadata, so that what is tried is what
-is promised. Environments and downloads are kept: a second run does what changed.
+this environment's own session, pixel by pixel. Of some extras tests of the checkout run. Bounds come from the wheel's
+metadata, so that what is tried is what is promised. Environments and downloads are kept: a second run does what
+changed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,12 @@ USUAL = "3.11"  # of the environments that try something else
 COMMANDS = ("export", "verify", "segment", "encode", "train", "eval", "ablate", "bench", "info", "doctor")
 RUNTIME = ("numpy", "onnxruntime", "opencv-python-headless", "typer")
 EXPORT = ("torch", "onnx", "onnxscript")
+# Extras whose tests run with the lowest versions, those of napari on a screen: xvfb-run ./scripts/matrix.
+TESTED = {
+    "serve": ("tests/apps/server", "tests/annotations"),
+    "napari": ("tests/apps/napari_plugin",),
+}
+TOOLS = ("pytest", "pytest-qt", "httpx", "hypothesis")  # of these tests
 
 SESSION = """
 import sys, json
@@ -71,6 +78,7 @@ class Environment:
     python: str
     pins: Mapping[str, str] = field(default_factory=dict)  # of packages by name; the newest of all others
     extra: str = ""
+    tests: Sequence[str] = ()  # of the checkout
 
     @property
     def requirements(self) -> list[str]:
@@ -89,6 +97,8 @@ def environments(bounds: Mapping[str, Mapping[str, str]], lowest_python: str) ->
     export = {name: bounds["export"][name] for name in bounds["export"]}
     yield Environment("export-lowest", lowest_python, {**bounds[""], **export}, "export")
     yield Environment("export-newest", USUAL, {}, "export")
+    for extra, tests in TESTED.items():
+        yield Environment(f"{extra}-lowest", lowest_python, {**bounds[""], **bounds[extra]}, extra, tests)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -109,7 +119,7 @@ def read_bounds(wheel: Path) -> tuple[dict[str, dict[str, str]], str]:
     for line in metadata.get_all("Requires-Dist", []):
         requirement, _, marker = line.partition(";")
         extra = re.search(r"extra == ['\"](\w+)['\"]", marker)
-        found = re.match(r"([\w.-]+)\s*>=\s*([\w.]+)", requirement.strip())
+        found = re.match(r"([\w.-]+)(?:\[[\w,-]+\])?\s*>=\s*([\w.]+)", requirement.strip())
         if found:
             bounds.setdefault(extra[1] if extra else "", {})[found[1].lower().replace("_", "-")] = found[2]
     python = re.fullmatch(r">=([\d.]+)", metadata["Requires-Python"].strip())
@@ -137,14 +147,16 @@ class Matrix:
             return row | {"installs": f"**no**: {error}"}
         versions = json.loads(_out([python, "-c", VERSIONS], self.cache))
         row["Python"] = versions["python"]
-        row |= {name: versions.get(name, "") for name in (EXPORT if environment.extra else RUNTIME)}
+        row |= {name: versions.get(name, "") for name in (EXPORT if environment.extra == "export" else RUNTIME)}
         row["installs"] = "yes"
         row["command line"] = _tried(self.try_commands, python)
         row["doctor"] = _tried(self.try_doctor, python)
         for column, custom_ops in (("with the library", 1), ("without", 0)):
             row[column] = _tried(self.compare, python, custom_ops)
-        if environment.extra:
+        if environment.extra == "export":
             row["export, verify"] = _tried(self.try_export, python)
+        if environment.tests:
+            row["tests"] = _tried(self.try_tests, python, environment.tests)
         return row
 
     def make(self, environment: Environment) -> Path:
@@ -160,7 +172,7 @@ class Matrix:
             shutil.rmtree(folder, ignore_errors=True)
             _out([base, "-m", "venv", "--without-pip", str(folder)], self.cache)
             target = f"{self.wheel}[{environment.extra}]" if environment.extra else str(self.wheel)
-            _out([*pip, target, *environment.requirements], self.cache)
+            _out([*pip, target, *environment.requirements, *(TOOLS if environment.tests else ())], self.cache)
             stamp.write_text(wanted)
         _out([*pip, "--no-deps", "--force-reinstall", self.wheel], self.cache)
         return python
@@ -218,6 +230,11 @@ class Matrix:
         if wrong:
             raise FailureError(_cell(re.sub(r"/[\w./+-]*/", "", "; ".join(wrong))))
         return "all is well"
+
+    def try_tests(self, python: Path, tests: Sequence[str]) -> str:
+        """Warnings are not errors: old versions of other packages warn of each other."""
+        command = [python.with_name("pytest"), "-q", "-o", "filterwarnings=default", "--disable-warnings", *tests]
+        return _out(command, ROOT).strip().splitlines()[-1].partition(" in ")[0]
 
     def try_export(self, python: Path) -> str:
         i2f, target = python.with_name("i2f"), self.cache / "exported"

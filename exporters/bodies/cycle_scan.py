@@ -9,7 +9,6 @@ the tokens: no tensor is larger than states and channels of all chunks. All fact
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -21,6 +20,7 @@ from onnxscript import script
 from inter2former_deploy.exporters.bodies.shared import (
     HELPER_DOMAIN,
     HELPER_VERSION,
+    Integers,
     MadeForSize,
     helpers,
     operators,
@@ -161,7 +161,7 @@ def Chunks(lengths):
 
 
 @script(operators, default_opset=op)
-def CycleScan(u, projected, rate, skip, bias, gamma, lengths: Sequence[int]):
+def CycleScan(u, projected, rate, skip, bias, gamma, lengths: Integers):
     """The selective scan over each sequence several times end to end (custom_ops/OPERATORS.md)."""
     one = op.Constant(value_ints=[1])
     chunk = op.Constant(value_ints=[32])

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ HELPER_DOMAIN = f"{DOMAIN}.body"
 HELPER_VERSION = 1
 operators = Opset(DOMAIN, DOMAIN_VERSION)
 helpers = Opset(HELPER_DOMAIN, HELPER_VERSION)
+
+# Of attributes. Of collections.abc it would be a class in Python 3.10, of which onnxscript asks what it derives from.
+Integers = typing.Sequence[int]
 
 BOOL, FLOAT, INT64 = TensorProto.BOOL, TensorProto.FLOAT, TensorProto.INT64
 

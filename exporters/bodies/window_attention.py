@@ -8,14 +8,12 @@ Padding slots are queries here, too, which costs less than to leave them out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from onnx import numpy_helper
 from onnxscript import opset18 as op
 from onnxscript import script
 
-from inter2former_deploy.exporters.bodies.shared import FLOAT, INT64, helpers, operators
+from inter2former_deploy.exporters.bodies.shared import FLOAT, INT64, Integers, helpers, operators
 
 # x @ TURN for a pair of channels: what the sine is multiplied with
 TURN = numpy_helper.from_array(np.float32([[0, -1], [1, 0]]).reshape(1, 2, 1, 2))
@@ -93,9 +91,7 @@ def Windows(heights, widths, offsets, side):
 
 
 @script(operators, default_opset=op)
-def WindowAttention(
-    qkv, padding, heads: int, window: int, heights: Sequence[int], widths: Sequence[int], offsets: Sequence[int]
-):
+def WindowAttention(qkv, padding, heads: int, window: int, heights: Integers, widths: Integers, offsets: Integers):
     """Attention within the windows of each map (custom_ops/OPERATORS.md)."""
     one = op.Constant(value_ints=[1])
     zero = op.Constant(value_ints=[0])

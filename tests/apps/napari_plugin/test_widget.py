@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("napari")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # napari's own, of what it imports
+    pytest.importorskip("napari")
+pytest.importorskip("pytestqt")
 
 from inter2former_deploy.runtime import Segmenter, ready_bundle
 
