@@ -61,7 +61,10 @@ def mask_points(runs: Runs) -> list[int]:
 
 
 def _pair(point: Sequence[float]) -> Point:
-    x, y = point
+    try:
+        x, y = point
+    except (TypeError, ValueError):
+        raise ValueError(f"expected a point as a pair of numbers, x and y, got {point!r:.100}") from None
     click = check_click(x, y, True)
     return click.x, click.y
 

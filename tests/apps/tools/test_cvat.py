@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,5 +75,15 @@ def test_nuclio_answers_with_the_runtimes_mask(tmp_path: Path, monkeypatch: pyte
     expected = session.click(5, 5, positive=False)
     assert answer.status_code == 200
     np.testing.assert_array_equal(np.array(json.loads(answer.body)["mask"]) == 1, expected)
-    for wrong in ({}, asked | {"image": "?"}, asked | {"pos_points": [[1]]}, {"image": asked["image"]}):
-        assert main.handler(context, SimpleNamespace(body=wrong)).status_code == 400
+    for wrong, told in (
+        ({}, "no picture"),
+        (b"[]", "no picture"),
+        (b"{", "property name"),
+        (asked | {"image": "?"}, "'image' is no base64"),
+        (asked | {"image": "aGVsbG8="}, "no picture that can be read"),
+        (asked | {"pos_points": [[1]]}, "a pair of numbers, x and y, got .1."),
+        ({"image": asked["image"]}, "there is no click and no box"),
+    ):
+        answer = main.handler(context, SimpleNamespace(body=wrong))
+        assert answer.status_code == 400
+        assert re.search(told, answer.body), answer.body
