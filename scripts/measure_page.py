@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the page costs over the model: clicks and hover previews in Chromium, beside the decode alone.
+"""What the page costs over the model: clicks, hover previews and panning in Chromium, beside the decode alone.
 
     python scripts/measure_page.py BUNDLE [--picture FILE] [--objects 12] [--seconds 6]
 
@@ -93,6 +93,24 @@ HOVER = """async ([seconds, width, height]) => {
     }
     const passed = (performance.now() - begun) / 1000;
     return [(workspace.preview.answered - answered) / passed, (viewer.painted - painted) / passed];
+}"""
+
+# Pans in every frame, once the tiles around have come, at three device pixels for five of the picture; counts frames.
+PAN = """async (seconds) => {
+    const { viewer } = i2f;
+    const { view } = viewer;
+    const pan = async (x, y) => {
+        view.pan(x, y);
+        viewer.repaint();
+        await new Promise(requestAnimationFrame);
+    };
+    view.scale = 0.6;
+    view.centre([view.picture.width / 2, view.picture.height / 2]);
+    const turn = async (i) => pan(Math.round(6 * Math.cos(i / 20)), Math.round(4 * Math.sin(i / 20)));
+    for (let i = 0; i < 126; i++) await turn(i);
+    const [begun, painted] = [performance.now(), viewer.painted];
+    for (let i = 0; performance.now() - begun < 1000 * seconds; i++) await turn(i);
+    return ((viewer.painted - painted) * 1000) / (performance.now() - begun);
 }"""
 
 
@@ -191,6 +209,7 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
                 session.click(*place())
                 decodes.append(1000 * (time.perf_counter() - begun))
                 session.undo()
+        panned = page.evaluate(PAN, arguments.seconds / 3)
         browser.close()
 
     median = {name: statistics.median(values) for name, values in figures.items()}
@@ -208,6 +227,7 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
     print(f"decode of a preview     {decode:7.1f} ms, {1000 / decode:.1f} a second")
     print(f"hover previews          {rate:7.1f} a second, {rate * decode / 1000:.2f} of what decoding allows")
     print(f"frames while hovering   {statistics.median(frames):7.1f} a second")
+    print(f"frames while panning    {panned:7.1f} a second")
 
 
 def wait(page: Any, expression: str) -> None:

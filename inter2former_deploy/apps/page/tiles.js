@@ -65,7 +65,7 @@ export class Tiles {
     const complete = seen.every(({ key }) => this.#have.has(key));
     context.save();
     context.imageSmoothingEnabled = view.scale < 2;
-    context.imageSmoothingQuality = "medium";
+    context.imageSmoothingQuality = "low"; // tiles are at most halved; "medium" makes coarser pictures of each, every frame
     if (!complete) {
       for (let coarse = last; coarse > level; coarse--) this.#paint(context, picture, this.#seen(picture, coarse, view), view);
     }
