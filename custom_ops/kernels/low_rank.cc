@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kRows = kTileRows<2>;       // tokens of a tile
 constexpr int64_t kWidth = 2 * kLanes;    // of a panel
-constexpr int64_t kTaskRows = 8 * kRows;  // tokens of a task
+constexpr int64_t kTaskRows = 4 * kRows;  // tokens of a task
 constexpr int64_t kClearRows = 256;       // tokens of a task that clears
 
 // Where the packed parameters lie, in floats: panels of two vectors of the root, then of the
