@@ -16,10 +16,7 @@ from inter2former_deploy.runtime import Segmenter
 
 PICTURES = {  # clicks in pixels: x, y, positive
     "cat": (data.chelsea, ((176, 118, True), (165, 140, True), (200, 128, True), (319, 128, False))),
-    "coffee": (
-        data.coffee,
-        ((295, 112, True), (380, 12, False), (193, 116, True), (377, 140, True), (370, 40, True)),
-    ),
+    "coffee": (data.coffee, ((290, 144, True), (339, 13, False), (302, 108, True))),
     "rocket": (
         data.rocket,
         ((324, 363, True), (356, 410, False), (324, 237, True), (323, 149, True), (307, 361, False)),
