@@ -383,7 +383,7 @@ def known_answers() -> list[OperatorCase]:
                 "key": np.array([[-1], [np.log(3) - 3]], np.float32),
                 "key_weight": full(1, 1, 1),
                 "value_weight": full(2, 1, 1),
-                "value_bias": full(1, 1),
+                "value": full(1, 1, 1),
             },
             (full(6, 1, 1),),
             {"heads": 1},

@@ -456,7 +456,7 @@ class Decoder {
     floats("key", {rows, width});
     weights("key_weight", {width, channels});
     weights("value_weight", {width, channels});
-    floats("value_bias", {width});
+    floats("value", {one_in(2) ? rows : 1, width});
     integer("heads", heads);
   }
 

@@ -35,10 +35,14 @@ namespace {  // a task of parallel_for is the linker's to merge, unless it is a 
 class Scores {
  public:
   // The few tokens' vectors [T, D], which are scaled by (D / H)^-0.5; of the projection its weight
-  // [D, I] and its bias [D], or nullptr for none.
+  // [D, I] and its bias [D], or nullptr for none. `may_fold`: whether the vectors may be taken
+  // through the projection.
   Scores(const Sizes& sizes, const float* vectors, const float* weight, const float* bias,
-         const Memory& memory, const Parallel& parallel)
-      : sizes_(sizes), head_width_(sizes.width / sizes.heads), weight_(weight) {
+         bool may_fold, const Memory& memory, const Parallel& parallel)
+      : sizes_(sizes),
+        head_width_(sizes.width / sizes.heads),
+        folded_(may_fold && pairs() < sizes.width),
+        weight_(weight) {
     const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(head_width_));
     auto* scaled = take<float>(memory, sizes.tokens * sizes.width);
     auto* start = take<float>(memory, pairs());
@@ -56,7 +60,7 @@ class Scores {
     if (folded()) fold(memory, parallel);
   }
 
-  bool folded() const { return pairs() < sizes_.width; }
+  bool folded() const { return folded_; }
   // Of a head and a token, one head's behind the other's.
   int64_t pairs() const { return sizes_.heads * sizes_.tokens; }
   int64_t scratch_floats() const { return sizes_.width * kWidth; }
@@ -102,6 +106,7 @@ class Scores {
 
   Sizes sizes_;
   int64_t head_width_;
+  bool folded_;
   const float* weight_;   // of the projection; folded: of all pairs
   const float* vectors_;  // [T, D]
   const float* start_;    // what a pair's scores start from

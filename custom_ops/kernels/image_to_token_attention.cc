@@ -19,7 +19,7 @@ class Attention {
         inputs_(inputs),
         head_width_(sizes.width / sizes.heads),
         scores_({sizes.tokens, sizes.width, sizes.heads, sizes.inputs}, inputs.key,
-                inputs.query_weight, inputs.query_bias, memory, parallel),
+                inputs.query_weight, inputs.query_bias, true, memory, parallel),
         epsilon_(epsilon),
         out_(out) {
     if (scores_.folded()) {

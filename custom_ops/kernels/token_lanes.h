@@ -66,7 +66,7 @@ inline void fill(const float* numbers, int64_t rows, float* to, int64_t stride =
 }
 
 // sums [rows, kWidth], rows `stride` apart, += weights [rows, depth] times x [depth, kWidth], in
-// ascending depth.
+// ascending depth, summed from zero: a running sum of thousands would lose digits.
 inline __attribute__((noinline)) void add_product(StridedRows weights, int64_t rows, int64_t depth,
                                                   const float* x, float* sums,
                                                   int64_t stride = kWidth) {
@@ -76,17 +76,15 @@ inline __attribute__((noinline)) void add_product(StridedRows weights, int64_t r
       const float* from[M];
       for (int m = 0; m < M; ++m) from[m] = weights[begin + m];
       float* to = sums + begin * stride;
-      Vec tile[M][2];
-#pragma GCC unroll 32
-      for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 2
-        for (int n = 0; n < 2; ++n) tile[m][n] = load(to + m * stride + n * kLanes);
-      }
+      Vec tile[M][2] = {};
       add_products<M, 2>(from, x, depth, tile);
 #pragma GCC unroll 32
       for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 2
-        for (int n = 0; n < 2; ++n) store(to + m * stride + n * kLanes, tile[m][n]);
+        for (int n = 0; n < 2; ++n) {
+          float* at = to + m * stride + n * kLanes;
+          store(at, load(at) + tile[m][n]);
+        }
       }
     });
   });

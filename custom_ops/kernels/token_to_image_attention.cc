@@ -51,7 +51,7 @@ class Attention {
         inputs_(inputs),
         head_width_(sizes.width / sizes.heads),
         scores_({sizes.tokens, sizes.width, sizes.heads, sizes.channels}, inputs.query,
-                inputs.key_weight, nullptr, memory, parallel),
+                inputs.key_weight, nullptr, sizes.values == 1, memory, parallel),
         summed_(scores_.folded() ? sizes.channels : head_width_),
         panels_(ceil_div(summed_, kWidth)),
         groups_(scores_.folded() ? 1 : sizes.heads),
@@ -85,7 +85,12 @@ class Attention {
       scores_.multiply(here, inputs_.key + (first + at) * sizes_.width, image, projected,
                        weights + at, kSpan);
       if (scores_.folded()) continue;
-      fill(nullptr, sizes_.width, values);
+      if (sizes_.values == 1) {
+        fill(inputs_.value, sizes_.width, values);
+      } else {
+        gather({inputs_.value + (first + at) * sizes_.width, sizes_.width}, here, sizes_.width,
+               values);
+      }
       add_product({inputs_.value_weight, sizes_.channels}, sizes_.width, sizes_.channels, image,
                   values);
       for (int64_t h = 0; h < sizes_.heads; ++h) {
@@ -132,8 +137,9 @@ class Attention {
       for (int64_t k = 0; k < head_width_; ++k) {
         const int64_t d = h * head_width_ + k;
         const float* value_weight = inputs_.value_weight + d * sizes_.channels;
-        const float sum = scores_.folded() ? dot(row, value_weight, sizes_.channels) : row[k];
-        out[t * sizes_.width + d] = sum / weight + inputs_.value_bias[d];
+        out[t * sizes_.width + d] =
+            scores_.folded() ? dot(row, value_weight, sizes_.channels) / weight + inputs_.value[d]
+                             : row[k] / weight;
       }
     }
   }

@@ -15,6 +15,7 @@ struct TokenToImageSizes {
   int64_t width;     // D of queries, keys and values over all heads
   int64_t heads;     // that divide D
   int64_t channels;  // C of an image token
+  int64_t values;    // rows of `value`: 1 or L
 };
 
 // Its tensors, as OPERATORS.md lays them out.
@@ -23,7 +24,7 @@ struct TokenToImageInputs {
   const float* image;                      // [L, C]
   const float* key;                        // [L, D]
   const float *key_weight, *value_weight;  // [D, C]
-  const float* value_bias;                 // [D]
+  const float* value;                      // [values, D]
 };
 
 // TokenToImageAttention of OPERATORS.md: out [T, D], no overlap.

@@ -29,13 +29,16 @@ class TokenToImageAttention final : public Kernel {
     const int64_t t = query.dim(0), l = image.dim(0);
     expect(t >= 1 && l >= 1, "T and L of at least 1",
            std::to_string(t) + " and " + std::to_string(l));
+    const auto value = context.get<float>(5, "value", {"L", d});
+    expect(value.dim(0) == 1 || value.dim(0) == l, "a row of value, or L=" + std::to_string(l),
+           std::to_string(value.dim(0)));
     const TokenToImageInputs inputs{query.data,
                                     image.data,
                                     context.get<float>(2, "key", {{"L", l}, d}).data,
                                     key_weight.data,
                                     context.get<float>(4, "value_weight", {d, c}).data,
-                                    context.get<float>(5, "value_bias", {d}).data};
-    kernels::token_to_image_attention({t, l, d.value, heads_, c.value}, inputs,
+                                    value.data};
+    kernels::token_to_image_attention({t, l, d.value, heads_, c.value, value.dim(0)}, inputs,
                                       context.output<float>(0, {t, d.value}), context.memory(),
                                       context.parallel());
   }

@@ -47,9 +47,9 @@ def ImageToTokenAttention(
 
 
 @script(operators, default_opset=op)
-def TokenToImageAttention(query, image, key, key_weight, value_weight, value_bias, heads: int):
+def TokenToImageAttention(query, image, key, key_weight, value_weight, value, heads: int):
     """What a few tokens get from an image's (custom_ops/OPERATORS.md)."""
     keys = key + op.Gemm(image, key_weight, transB=1)
-    values = op.Gemm(image, value_weight, value_bias, transB=1)
+    values = op.Gemm(image, value_weight, value, transB=1)
     count = op.Reshape(op.Constant(value_int=heads), op.Constant(value_ints=[1]))
     return AttendWith(query, keys, values, count)

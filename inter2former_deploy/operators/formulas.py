@@ -606,7 +606,7 @@ def _like_query(query: Tensor, *_: Any) -> Tensor:
 
 @operator(_like_query)
 def token_to_image_attention(
-    query: Tensor, image: Tensor, key: Tensor, key_weight: Tensor, value_weight: Tensor, value_bias: Tensor, heads: int
+    query: Tensor, image: Tensor, key: Tensor, key_weight: Tensor, value_weight: Tensor, value: Tensor, heads: int
 ) -> Tensor:
     """A few tokens attend to the many of an image: SAM's `cross_attn_token_to_image` up to the output's projection.
 
@@ -615,14 +615,14 @@ def token_to_image_attention(
         image: Image tokens, [L, C].
         key: What is known of their keys, [L, D].
         key_weight: Of the rest of their keys, [D, C].
-        value_weight: [D, C].
-        value_bias: [D].
+        value_weight: Of the rest of their values, [D, C].
+        value: What is known of their values, [L, D], or [1, D], the same for all.
         heads: That divide D; a head's scores are scaled by (D / heads)^-0.5.
 
     Returns:
         [T, D].
     """
-    return _attend(query, key + F.linear(image, key_weight), F.linear(image, value_weight, value_bias), heads)
+    return _attend(query, key + F.linear(image, key_weight), value + F.linear(image, value_weight), heads)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:

@@ -349,9 +349,11 @@ def test_image_to_token_attention(sizes: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (3, 7, 6, 2, 9), (9, 161, 64, 8, 32)])
 def test_token_to_image_attention(sizes: tuple[int, ...]) -> None:
-    inputs, heads = few_tokens.token_to_image(*sizes), sizes[3]
-    out = run("TokenToImageAttention", inputs, heads=heads)
-    assert_accurate(out, twins.token_to_image_attention, *inputs.values(), heads=heads)
+    heads = sizes[3]
+    for values in (1, sizes[1]):
+        inputs = few_tokens.token_to_image(*sizes, values=values)
+        out = run("TokenToImageAttention", inputs, heads=heads)
+        assert_accurate(out, twins.token_to_image_attention, *inputs.values(), heads=heads)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (64, 64)])

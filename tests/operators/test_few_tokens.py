@@ -42,7 +42,9 @@ def image_to_token(rows: int, tokens: int, width: int, heads: int, inputs: int, 
     }
 
 
-def token_to_image(tokens: int, rows: int, width: int, heads: int, channels: int) -> dict[str, Array]:
+def token_to_image(
+    tokens: int, rows: int, width: int, heads: int, channels: int, *, values: int = 1
+) -> dict[str, Array]:
     rng = np.random.default_rng((tokens, rows, width, heads, channels))
     return {
         "query": normal(rng, tokens, width),
@@ -50,7 +52,7 @@ def token_to_image(tokens: int, rows: int, width: int, heads: int, channels: int
         "key": normal(rng, rows, width),
         "key_weight": normal(rng, width, channels, scale=channels**-0.5),
         "value_weight": normal(rng, width, channels, scale=channels**-0.5),
-        "value_bias": normal(rng, width),
+        "value": normal(rng, values, width),
     }
 
 
@@ -71,9 +73,11 @@ def test_image_to_token(library: Library, heads: int, head_width: int) -> None:
 @pytest.mark.parametrize(("heads", "head_width"), HEADS)
 def test_token_to_image(library: Library, heads: int, head_width: int) -> None:
     for i, tokens in enumerate(TOKENS):
-        case = token_to_image(tokens, (1, 63, 65, 200)[i % 4], heads * head_width, heads, (16, 1, 31)[i % 3])
-        out = library.run_all_ways("TokenToImageAttention", case, constant=TO_IMAGE, heads=heads)
-        assert_accurate(out, twins.token_to_image_attention, *case.values(), heads=heads)
+        rows, width, channels = (1, 63, 65, 200)[i % 4], heads * head_width, (16, 1, 31)[i % 3]
+        for values in (1, rows):
+            case = token_to_image(tokens, rows, width, heads, channels, values=values)
+            out = library.run_all_ways("TokenToImageAttention", case, constant=TO_IMAGE, heads=heads)
+            assert_accurate(out, twins.token_to_image_attention, *case.values(), heads=heads)
 
 
 @pytest.mark.parametrize("tokens", [7, 26])
@@ -132,7 +136,7 @@ def test_they_are_what_the_decoder_s_modules_give(library: Library) -> None:
             "key": positions @ weights["k_proj.weight"].T,
             "key_weight": weights["k_proj.weight"],
             "value_weight": weights["v_proj.weight"],
-            "value_bias": weights["v_proj.bias"],
+            "value": weights["v_proj.bias"][None],
         }
         expected = attention((tokens + places)[None], (image + positions)[None], image[None])[0]
     out = library.run("TokenToImageAttention", {name: x.numpy() for name, x in case.items()}, heads=heads)[0]
@@ -226,7 +230,8 @@ def test_bad_inputs_of_image_to_token(library: Library, name: str, value: Array,
         ("key", zeros(4, 8), r"expected key float32 \[L=5, D=8\], got float32 \[4, 8\]"),
         ("key_weight", zeros(8, 0), r"expected C and D of at least 1, got 0 and 8"),
         ("value_weight", zeros(6, 8), r"expected value_weight float32 \[D=8, C=6\], got float32 \[6, 8\]"),
-        ("value_bias", np.zeros(8), r"expected value_bias float32 \[D=8\], got float64 \[8\]"),
+        ("value", np.zeros((1, 8)), r"expected value float32 \[L, D=8\], got float64 \[1, 8\]"),
+        ("value", zeros(4, 8), r"expected a row of value, or L=5, got 4"),
     ],
 )
 def test_bad_inputs_of_token_to_image(library: Library, name: str, value: Array, message: str, constant: bool) -> None:

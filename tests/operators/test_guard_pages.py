@@ -287,7 +287,7 @@ def image_to_token_attention() -> Iterator[Case]:
 
 
 def token_to_image_attention() -> Iterator[Case]:
-    def case(rows: int, tokens: int, heads: int, head_width: int, channels: int) -> Case:
+    def case(rows: int, tokens: int, heads: int, head_width: int, channels: int, *, values: int = 1) -> Case:
         width = heads * head_width
         arrays = {
             "query": floats(tokens, width),
@@ -295,7 +295,7 @@ def token_to_image_attention() -> Iterator[Case]:
             "key": floats(rows, width),
             "key_weight": floats(width, channels),
             "value_weight": floats(width, channels),
-            "value_bias": floats(width),
+            "value": floats(values, width),
         }
         return arrays, {"heads": heads}
 
@@ -303,7 +303,7 @@ def token_to_image_attention() -> Iterator[Case]:
         yield case(5, tokens, heads, head_width, channels)
     for rows in (*SIZES, 63, 65, 129):
         yield case(rows, 3, 2, 4, 9)
-        yield case(rows, 9, 2, 4, 9)
+        yield case(rows, 9, 2, 4, 9, values=rows)
 
 
 def low_rank_linear() -> Iterator[Case]:

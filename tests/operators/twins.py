@@ -259,7 +259,7 @@ def token_to_image_attention(
     key: Array,
     key_weight: Array,
     value_weight: Array,
-    value_bias: Array,
+    value: Array,
     *,
     heads: int,
     dtype: DTypeLike = np.float64,
@@ -267,7 +267,7 @@ def token_to_image_attention(
     """A few tokens attend to an image's -> [T, D]."""
     x = image.astype(dtype)
     keys = key.astype(dtype) + x @ key_weight.astype(dtype).T
-    values = x @ value_weight.astype(dtype).T + value_bias.astype(dtype)
+    values = value.astype(dtype) + x @ value_weight.astype(dtype).T
     return _attended(query.astype(dtype), keys, values, heads)
 
 

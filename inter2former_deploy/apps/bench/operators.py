@@ -307,14 +307,14 @@ def token_to_image_attention(side: int, clicks: int) -> Case:
         "key": _normal(rng, length, width),
         "key_weight": _normal(rng, width, dim) / 16,
         "value_weight": _normal(rng, width, dim) / 16,
-        "value_bias": _normal(rng, width),
+        "value": _normal(rng, 1, width),
     }
     projected = min(width, heads * tokens)
     products = 2 * dim * projected + (1 if heads * tokens < width else 2) * width * tokens
     return Case(
         operator="TokenToImageAttention",
         inputs=inputs,
-        constant=frozenset(("key_weight", "value_weight", "value_bias")),
+        constant=frozenset(("key_weight", "value_weight", "value")),
         attributes={"heads": heads},
         flop=length * (2.0 * products + EXP_FLOP * heads * tokens),
         nbytes=4.0 * length * (dim + width),

@@ -50,18 +50,12 @@ class PrepareGraph(nn.Module):
         self.neck, self.transformer = model.neck, model.decode_head.transformer
 
     def forward(self, image_embedding: Tensor) -> tuple[Tensor, ...]:
-        """Image embedding [h, w, C] -> the tensors `interface.PREPARED`.
-
-        Keys come as [heads, channels of a head, L], values as [heads, L, channels of a head], queries as [L, channels
-        of all heads].
-        """
+        """Image embedding [h, w, C] -> the tensors `interface.PREPARED`, [L, channels of all heads] each."""
         grid = image_embedding.shape[:2]
         image = image_embedding.flatten(0, 1)  # [L, C]
         positions = self.neck.position_map((grid[0], grid[1]))[0].flatten(1).T
         first, *others = layers_of(self.transformer)
-        to_image = first.cross_attn_token_to_image
-        known = first.project(image[None], positions[None])
-        prepared = [_keys(known.key[0], to_image.heads), _split(known.value[0], to_image.heads), known.query[0]]
+        prepared = [x[0] for x in first.project(image[None], positions[None])]
         for layer in others:
             prepared.append(_position_keys(layer.cross_attn_token_to_image, positions))
             prepared.append(layer.cross_attn_image_to_token.q_proj(positions))
@@ -102,9 +96,8 @@ class ClickGraph(nn.Module):
         tokens = first.norm2(tokens + _from_known(first, tokens + placed, first_key, first_value, mask))
         tokens = first.norm3(tokens + first.mlp(tokens))
         weight = first.cross_attn_image_to_token.q_proj.weight
-        channels = mask.channels.T  # [L, few]
-        query = ImageQueries(first_query, channels, weight @ mask.weight, F.linear(mask.bias, weight))
-        image = formulas.linear_add(channels, image, mask.weight, mask.bias)
+        query = ImageQueries(first_query, mask.channels, weight @ mask.weight, F.linear(mask.bias, weight))
+        image = formulas.linear_add(mask.channels, image, mask.weight, mask.bias)
         image = _from_tokens(first, query, tokens, placed, image)
 
         for i, layer in enumerate(others):
@@ -147,7 +140,7 @@ class ClickGraph(nn.Module):
         few = self.neck.mask_channels(logits[None, None], grid)[0].flatten(1)
         last = self.neck.mask_downscaling[-1]
         return MaskEmbedding(
-            channels=torch.where(has_mask > 0, few, 0),
+            channels=torch.where(has_mask > 0, few, 0).T,
             weight=last.get_parameter("weight").flatten(1),
             bias=torch.where(has_mask > 0, last.get_parameter("bias"), self.neck.no_mask_embed.weight[0]),
         )
@@ -160,9 +153,9 @@ class ClickGraph(nn.Module):
 
 
 class MaskEmbedding(NamedTuple):
-    """The dense embedding `weight @ channels + bias` of the previous mask."""
+    """The dense embedding `channels @ weight.T + bias` of the previous mask."""
 
-    channels: Tensor  # [few, L]
+    channels: Tensor  # [L, few]
     weight: Tensor  # [C, few]
     bias: Tensor  # [C]
 
@@ -198,23 +191,24 @@ def _from_known(layer: TwoWayLayer, query: Tensor, key: Tensor, value: Tensor, m
     Args:
         layer: The first.
         query: Tokens with their positions, [T, C].
-        key: Of image and positions, [heads, channels, L].
-        value: Of the image, [heads, L, channels].
+        key: Of image and positions, [L, D].
+        value: Of the image, [L, D].
         mask: What joins the image.
 
     Returns:
         [T, C].
     """
     attention = layer.cross_attn_token_to_image
-    projected = attention.q_proj(query) * _scale(attention)
-    own = _split(projected, attention.heads) @ key  # [heads, T, L]
-    of_mask = _side_by_side(projected, attention.heads) @ (attention.k_proj.weight @ mask.weight)  # [heads*T, few]
-    scores = own.flatten(0, 1) + of_mask @ mask.channels
-    weights = torch.softmax(scores, dim=1)
-    joined = (torch.unflatten(weights, 0, (attention.heads, -1)) @ value).transpose(0, 1).flatten(1)  # [T, D]
-    per_head = weights @ mask.channels.T @ (attention.v_proj.weight @ mask.weight).T  # [heads*T, D]
-    joined = joined + _own_channels(per_head, attention.heads) + F.linear(mask.bias, attention.v_proj.weight)
-    out: Tensor = attention.out_proj(joined)
+    attended = formulas.token_to_image_attention(
+        attention.q_proj(query),
+        mask.channels,
+        key,
+        attention.k_proj.weight @ mask.weight,
+        attention.v_proj.weight @ mask.weight,
+        value,
+        attention.heads,
+    )
+    out: Tensor = attention.out_proj(attended + F.linear(mask.bias, attention.v_proj.weight))
     return out
 
 
@@ -226,7 +220,7 @@ def _from_image(attention: Attention, query: Tensor, image: Tensor, position_key
         position_key,
         attention.k_proj.weight,
         attention.v_proj.weight,
-        attention.v_proj.bias,
+        attention.v_proj.bias[None],
         attention.heads,
     )
     out: Tensor = attention.out_proj(attended)
@@ -275,21 +269,6 @@ def _split(x: Tensor, heads: int) -> Tensor:
 def _keys(x: Tensor, heads: int) -> Tensor:
     """[T, D] -> [heads, D / heads, T]."""
     return torch.unflatten(x.T, 0, (heads, -1))
-
-
-def _side_by_side(x: Tensor, heads: int) -> Tensor:
-    """Each head's channels with zeros for those of the others, [T, D] -> [heads*T, D]."""
-    return (x[None] * _channels_of_heads(x, heads)[:, None]).flatten(0, 1)
-
-
-def _own_channels(x: Tensor, heads: int) -> Tensor:
-    """Each head's own channels of what it got for all, [heads*T, D] -> [T, D]."""
-    return torch.sum(torch.unflatten(x, 0, (heads, -1)) * _channels_of_heads(x, heads)[:, None], dim=0)
-
-
-def _channels_of_heads(x: Tensor, heads: int) -> Tensor:
-    """1 where a channel is a head's own, else 0, [heads, D]."""
-    return torch.eye(heads, dtype=x.dtype).repeat_interleave(x.shape[1] // heads, dim=1)
 
 
 def _linear(up: nn.Module) -> tuple[Tensor, Tensor]:

@@ -79,15 +79,12 @@ def graph_tensors(config: HRSAMConfig, size: int) -> dict[GraphName, Json]:
     low = f"S/{MASK_STRIDE}"
     picture = {PICTURE: make.floats(["S", "S", 3], "the picture, see preprocessing")}
     embedding = {EMBEDDING: make.floats([GRID, GRID, decoder.dim], "tokens of the image")}
-    heads, width = decoder.heads, decoder.cross_dim
-    keys: list[str | int] = [heads, width // heads, TOKENS]
-    values: list[str | int] = [heads, TOKENS, width // heads]
-    rows: list[str | int] = [TOKENS, width]
+    rows: list[str | int] = [TOKENS, decoder.cross_dim]
     of_image = "of the image tokens in the first layer; hand them on unchanged"
     of_positions = "of the places of the image tokens in attention {}; hand them on unchanged"
     prepared = {
-        "image_key": make.floats(keys, f"keys {of_image}"),
-        "image_value": make.floats(values, f"values {of_image}"),
+        "image_key": make.floats(rows, f"keys {of_image}"),
+        "image_value": make.floats(rows, f"values {of_image}"),
         "image_query": make.floats(rows, f"queries {of_image}"),
     }
     for i in range(1, decoder.layers):
