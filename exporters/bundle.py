@@ -48,7 +48,6 @@ from inter2former_deploy.families.checkpoint import (
     synthetic_state_dict,
 )
 from inter2former_deploy.families.config import Config, read_config
-from inter2former_deploy.families.inter2former.config import EdgeRule
 
 DEFAULT_SIZE = 1024
 DEFAULT_SEED = 7  # of synthetic weights
@@ -81,7 +80,7 @@ def export_bundle(
     name: str | None = None,
     config: Config | None = None,
     size: int = DEFAULT_SIZE,
-    edge_rule: EdgeRule | None = None,
+    edge_rule: str | None = None,
     opset: int = DEFAULT_OPSET,
     precision: Precision = "fp32",
     min_iou: float | None = None,
@@ -127,7 +126,7 @@ def export_bundle(
         ValueError: A setting is out of range, or the graphs are too large for ONNX files.
     """
     folder = Path(folder)
-    _check_settings(opset, edge_rule, custom_ops)
+    _check_settings(opset, custom_ops)
     _check_precision(precision, min_iou)
     check_new_bundle(folder, force=force, keep_failed=keep_failed)
     steps = _Steps(progress)
@@ -194,7 +193,7 @@ def add_decoder(
         ExportMismatchError, CheckpointError, OperatorLibraryError: As of `export_bundle`.
     """
     folder = Path(folder)
-    _check_settings(opset, settings.get("edge_rule"), custom_ops)
+    _check_settings(opset, custom_ops)
     before = _read_whole(folder)
     precision = before.encoder.precision
     _check_precision(precision, min_iou)
@@ -332,7 +331,7 @@ def load_weights(
     checkpoint: str | Path | nn.Module | None,
     *,
     config: Config | None = None,
-    edge_rule: EdgeRule | None = None,
+    edge_rule: str | None = None,
     seed: int = DEFAULT_SEED,
 ) -> tuple[Any, dict[str, Any]]:
     """A model in evaluation mode, and where its weights come from, as the manifest says it.
@@ -635,10 +634,8 @@ def _working(folder: Path) -> Iterator[Path]:
         shutil.rmtree(working, ignore_errors=True)
 
 
-def _check_settings(opset: int, edge_rule: str | None, custom_ops: bool) -> None:
+def _check_settings(opset: int, custom_ops: bool) -> None:
     check_opset(opset)
-    if edge_rule is not None and edge_rule not in get_args(EdgeRule):
-        raise ValueError(f"edge_rule must be one of {', '.join(get_args(EdgeRule))}, got {edge_rule!r}")
     if custom_ops:
         library.library_path()  # before the work begins, not after it
 

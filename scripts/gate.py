@@ -49,8 +49,9 @@ def right(models: list[str], seeds: list[int], sizes: list[int], rules: list[str
     import torch
 
     from inter2former_deploy.exporters.bundle import load_weights
-    from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Gate
+    from inter2former_deploy.exporters.parity import OPERATORS, PLAIN
     from inter2former_deploy.families.inter2former.config import PRESETS
+    from inter2former_deploy.families.inter2former.gate import Gate
 
     tried = refused = 0
     for name, size, rule in product(models, sizes, rules):
@@ -189,9 +190,9 @@ def part(models: list[str], seeds: list[int], sizes: list[int]) -> int:
     import torch
 
     from inter2former_deploy.exporters.bundle import load_weights
-    from inter2former_deploy.exporters.exact import ExactEmbedding
-    from inter2former_deploy.exporters.parity import Gate
+    from inter2former_deploy.families.exact_embedding import ExactEmbedding
     from inter2former_deploy.families.inter2former.config import PRESETS
+    from inter2former_deploy.families.inter2former.gate import Gate
 
     for name, size, seed in product(models, sizes, seeds):
         config = None if name == "demo" else PRESETS[name]

@@ -24,9 +24,10 @@ from inter2former_deploy.core.contract import GraphName
 from inter2former_deploy.exporters import parity
 from inter2former_deploy.exporters.bundle import load_weights
 from inter2former_deploy.exporters.graphs import export_model
-from inter2former_deploy.exporters.parity import PLAIN, Gate
+from inter2former_deploy.exporters.parity import PLAIN
 from inter2former_deploy.families.hrsam import gate as hrsam_gate
 from inter2former_deploy.families.hrsam.config import HRSAMPP_PROBE
+from inter2former_deploy.families.inter2former import gate
 from inter2former_deploy.families.inter2former.config import PROBE
 
 Graphs = dict[GraphName, onnx.ModelProto]
@@ -82,12 +83,12 @@ class Trial:
             model, _ = load_weights(None, config=PROBE, seed=SEED, edge_rule="exact")
             with torch.no_grad():
                 model.decode_head.mlp[-1].bias += BOX_BIAS
-            self._reference = mock.patch.object(parity, "_decode", self._once(parity._decode))
+            self._reference = mock.patch.object(gate, "_decode", self._once(gate._decode))
         names: tuple[GraphName, ...] = ("encoder", "prepare", "click")
         self.graphs: Graphs = {name: export_model(model, name, size=SIZE) for name in names}
         self._paths = {name: folder / f"{name}.onnx" for name in names}
         with torch.inference_mode():
-            self._gate = hrsam_gate.Gate(model, SIZE) if family == "hrsam" else Gate(model, SIZE)
+            self._gate = (hrsam_gate if family == "hrsam" else gate).Gate(model, SIZE)
             for name, graph in self.graphs.items():
                 onnx.save(graph, self._paths[name])
             self._features = {PLAIN: self._gate.check_encoder(self._paths["encoder"], self._paths["prepare"], PLAIN, 1)}

@@ -19,8 +19,10 @@ from inter2former_deploy.core.errors import BundleError, CheckpointError, Export
 from inter2former_deploy.core.manifest import Manifest
 from inter2former_deploy.exporters import bundle, parity
 from inter2former_deploy.exporters.bundle import ExportReport, add_decoder, export_bundle, verify_bundle
-from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, check_parity
+from inter2former_deploy.exporters.parity import OPERATORS, PLAIN
+from inter2former_deploy.families.inter2former import gate
 from inter2former_deploy.families.inter2former.config import PROBE
+from inter2former_deploy.families.inter2former.gate import check_parity
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 from inter2former_deploy.families.pictures import PAD_RGB
 from inter2former_deploy.runtime import EncodedImage, Segmenter
@@ -44,7 +46,7 @@ def graphs(probe_model: Inter2Former) -> dict[str, onnx.ModelProto]:
 def exported_once(graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch) -> dict[str, onnx.ModelProto]:
     """The graphs that every export of this test gets, which may be changed; and a gate of a single click."""
     monkeypatch.setattr(parity, "SESSION", 1)
-    monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
+    monkeypatch.setattr(gate, "NOISE_DECODES", (0, 0))
     copies = {name: onnx.ModelProto() for name in graphs}
     for name, copy in copies.items():
         copy.CopyFrom(graphs[name])
@@ -238,7 +240,7 @@ def test_other_folders_are_not_touched(tmp_path: Path, force: bool) -> None:
         ({"size": 100}, "size must be a positive multiple of 16, got 100"),
         ({"size": 0}, "size must be a positive multiple of 16, got 0"),
         ({"opset": 17}, "opset must be 18 to"),
-        ({"edge_rule": "all"}, "edge_rule must be one of released, exact, got 'all'"),
+        ({"edge_rule": "all"}, "edge_rule must be one of \\('released', 'exact'\\), got 'all'"),
     ],
 )
 def test_bad_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -256,7 +258,7 @@ def test_synthetic_weights_are_made_again(
     tmp_path: Path, probe_model: Inter2Former, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parity, "SESSION", 1)
-    monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
+    monkeypatch.setattr(gate, "NOISE_DECODES", (0, 0))
     report = export_bundle(None, tmp_path / "bundle", config=PROBE, size=SIZE, seed=5, custom_ops=False)
     assert report.manifest.decoder().weights == {"source": "synthetic", "seed": 5}
     assert verify_bundle(tmp_path / "bundle", custom_ops=False).passed
@@ -270,7 +272,7 @@ def test_the_gates_picture_is_as_flat_as_its_padding(probe_model: Inter2Former, 
     torch.set_num_threads(threads)
     try:
         with torch.inference_mode():
-            picture = parity.Gate(probe_model, 512).image
+            picture = gate.Gate(probe_model, 512).image
     finally:
         torch.set_num_threads(before)
     height, width, _ = parity.load_photograph().shape
@@ -360,7 +362,7 @@ def test_a_decoder_is_added_to_a_bundle_and_replaced(
     tmp_path: Path, probe_model: Inter2Former, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parity, "SESSION", 1)
-    monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
+    monkeypatch.setattr(gate, "NOISE_DECODES", (0, 0))
     monkeypatch.setattr(bundle, "export_model", exported)
     folder, settings = tmp_path / "bundle", {"custom_ops": False, "num_threads": 1}
     export_bundle(probe_model, folder, size=SIZE, **settings)  # type: ignore[arg-type]

@@ -18,21 +18,22 @@ from onnx import numpy_helper
 
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.bundle import load_weights
-from inter2former_deploy.exporters.decisions import Decisions, Watch, compare_decisions
-from inter2former_deploy.exporters.exact import (
+from inter2former_deploy.exporters.exact import Float64Convolutions
+from inter2former_deploy.exporters.judgement import Check, Exact, judged
+from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, ParityReport, load_photograph
+from inter2former_deploy.exporters.precision import reduce_precision
+from inter2former_deploy.families.exact_embedding import ExactEmbedding
+from inter2former_deploy.families.hrsam.interface import LOGITS
+from inter2former_deploy.families.inter2former.config import DEMO, PATCH, PROBE
+from inter2former_deploy.families.inter2former.decisions import Decisions, Watch, compare_decisions
+from inter2former_deploy.families.inter2former.exact import (
     PART,
     ExactCannyMaps,
-    ExactEmbedding,
     ExactPreparation,
-    Float64Convolutions,
     _moments_of_norms,
     _Part,
 )
-from inter2former_deploy.exporters.judgement import Check, Exact, judged
-from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Gate, ParityReport, check_parity, load_photograph
-from inter2former_deploy.exporters.precision import reduce_precision
-from inter2former_deploy.families.hrsam.interface import LOGITS
-from inter2former_deploy.families.inter2former.config import DEMO, PATCH, PROBE
+from inter2former_deploy.families.inter2former.gate import Gate, check_parity
 from inter2former_deploy.families.inter2former.graphs import DenseClick, PrepareGraph
 from inter2former_deploy.families.inter2former.interface import EDGE_INPUTS, EMBEDDING, PREPARED
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
@@ -391,6 +392,6 @@ def test_a_report_can_be_written_whatever_it_holds() -> None:
         Check(tensor="x", backend="y", measure="largest error", value=value, limit=1.0, against="float64")
         for value in (np.nan, np.inf, 0.5)
     )
-    report = ParityReport(size=16, backends=("y",), checks=checks, decodes=(), unreached_experts=(), tools={})
+    report = ParityReport(size=16, backends=("y",), checks=checks, tools={})
     assert [entry["passed"] for entry in report.to_dict()["checks"]] == [False, False, True]
     assert [entry["value"] for entry in report.to_dict()["checks"]] == ["nan", "inf", 0.5]

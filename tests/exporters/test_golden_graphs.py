@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from inter2former_deploy.core.contract import MEAN_BGR, STD_BGR
 from inter2former_deploy.exporters.graphs import export_graph
-from inter2former_deploy.exporters.parity import paste_logits
 from inter2former_deploy.families.inter2former.config import OUTSIDE_LOGIT, PATCH, PROBE
+from inter2former_deploy.families.inter2former.gate import paste_logits
 from inter2former_deploy.families.inter2former.graphs import PrepareGraph
 from inter2former_deploy.families.inter2former.interface import (
     BLANK_INPUTS,

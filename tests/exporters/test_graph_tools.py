@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from inter2former_deploy.core.contract import DOMAIN
 from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.exporters.bodies import HELPER_DOMAIN, add_bodies, function_protos, inline_bodies
-from inter2former_deploy.exporters.parity import paste_logits
 from inter2former_deploy.exporters.precision import reduce_precision
 from inter2former_deploy.families.inter2former.config import PROBE, ModelConfig
+from inter2former_deploy.families.inter2former.gate import paste_logits
 from inter2former_deploy.families.inter2former.interface import CLICK_INPUTS, PICTURE
 from inter2former_deploy.families.inter2former.labels import add_clicks, fold_prediction, unknown_labels
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former

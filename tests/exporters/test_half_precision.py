@@ -11,6 +11,7 @@ import torch
 from inter2former_deploy.core.manifest import Manifest
 from inter2former_deploy.exporters import parity
 from inter2former_deploy.exporters.bundle import export_bundle
+from inter2former_deploy.families.inter2former import gate
 
 SIZE = 64  # where rounded Canny filters show most: a pixel counts most
 
@@ -19,7 +20,7 @@ def test_it_passes_the_gate_and_the_manifest_says_what_was_rounded(
     probe_weights: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parity, "CLICKS", parity.CLICKS[:2])
-    monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
+    monkeypatch.setattr(gate, "NOISE_DECODES", (0, 0))
     path = tmp_path / "half.pth"
     torch.save({"model": {n: t.bfloat16() if t.is_floating_point() else t for n, t in probe_weights.items()}}, path)
     told: list[str] = []

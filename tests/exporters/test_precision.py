@@ -23,6 +23,7 @@ from inter2former_deploy.exporters.agreement import make_scenes, pictures_for
 from inter2former_deploy.exporters.bundle import add_decoder, export_bundle, verify_bundle
 from inter2former_deploy.exporters.precision import count_layers, quantize_weight, reduce_precision
 from inter2former_deploy.families import interface
+from inter2former_deploy.families.inter2former import gate
 from inter2former_deploy.families.inter2former.config import DEMO, PROBE
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
 
@@ -177,7 +178,7 @@ def test_scenes() -> None:
 def one_picture(graphs: dict[str, onnx.ModelProto], monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports take the graphs that are there; gates of one picture and one click."""
     monkeypatch.setattr(parity, "SESSION", 1)
-    monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
+    monkeypatch.setattr(gate, "NOISE_DECODES", (0, 0))
     monkeypatch.setattr(agreement, "CLICKS", parity.CLICKS[:2])
     monkeypatch.setattr(agreement, "pictures_for", lambda _: 2)
     copies = {}

@@ -13,6 +13,7 @@ from inter2former_deploy.data.photos import load_photo
 from inter2former_deploy.exporters import bundle, parity
 from inter2former_deploy.exporters.bundle import export_bundle, load_exported, verify_bundle, weights_sha256
 from inter2former_deploy.families.checkpoint import bundled_weights, load_model
+from inter2former_deploy.families.inter2former import gate
 from inter2former_deploy.families.inter2former.config import DEMO
 from inter2former_deploy.runtime import Segmenter, ready_bundle
 from inter2former_deploy.runtime.bundle import open_bundle
@@ -35,7 +36,7 @@ def test_it_is_what_the_exporter_makes_now() -> None:
 
 def test_bundled_weights_are_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parity, "SESSION", 1)
-    monkeypatch.setattr(parity, "NOISE_DECODES", (0, 0))
+    monkeypatch.setattr(gate, "NOISE_DECODES", (0, 0))
     monkeypatch.setattr(bundle, "export_model", exported)  # as above
     manifest = export_bundle(None, tmp_path / "bundle", size=SIZE, custom_ops=False).manifest
     decoder = manifest.decoder()

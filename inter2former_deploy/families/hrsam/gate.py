@@ -15,10 +15,11 @@ from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.core.masks import iou
 from inter2former_deploy.core.prompts import Box, Click
 from inter2former_deploy.exporters import parity, tolerances
-from inter2former_deploy.exporters.exact import ExactEmbedding, ReducedLayers
+from inter2former_deploy.exporters.exact import ReducedLayers
 from inter2former_deploy.exporters.judgement import Exact, judged, limited
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Findings, Graph, ParityReport
 from inter2former_deploy.families.encoder_graph import EncoderGraph
+from inter2former_deploy.families.exact_embedding import ExactEmbedding
 from inter2former_deploy.families.hrsam.graphs import PrepareGraph
 from inter2former_deploy.families.hrsam.interface import EMBEDDING, LOGITS, PICTURE, graph_tensors
 from inter2former_deploy.families.hrsam.masks import MaskLogits
