@@ -53,6 +53,9 @@ class Weights(Protocol):
     CONFIGS: tuple[Config, ...]  # those that a file may fit which states none
     BUILT_IN: frozenset[str]  # names of constants that operators do not take from the graph
 
+    # Beginnings of names by which another model's file is known, and what takes over the entries that fit.
+    FOREIGN: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]]
+
     @staticmethod
     def constants(config: Any) -> dict[str, Tensor]:
         """The entries of a state dict that are never learned, exact."""
@@ -132,6 +135,33 @@ def load_checkpoint(path: str | Path, config: Config | None = None, *, family: s
     absent_notes = [f"constants that the file lacks are set: {', '.join(absent)}"] if absent else []
     constant_notes = _set_constants(state, config, path)
     return Checkpoint(state, config, (*source.notes, *naming_notes, *absent_notes, *constant_notes))
+
+
+def load_initial(path: str | Path, family: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """What a model of a family can start from: all of a checkpoint, or what the family takes of another model's file.
+
+    Args:
+        path: As of `load_checkpoint`; for HRSAM, too, a file of SAM's.
+        family: Of the model.
+
+    Returns:
+        Entries under the family's names, and notes for people.
+
+    Raises:
+        CheckpointError: As of `load_checkpoint`.
+    """
+    with ExitStack() as stack:
+        names = list(_open(Path(path), stack).entries)
+    for beginning, take in cast(Weights, part(family, "checkpoint")).FOREIGN.items():
+        if any(name.startswith(beginning) for name in names):
+            try:
+                taken = take(load_tensors(path))
+            except CheckpointError as error:
+                raise CheckpointError(f"{path}: {error}") from None
+            kinds = ", ".join(dict.fromkeys(name.split(".")[0] for name in taken))
+            return taken, (f"another model's file: {kinds} are taken from it, everything else begins anew",)
+    checkpoint = load_checkpoint(path)
+    return checkpoint.state_dict, checkpoint.notes
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:

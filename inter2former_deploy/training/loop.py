@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from inter2former_deploy.core.clicks import IGNORED
 from inter2former_deploy.core.masks import iou
 from inter2former_deploy.data import Dataset
-from inter2former_deploy.families.checkpoint import build_model, load_checkpoint, save_checkpoint
+from inter2former_deploy.families.checkpoint import build_model, load_initial, save_checkpoint
 from inter2former_deploy.families.config import Config
 from inter2former_deploy.families.inter2former.modules.losses import jaccard_loss, training_loss
 from inter2former_deploy.families.inter2former.modules.model import Inter2Former
@@ -320,17 +320,17 @@ class _Run:
         """Trains until all steps are done, time is up or an interrupt comes; of several processes, each calls it."""
         config, first_process = self.batches.config, parallel.rank() == 0
         state = load_state(self.out)
-        initial = load_checkpoint(self.initial) if self.initial and state is None else None
+        fresh = self.initial is not None and state is None
+        initial, notes = load_initial(self.initial, self.model_config.family) if fresh else (None, ())
         trainer = trainer_of(self.model_config.family)(
             self.model_config,
             config,
             device=self.device,
             teacher_channels=self.teacher_channels,
-            initial=initial.state_dict if initial else None,
+            initial=initial,
         )
-        if initial and first_process:
-            for note in initial.notes:
-                self.report(f"{self.initial}: {note}")
+        for note in notes if first_process else ():
+            self.report(f"{self.initial}: {note}")
         if state is not None:
             trainer.load(state)
             if first_process:

@@ -1,4 +1,4 @@
-"""`i2f ablate`: variants of the decoder, trained alike and scored side by side."""
+"""`i2f ablate`: variants of a model, trained alike and scored side by side."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def ablate(
     workers: Annotated[int, typer.Option(min=0, help="Processes that prepare training pictures.")] = 1,
     threads: Threads = None,
 ) -> None:
-    """Train and score the paper's ablations: attention, prompt, upsampling, edge rule.
+    """Train and score the papers' ablations.
+
+    Of Inter2Former: attention, prompt, upsampling, edge rule; of HRSAM: with and without its state-space modules.
 
     Example: i2f ablate --steps 3000 -o ablate
     """
@@ -67,9 +69,7 @@ def ablate(
     if isinstance(samples, FolderDataset) and len(samples.splits) > 1:
         raise ValueError(f"{dataset} has the splits {', '.join(samples.splits)}: choose with --split")
     numbers = train_config(given)
-    weights = train_variants(
-        load_config(config, family="inter2former"), numbers, output, report=typer.echo, workers=workers, initial=initial
-    )
+    weights = train_variants(load_config(config), numbers, output, report=typer.echo, workers=workers, initial=initial)
 
     def progress(done: int, total: int, _: str) -> None:
         typer.echo(f"scored {done}/{total}", err=True)

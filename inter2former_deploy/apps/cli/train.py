@@ -108,7 +108,13 @@ def train(
     jaccard: Annotated[float, typer.Option(help="Weight of a Jaccard loss of the logits, beside the paper's.")] = 0.0,
     ramp_share: RampShare = 0.4,
     initial: Annotated[
-        Path | None, typer.Option("--init", help="Checkpoint to start from, instead of nothing.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--init",
+            help="Checkpoint to start from, instead of nothing; for HRSAM also SAM's, whose prompt encoder and "
+            "mask decoder are taken.",
+            show_default=False,
+        ),
     ] = None,
     teacher: Annotated[
         Path | None,

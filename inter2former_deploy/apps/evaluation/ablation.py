@@ -1,4 +1,4 @@
-"""The paper's ablations (Table 2) on our data: what each part of the decoder brings and costs."""
+"""The papers' ablations on our data: what a part of the model brings and costs. Which parts, the family says."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inter2former_deploy.data import Dataset, Part, Tally
+from inter2former_deploy.families import part
 from inter2former_deploy.families.checkpoint import build_model, load_checkpoint
-from inter2former_deploy.families.inter2former.config import ModelConfig
+from inter2former_deploy.families.config import Config
 from inter2former_deploy.training import TrainConfig, train
 
 from .reference import ReferenceSegmenter
@@ -17,21 +18,9 @@ from .sessions import Evaluation, evaluate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BASE = "hybrid, dynamic prompt, local upsampling, exact edges"
-VARIANTS: dict[str, dict[str, Any]] = {
-    BASE: {"attention": "hybrid", "prompt": "dynamic", "upsampling": "local", "edge_rule": "exact"},
-    "all full attention": {"attention": "full"},
-    "all BSQ attention": {"attention": "bsq"},
-    "all VQ attention": {"attention": "vq"},
-    "dense prompt": {"prompt": "dense"},
-    "full upsampling": {"upsampling": "full"},
-    "edge rule as released": {"edge_rule": "released"},
-}
-SHARES_BASE = ("full upsampling",)  # training upsamples the whole map anyway: these weights are the base's
-
 
 def train_variants(
-    base: ModelConfig, config: TrainConfig, out: Path, *, report: Callable[[str], None] = print, **options: Any
+    base: Config, config: TrainConfig, out: Path, *, report: Callable[[str], None] = print, **options: Any
 ) -> dict[str, Path]:
     """Trains every variant alike, each in a folder of its own; what is done already is not done again.
 
@@ -45,26 +34,27 @@ def train_variants(
     Returns:
         The weights' file of each variant.
     """
+    family = part(base.family, "config")
     weights: dict[str, Path] = {}
-    for name, changes in VARIANTS.items():
-        if name in SHARES_BASE:
+    for name, change in family.VARIANTS.items():
+        if name in family.TRAINED_AS_FIRST:
             continue
         report(f"--- {name}")
-        model = base.with_decoder(**{**VARIANTS[BASE], **changes})
-        done = train(model, config, out / name.replace(" ", "-").replace(",", ""), report=report, **options)
+        done = train(change(base), config, out / name.replace(" ", "-").replace(",", ""), report=report, **options)
         if done is None:
             raise RuntimeError(f"the training of {name!r} was stopped; the same command goes on")
         weights[name] = done
-    return {name: weights.get(name, weights[BASE]) for name in VARIANTS}
+    first = next(iter(weights.values()))
+    return {name: weights.get(name, first) for name in family.VARIANTS}
 
 
 def load_variants(weights: Mapping[str, Path], size: int) -> dict[str, ReferenceSegmenter]:
     """The reference modules of each variant at a model resolution."""
     models = {}
     for name, path in weights.items():
-        checkpoint = load_checkpoint(path, family="inter2former")
-        config = checkpoint.config.with_decoder(**{**VARIANTS[BASE], **VARIANTS[name]})
-        model = build_model(config, checkpoint.state_dict)
+        checkpoint = load_checkpoint(path)
+        change = part(checkpoint.config.family, "config").VARIANTS[name]
+        model = build_model(change(checkpoint.config), checkpoint.state_dict)
         models[name] = ReferenceSegmenter(model, size)
     return models
 
@@ -88,8 +78,8 @@ def evaluate_variants(
 
 def _joined(parts: Sequence[Evaluation]) -> Evaluation:
     passed_over = Tally()
-    for part in parts:
-        passed_over.add_all(part.passed_over)
+    for evaluation in parts:
+        passed_over.add_all(evaluation.passed_over)
     return Evaluation([r for p in parts for r in p.results], [t for p in parts for t in p.problems], passed_over)
 
 

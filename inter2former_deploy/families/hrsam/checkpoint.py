@@ -80,3 +80,6 @@ def from_sam(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if problems:
         raise CheckpointError(f"this is not a state dict of SAM's: {'; '.join(problems)}")
     return renamed
+
+
+FOREIGN = {"mask_decoder.": from_sam}

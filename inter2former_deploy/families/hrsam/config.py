@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -90,3 +90,9 @@ _PROBE = HRSAMEncoderConfig(depth=5, dim=64, heads=2, window=4, pos_grid=4, fusi
 HRSAM_PROBE = HRSAMConfig(name="hrsam_probe", encoder=_PROBE)
 HRSAMPP_PROBE = HRSAMConfig(name="hrsampp_probe", encoder=replace(_PROBE, anchor_size=64))
 PRESETS = {config.name: config for config in (HRSAM_VIT_B, HRSAMPP_VIT_B, HRSAM_PROBE, HRSAMPP_PROBE)}
+
+VARIANTS: dict[str, Callable[[HRSAMConfig], HRSAMConfig]] = {  # for `i2f ablate`: the paper's baseline beside the model
+    "with state-space modules": lambda config: config,
+    "without state-space modules": HRSAMConfig.without_state_space,
+}
+TRAINED_AS_FIRST: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from inter2former_deploy.operators.rotary import rotary_frequencies
 
 MODEL = Inter2Former
 CONFIGS = tuple(PRESETS.values())
+FOREIGN: dict[str, Any] = {}
 # The blur of Canny's filters is a constant as well, but one that the operators take as an input.
 BUILT_IN = frozenset(
     ("backbone.rope.freqs", *(f"edge_detector.canny.{name}.weight" for name in ("sobh", "sobv", "dirf")))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
@@ -111,3 +111,21 @@ DEMO = ModelConfig(  # the bundled weights: trains on two CPU cores, and still u
     ),
 )
 PRESETS = {config.name: config for config in (VIT_B, PROBE, DEMO)}
+
+_WHOLE = {"attention": "hybrid", "prompt": "dynamic", "upsampling": "local", "edge_rule": "exact"}
+
+
+def _variant(**changes: str) -> Callable[[ModelConfig], ModelConfig]:
+    return lambda config: config.with_decoder(**{**_WHOLE, **changes})
+
+
+VARIANTS: dict[str, Callable[[ModelConfig], ModelConfig]] = {  # for `i2f ablate`: the paper's Table 2
+    "hybrid, dynamic prompt, local upsampling, exact edges": _variant(),
+    "all full attention": _variant(attention="full"),
+    "all BSQ attention": _variant(attention="bsq"),
+    "all VQ attention": _variant(attention="vq"),
+    "dense prompt": _variant(prompt="dense"),
+    "full upsampling": _variant(upsampling="full"),
+    "edge rule as released": _variant(edge_rule="released"),
+}
+TRAINED_AS_FIRST = ("full upsampling",)  # training upsamples the whole map anyway

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from inter2former_deploy.core.errors import CheckpointError
-from inter2former_deploy.families.checkpoint import layout, load_tensors, synthetic_state_dict
+from inter2former_deploy.families.checkpoint import layout, load_initial, load_tensors, synthetic_state_dict
 from inter2former_deploy.families.config import load_config, read_config
 from inter2former_deploy.families.hrsam.checkpoint import from_sam
 from inter2former_deploy.families.hrsam.config import (
@@ -86,6 +86,21 @@ def test_sams_names(tmp_path: Path) -> None:
     assert all(name.startswith("backbone.") for name in missing)
     assert renamed["neck.not_a_point_embed.weight"] is sams["prompt_encoder.not_a_point_embed.weight"]
     assert renamed["decode_head.iou_token.weight"] is sams["mask_decoder.iou_token.weight"]
+
+
+def test_a_training_starts_from_sams_prompt_encoder_and_decoder(tmp_path: Path) -> None:
+    sams = sam_checkpoint()
+    torch.save(sams | {"image_encoder.pos_embed": torch.zeros(1)}, tmp_path / "sam.pth")
+    state, notes = load_initial(tmp_path / "sam.pth", "hrsam")
+    assert state.keys() == from_sam(sams).keys()
+    assert all(torch.equal(tensor, from_sam(sams)[name]) for name, tensor in state.items())
+    assert notes == ("another model's file: neck, decode_head are taken from it, everything else begins anew",)
+    with pytest.raises(CheckpointError, match="fit"):
+        load_initial(tmp_path / "sam.pth", "inter2former")
+    del sams["mask_decoder.iou_token.weight"]
+    torch.save(sams, tmp_path / "part.pth")
+    with pytest.raises(CheckpointError, match=r"part\.pth: this is not a state dict of SAM's: 1 missing"):
+        load_initial(tmp_path / "part.pth", "hrsam")
 
 
 def test_other_state_dicts_are_not_sams() -> None:
