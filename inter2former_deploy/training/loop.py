@@ -320,8 +320,10 @@ class _Run:
         """Trains until all steps are done, time is up or an interrupt comes; of several processes, each calls it."""
         config, first_process = self.batches.config, parallel.rank() == 0
         state = load_state(self.out)
-        fresh = self.initial is not None and state is None
-        initial, notes = load_initial(self.initial, self.model_config.family) if fresh else (None, ())
+        initial: Mapping[str, Tensor] | None = None
+        notes: tuple[str, ...] = ()
+        if self.initial is not None and state is None:
+            initial, notes = load_initial(self.initial, self.model_config.family)
         trainer = trainer_of(self.model_config.family)(
             self.model_config,
             config,
@@ -329,8 +331,9 @@ class _Run:
             teacher_channels=self.teacher_channels,
             initial=initial,
         )
-        for note in notes if first_process else ():
-            self.report(f"{self.initial}: {note}")
+        if first_process:
+            for note in notes:
+                self.report(f"{self.initial}: {note}")
         if state is not None:
             trainer.load(state)
             if first_process:
