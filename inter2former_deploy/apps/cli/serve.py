@@ -193,13 +193,15 @@ def settings_of(
     """
     require(*SERVE_MODULES, extra="serve", needed_by=command)
 
-    from inter2former_deploy.apps.server.settings import LabelStudio, Settings, read_token
+    from inter2former_deploy.apps.server.settings import LabelStudio, Settings, check_certificate, read_token
 
     if (certificate is None) != (key is None):
         raise ValueError("--certificate and --key go together")
     for option, path in (("--certificate", certificate), ("--key", key)):
         if path is not None and not path.is_file():
             raise ValueError(f"{option} {path}: there is no such file")
+    if certificate is not None and key is not None:
+        check_certificate(certificate, key)
     for folder in options.get("folders", ()):
         if not folder.is_dir():
             raise ValueError(f"--folder {folder}: there is no such folder")

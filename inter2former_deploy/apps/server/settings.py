@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,33 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_certificate(certificate: Path, key: Path) -> None:
+    """Refuse what TLS cannot be spoken with, before a model is loaded.
+
+    Args:
+        certificate: PEM file with the server's certificate, and those between it and one that clients trust.
+        key: PEM file of its private key.
+
+    Raises:
+        ValueError: there is no certificate or key in these files, the key is another's, or it is encrypted.
+    """
+
+    def password() -> str:
+        raise ValueError(
+            f"--key {key}: the key is encrypted, and nobody is there to be asked; decrypt it first: "
+            "openssl pkey -in KEY -out PLAIN_KEY"
+        )
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise ValueError(f"--key {key} is not the key of the first certificate in {certificate}") from error
+        raise ValueError(
+            f"--certificate {certificate} and --key {key}: expected a certificate and its private key, both in PEM"
+        ) from error
 
 
 def read_token(path: Path) -> str:

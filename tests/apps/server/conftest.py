@@ -25,10 +25,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def running(bundle: Path, limits: dict[str, Any] | None = None, **settings: Any) -> Iterator[Server]:
+def running(
+    bundle: Path, limits: dict[str, Any] | None = None, tls: dict[str, Path] | None = None, **settings: Any
+) -> Iterator[Server]:
     """Within, this server answers."""
     service = Service(Settings(bundle=bundle, threads=1, port=0, limits=Limits(**(limits or {})), **settings))
-    server, ready = Server(service), Event()
+    server, ready = Server(service, **(tls or {})), Event()
     thread = Thread(target=server.serve_until_stopped, args=(ready.set,))
     thread.start()
     assert ready.wait(30)
@@ -43,7 +45,7 @@ def running(bundle: Path, limits: dict[str, Any] | None = None, **settings: Any)
 def serving(bundle: Path, limits: dict[str, Any] | None = None, **settings: Any) -> Iterator[httpx.Client]:
     """Within, a server answers this client."""
     with (
-        running(bundle, limits, **settings) as server,
+        running(bundle, limits, None, **settings) as server,
         httpx.Client(base_url=server.address, headers={"X-I2F": "1"}, timeout=60) as client,
     ):
         yield client

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from apps.server.conftest import MakeClient
+from apps.server.conftest import MakeClient, running
 from served import png, scene, send
+
+from inter2former_deploy.apps.server.settings import check_certificate
 
 TOKEN = "a-token-that-is-long-enough"
 
@@ -272,3 +277,50 @@ def test_a_failure_tells_nothing(make_client: MakeClient, monkeypatch: pytest.Mo
     assert "secret" not in answer.text
     assert "i2f_failures_total 1" in client.get("/metrics").text
     assert json.loads(answer.text)["error"]["message"] == "the server failed at this request"
+
+
+def openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority of one's own, `ca.pem`, and what it issued: `server.pem` and `server.key`, for localhost."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificates")
+    folder = tmp_path_factory.mktemp("tls")
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl(folder, "req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=own")
+    openssl(folder, "req", *new, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
+    openssl(folder, "x509", "-req", "-in", "server.csr", *signed, "-out", "server.pem")
+    openssl(folder, "pkey", "-in", "server.key", "-aes128", "-passout", "pass:word", "-out", "encrypted.key")
+    return folder
+
+
+def test_tls_with_an_authority_of_one_s_own(bundle: Path, authority: Path):
+    """Who trusts the authority is answered; others, and those without TLS, are not."""
+    tls = {"certificate": authority / "server.pem", "key": authority / "server.key"}
+    with running(bundle, tls=tls) as server:
+        assert server.address.startswith("https://")
+        trusted = ssl.create_default_context(cafile=authority / "ca.pem")
+        assert httpx.get(f"{server.address}v1/health", verify=trusted).status_code == 200
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"{server.address}v1/health")
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"{server.address}v1/health".replace("https", "http"))
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "message"),
+    [
+        ("server.pem", "ca.key", "ca.key is not the key of the first certificate in .*server.pem"),
+        ("server.pem", "names", "expected a certificate and its private key, both in PEM"),
+        ("server.key", "server.key", "expected a certificate and its private key, both in PEM"),
+        ("server.pem", "encrypted.key", "the key is encrypted"),
+    ],
+)
+def test_files_that_are_no_certificate_and_key_are_named(authority: Path, certificate: str, key: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        check_certificate(authority / certificate, authority / key)
