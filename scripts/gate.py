@@ -104,7 +104,7 @@ class Exporter:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._traced: dict[GraphName, bytes] = {}
+        self._traced: dict[GraphName, onnx_ir.Model] = {}
         self._compared: set[GraphName] = set()
 
     def export(self, model: Any, graph: GraphName) -> onnx.ModelProto:
@@ -134,14 +134,14 @@ class Exporter:
 
         def export(*args: Any, **settings: Any) -> Any:
             program = trace(*args, **settings)
-            self._traced[graph] = onnx_ir.to_proto(program.model).SerializeToString()
+            self._traced[graph] = program.model.clone()
             return program
 
         return export
 
     def _with_weights(self, graph: GraphName) -> Callable[..., Any]:
         def export(module: Any, *_: Any, **__: Any) -> Any:
-            model = onnx_ir.from_proto(onnx.load_from_string(self._traced[graph]))
+            model = self._traced[graph].clone()
             weights = module.state_dict()
             for name, value in model.graph.initializers.items():
                 if name in weights:
