@@ -178,20 +178,22 @@ def evaluate(bundle: Path, count: int) -> bool:
         folder = Path(temporary)
         write_data_set(folder / "data", count)
         common = ["eval", folder / "data", "--bundle", bundle, "--clicks", 5, "-o"]
-        runs = {
-            "one process": Run([*common, folder / "one process"]),
-            "2 workers": Run([*common, folder / "2 workers", "--ray", "--workers", 2]),
-            "2 workers, one killed": Run(
-                [*common, folder / "2 workers, one killed", "--ray", "--workers", 2], 1, kill_one
-            ),
-        }
-        right, well = sessions((folder / "one process" / "eval.json").read_bytes()), True
-        for name, run in runs.items():
+        ways: tuple[tuple[str, tuple[object, ...]], ...] = (
+            ("one process", ()),
+            ("2 workers", ("--ray", "--workers", 2)),
+            ("2 workers, one killed", ("--ray", "--workers", 2)),
+        )
+        right, well = None, True
+        for name, options in ways:
+            run = Run([*common, folder / name, *options], 1 if "killed" in name else 0, kill_one)
+            if run.code != 0:
+                print(f"{name}: ended with {run.code}", *run.lines[-5:], sep="\n  ")
+                return False
             scored = sessions((folder / name / "eval.json").read_bytes())
-            same = scored == right and len(scored) == count and run.code == 0
-            print(
-                f"{name}: {len(scored)} samples in {run.seconds:.1f} s, {'the same scores' if same else 'OTHER scores'}"
-            )
+            right = right or scored
+            same = scored == right and len(scored) == count
+            told = "the same scores" if same else "OTHER scores"
+            print(f"{name}: {len(scored)} samples in {run.seconds:.1f} s, {told}", flush=True)
             well &= same and not (folder / name / "unfinished").exists()
         print(f"killed: process {lost[0]}")
         return well and len(lost) == 1

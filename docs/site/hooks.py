@@ -73,9 +73,17 @@ def command_line() -> str:
     from inter2former_deploy.apps.cli import app
 
     command = typer.main.get_command(app)
+    _whole_summaries(command)
     with typer.Context(command, info_name="i2f") as context:
         text = typer.cli.get_docs_for_click(obj=command, ctx=context, indent=1, name="i2f")
     return text.replace("```console\n$ ", "```text\n")
+
+
+def _whole_summaries(command: Any) -> None:
+    """Have lists of commands say the first paragraph of each, which otherwise is cut off after 45 characters."""
+    for inner in getattr(command, "commands", {}).values():
+        inner.short_help = " ".join((inner.help or "").partition("\n\n")[0].split())
+        _whole_summaries(inner)
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
