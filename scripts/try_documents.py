@@ -42,7 +42,7 @@ DATA_SETS = {  # folders of pictures and of masks
 LISTS = {"DAVIS/ImageSets/2017/val.txt": "bear\n", "VOC2012/ImageSets/Segmentation/val.txt": "0\n1\n"}
 SHORTER = (  # what commands say, and what is run
     (r"--size \d+( --size \d+)*", "--size 128"),
-    (r"--seconds \S+", "--seconds 0.01"),
+    (r"--seconds \S+", "--seconds 0.1"),
     (r"--port \d+", ""),
     (r"/data/scans", "data/scans"),
     (r"run/weights\.safetensors|CHECKPOINT|OTHER", str(ROOT / "inter2former_deploy" / "weights" / "demo.safetensors")),
@@ -52,7 +52,7 @@ ADDED = (  # options that make a command short, where it has them not
     (r"i2f export (?!.*--into)", "--force --size 128"),
     (r"i2f eval", "--clicks 2"),
     (r"i2f eval synthetic", "--length 2"),
-    (r"i2f bench (click|encode|figure|ops)", "--seconds 0.01"),
+    (r"i2f bench (click|encode|figure|ops)", "--seconds 0.1"),
     (r"i2f bench (click|encode)", "--size 256 --config demo"),
     (r"i2f (serve|annotate)", "--port 0"),
     (r"i2f annotate", "--no-browser"),
