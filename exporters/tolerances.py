@@ -16,14 +16,6 @@ comes out within a few times the same. `scripts/gate right` prints the largest t
 MEAN = 4.0
 """The same for the mean of the absolute errors, which hardly depends on chance, but on the order of summation."""
 
-MEAN_OF_EMBEDDING = 2.0
-"""The same for the image embedding, the end of a long chain of layers.
-
-Errors of so many sums average out: right graphs reached at most 1.11 times PyTorch's, and half of them less than 0.95.
-What is wrong in the middle of the chain has faded at its end: a norm's epsilon ten times larger in the last block of
-HRSAM's encoder was seen at 2.9 times.
-"""
-
 MEAN_OF_MAPS = 16.0
 """The same for edge inputs, which lie behind many norms over a whole map.
 

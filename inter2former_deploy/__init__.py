@@ -4,8 +4,14 @@ Importing this package loads none of its heavy dependencies; import what you nee
 `inter2former_deploy.runtime` (numpy, onnxruntime, opencv) or `inter2former_deploy.exporters` (torch, onnx).
 """
 
+import os as _os
 from importlib.metadata import distribution as _distribution
 from pathlib import Path as _Path
+
+# onnxruntime from 1.29 on makes an identifier of the device and sends events to its maker, as soon as it is imported,
+# unless this is set before (findings/onnxruntime_telemetry_on_import.sh). Pictures are other people's: nothing is to
+# leave the machine of which they know nothing. Whoever wants it sets the variable to 0.
+_os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _installed = _distribution("inter2former-deploy")
 __version__ = _installed.version

@@ -68,7 +68,7 @@ class OperatorCase:
 def examine() -> list[Finding]:
     """Everything there is to look at, in order."""
     operators = _operators()
-    return [*_versions(), *operators, *_graphs(operators[0].ok), _threads()]
+    return [*_versions(), *operators, *_graphs(operators[0].ok), _threads(), _telemetry()]
 
 
 def to_dict(findings: list[Finding]) -> dict[str, Any]:
@@ -533,6 +533,12 @@ def _threads() -> Finding:
     if limits.quota is not None:
         reasons.append(f"{limits.quota:g} cores' worth of time ({limits.quota_file})")
     return Finding("threads", True, f"{limits.threads} if no number is given: {', '.join(reasons)}")
+
+
+def _telemetry() -> Finding:
+    value = os.environ.get("ORT_DISABLE_TELEMETRY", "")
+    off = value.lower() not in ("", "0", "false")
+    return Finding("telemetry of onnxruntime", True, f"{'off' if off else 'on'}: ORT_DISABLE_TELEMETRY={value}")
 
 
 def picture() -> Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -91,3 +92,15 @@ runpy.run_module("inter2former_deploy", run_name="__main__", alter_sys=True)
 
 def test_versions_agree() -> None:
     assert inter2former_deploy.__version__ == distribution("inter2former-deploy").version
+
+
+def test_onnxruntime_is_told_to_send_nothing(tmp_path: Path) -> None:
+    """From its import on it would: then it leaves an identifier of the device in the user's cache."""
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    code = "import inter2former_deploy.runtime, onnxruntime, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    for given, expected in ({}, "1"), ({"ORT_DISABLE_TELEMETRY": "yes"}, "yes"):
+        run = [sys.executable, "-c", code]
+        told = subprocess.run(run, env=environment | given, check=True, capture_output=True, text=True)
+        assert told.stdout.strip() == expected  # what the user says counts
+        assert not list(tmp_path.rglob("*device*"))

@@ -109,9 +109,7 @@ class Gate(Findings):
             actual |= Graph(prepare, prepared, **settings)(actual)
         with self._step(f"compare features, {backend}"):
             self.checks += self._exact_embedding.judge(
-                *(EMBEDDING, backend, actual[EMBEDDING], self.embedding),
-                tolerances.LARGEST,
-                tolerances.MEAN_OF_EMBEDDING,
+                *(EMBEDDING, backend, actual[EMBEDDING], self.embedding), tolerances.LARGEST, tolerances.MEAN
             )
             given = torch.from_numpy(actual[EMBEDDING])
             exact, own = PrepareGraph(self._exact)(given.double()), PrepareGraph(self.model)(given)

@@ -181,7 +181,7 @@ class Gate(Findings):
         with self._step(f"prepare, {backend}"):
             actual |= Graph(prepare, PREPARED, tuple(INNER["prepare"]), **settings)(actual)
         with self._step(f"compare features, {backend}"):
-            multiples = tolerances.LARGEST, tolerances.MEAN_OF_EMBEDDING
+            multiples = tolerances.LARGEST, tolerances.MEAN
             embedding = actual["image_embedding"]
             self.checks += self._embedding.judge("image_embedding", backend, embedding, self.own_embedding, *multiples)
             self.checks += self._canny_maps.judge(backend, actual["canny_maps"])

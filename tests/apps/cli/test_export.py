@@ -103,7 +103,7 @@ def test_weights_that_are_no_numbers_stop_an_export_before_it_starts(
 def test_a_mismatch_exits_with_one_and_shows_the_table(
     i2f: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    report = ParityReport(size=SIZE, backends=(), checks=(), decodes=(), unreached_experts=(), tools={})
+    report = ParityReport(size=SIZE, backends=(), checks=(), tools={})
     monkeypatch.setattr(ParityReport, "table", lambda self: "the table")
 
     def fail(*arguments: Any, **options: Any) -> None:
