@@ -72,7 +72,8 @@ uint8_t edge_tokens(const uint8_t* labels, int64_t height, int64_t width, int64_
   const int64_t grid = width / patch;
   for (int64_t i = 0; i < height / patch * grid; ++i) flags[i] = 0;
 
-  const auto rows = static_cast<size_t>((bottom - top) / patch);
+  // A map without columns has no tokens in its rows.
+  const auto rows = static_cast<size_t>(right > left ? (bottom - top) / patch : 0);
   const int64_t step = kStrip / patch * patch;
   // A task is a row of tokens. Its largest label goes into its first flag, which is read and mended
   // below.

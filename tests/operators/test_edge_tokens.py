@@ -81,8 +81,15 @@ def test_all_and_no_edges(library: Library) -> None:
     assert library.run("EdgeTokens", {"labels": background}, rule="released")[0].shape == (0,)
 
 
-def test_no_pixels(library: Library) -> None:
-    assert library.run("EdgeTokens", {"labels": np.zeros((0, 0), np.uint8)})[0].shape == (0,)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("shape", [(0, 0), (128, 0), (0, 128)])
+def test_no_pixels(library: Library, shape: tuple[int, int], rule: Any) -> None:
+    """Rows without columns hold no tokens either; found by fuzzing, where what lay in memory was read as a label."""
+    labels = np.zeros(shape, np.uint8)
+    assert library.run("EdgeTokens", {"labels": labels}, rule=rule)[0].shape == (0,)
+    np.testing.assert_array_equal(
+        library.run("LabelBox", {"labels": labels})[0], [0, 0, shape[1] // 16, shape[0] // 16]
+    )
 
 
 @pytest.mark.parametrize("value", [5, 128, 255])
