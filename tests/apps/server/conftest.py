@@ -45,7 +45,7 @@ def running(
 def serving(bundle: Path, limits: dict[str, Any] | None = None, **settings: Any) -> Iterator[httpx.Client]:
     """Within, a server answers this client."""
     with (
-        running(bundle, limits, None, **settings) as server,
+        running(bundle, limits, **settings) as server,
         httpx.Client(base_url=server.address, headers={"X-I2F": "1"}, timeout=60) as client,
     ):
         yield client
