@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from inter2former_deploy.core.errors import EncodedImageError
-from inter2former_deploy.core.files import replacing
+from inter2former_deploy.core.files import write_file
 from inter2former_deploy.core.prompts import Floats, Image
 from inter2former_deploy.runtime.checks import check_image
 from inter2former_deploy.runtime.region import Region
@@ -65,13 +65,7 @@ class EncodedImage:
         Raises:
             OSError: It cannot be written; what was there stays.
         """
-        pieces = self.pieces()
-        with replacing(Path(path)) as unfinished:
-            try:
-                with unfinished.open("wb") as file:
-                    file.writelines(pieces)
-            except OSError as error:
-                raise OSError(f"{path} cannot be written: {error.strerror}") from error
+        write_file(Path(path), self.pieces())
 
     def pieces(self) -> list[bytes | memoryview]:
         """The content of the file that `save` writes, in pieces: the same for the same encoding.

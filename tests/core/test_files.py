@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from inter2former_deploy.core.files import (
@@ -13,6 +16,7 @@ from inter2former_deploy.core.files import (
     check_new_folder,
     check_space,
     replacing,
+    write_file,
 )
 
 
@@ -39,6 +43,19 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None
         write_a_part()
     assert path.read_text() == "old"
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_pieces_are_written_whole_however_little_the_system_takes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:100_001])
+
+    monkeypatch.setattr(Path, "open", lambda self, mode, **_: Slow(self, mode))
+    content = np.random.default_rng(0).bytes(700_000)
+    write_file(tmp_path / "a", [content[:5], b"", memoryview(content)[5:600_000], content[600_000:]])
+    assert (tmp_path / "a").read_bytes() == content
 
 
 def test_two_at_once_do_not_meet(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inter2former_deploy.core.errors import MissingPackageError, PictureError
-from inter2former_deploy.core.files import check_new_folder, check_space, nearest_folder, replacing
+from inter2former_deploy.core.files import check_new_folder, check_space, nearest_folder, write_file
 from inter2former_deploy.core.packages import STORAGE_MODULES, require
 from inter2former_deploy.core.pictures import SUFFIXES, Tell, read_image
 
@@ -267,13 +267,8 @@ class _LocalFolder:
         return (self._folder / name).read_bytes()
 
     def write(self, name: str, *content: bytes | memoryview) -> None:
-        path = self._folder / name
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as unfinished, unfinished.open("wb") as file:
-                file.writelines(content)
-        except OSError as error:
-            raise OSError(f"{path} cannot be written: {error.strerror}") from error
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_file(self._folder / name, content)
 
     def remove(self, name: str) -> None:
         (self._folder / name).unlink(missing_ok=True)

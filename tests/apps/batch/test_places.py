@@ -55,11 +55,11 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     folder.write("a.txt", b"old")
 
     class Full(io.FileIO):
-        def writelines(self, lines: Any) -> None:
-            self.write(b"n")
+        def write(self, data: Any) -> int:
+            super().write(data[:1])
             raise OSError(28, "No space left on device", self.name)
 
-    monkeypatch.setattr(Path, "open", lambda self, mode: Full(self, mode))
+    monkeypatch.setattr(Path, "open", lambda self, mode, **_: Full(self, mode))
     with pytest.raises(OSError, match=r"/a\.txt cannot be written: No space left"):
         folder.write("a.txt", b"new")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.txt", b"old")]
