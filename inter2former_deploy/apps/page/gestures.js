@@ -56,9 +56,8 @@ export class Gestures {
     if (this.tool === "brush" || this.tool === "eraser") {
       this.live = { kind: "paint", points: [start], radius: this.radius, erase: (this.tool === "eraser") !== negative };
     }
-    if (!this.live) return;
-    this.host.preview(null);
-    this.host.repaint();
+    this.host.preview(this.tool === "point" ? this.#prompt() : null); // of a finger the mask is wanted before it is lifted
+    if (this.live) this.host.repaint();
   }
 
   /** @param {Point} point @param {boolean} [negative]  what a click there would be */

@@ -5,15 +5,17 @@
  * @typedef {{key: string, ask: () => Promise<Answer>}} Question
  */
 
-/** The mask under the pointer: one question at a time, and then the newest. */
+const MOST = 2; // questions at a time: one that is decoded while the other is on its way or painted
+
+/** The mask under the pointer: few questions at a time, and then the newest. */
 export class Preview {
   /** @type {Question | null} */
   #wanted = null;
-  /** @type {{key: string, answer: Promise<Answer | null>} | null} */
-  #asked = null;
+  /** From the oldest to the newest. @type {{key: string, answer: Promise<Answer | null>}[]} */
+  #asked = [];
   /** The last answer, for as long as it is wanted. @type {{key: string, answer: Answer} | null} */
   shown = null;
-  /** How many answers have come, for whoever measures. */
+  /** How many were shown, for whoever measures. */
   answered = 0;
 
   /** @param {() => void} repaint */
@@ -28,29 +30,35 @@ export class Preview {
       this.shown = null;
       this.repaint();
     }
-    if (!this.#asked) void this.#work();
+    this.#work();
   }
 
-  async #work() {
-    while (this.#wanted && this.#wanted.key !== this.shown?.key) {
-      const { key, ask } = this.#wanted;
-      const answer = ask().catch(() => null);
-      this.#asked = { key, answer };
-      const got = await answer;
-      this.#asked = null;
+  #work() {
+    const wanted = this.#wanted;
+    if (!wanted || this.#asked.length >= MOST) return;
+    if (wanted.key !== this.shown?.key && !this.#asked.some(({ key }) => key === wanted.key)) void this.#ask(wanted);
+  }
+
+  /** @param {Question} question */
+  async #ask({ key, ask }) {
+    const asked = { key, answer: ask().catch(() => null) };
+    this.#asked.push(asked);
+    const answer = await asked.answer;
+    const at = this.#asked.indexOf(asked);
+    if (at >= 0) this.#asked.splice(0, answer ? at + 1 : 1); // older ones are not waited for
+    if (!answer) {
+      if (this.#wanted?.key === key) this.#wanted = null; // asked again when the pointer moves
+    } else if (this.#wanted && at >= 0) {
+      this.shown = { key, answer };
       this.answered++;
-      if (!got) {
-        if (this.#wanted?.key === key) this.#wanted = null; // asked again when the pointer moves
-      } else if (this.#wanted) {
-        this.shown = { key, answer: got };
-        this.repaint();
-      }
+      this.repaint();
     }
+    this.#work();
   }
 
   /** The answer to a question that was asked already, or is being asked. @param {string} key @returns {Promise<Answer | null>} */
   async known(key) {
     if (this.shown?.key === key) return this.shown.answer;
-    return this.#asked?.key === key ? this.#asked.answer : null;
+    return this.#asked.find((asked) => asked.key === key)?.answer ?? null;
   }
 }

@@ -366,19 +366,43 @@ def test_touch_pinches_and_taps(tabs: Callable[..., Tab]) -> None:
     tab.wait("i2f.workspace.opened.entries.size === 1")
     tab.settle()
     scale = tab.look("i2f.viewer.view.scale")
-    client = tab.page.context.new_cdp_session(tab.page)
+    fingers = Fingers(tab)
     (x0, y0), (x1, y1) = tab.place(75, 60), tab.place(105, 60)
-
-    def touch(kind: str, *places: tuple[float, float]) -> None:
-        points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(places)]
-        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-
-    touch("touchStart", (x0, y0))
-    touch("touchStart", (x0, y0), (x1, y1))
-    touch("touchMove", (x0 - 40, y0), (x1 + 40, y1))
-    touch("touchEnd")
+    fingers.send("touchStart", (x0, y0))
+    fingers.send("touchStart", (x0, y0), (x1, y1))
+    fingers.send("touchMove", (x0 - 40, y0), (x1 + 40, y1))
+    fingers.send("touchEnd")
     tab.wait(f"i2f.viewer.view.scale > {scale} * 1.5")
+    assert not tab.look("i2f.workspace.preview.shown")
     assert len(tab.entries[0]["prompts"]) == 1  # two fingers draw nothing
+
+
+def test_the_mask_is_there_before_a_finger_is_lifted(tabs: Callable[..., Tab]) -> None:
+    tab = tabs(has_touch=True)
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url))
+    fingers = Fingers(tab)
+    fingers.send("touchStart", tab.place(90, 60))
+    tab.wait("i2f.workspace.preview.shown")
+    shown = tab.look("i2f.workspace.preview.shown.answer.mask")
+    assert not tab.entries
+    fingers.send("touchEnd")
+    tab.wait("i2f.workspace.opened.entries.size === 1")
+    tab.settle()
+    assert tab.stored[0]["mask"] == shown
+    assert len([url for url in asked if url.endswith("/predict")]) == 1
+
+
+class Fingers:
+    """Fingers on the page, each down for as long as one wants."""
+
+    def __init__(self, tab: Tab) -> None:
+        self._client = tab.page.context.new_cdp_session(tab.page)
+
+    def send(self, kind: str, *places: tuple[float, float]) -> None:
+        """An event, with where the fingers are in the window."""
+        points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(places)]
+        self._client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
 
 def test_export_and_import(tab: Tab, tmp_path: Path) -> None:
