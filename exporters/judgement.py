@@ -129,6 +129,13 @@ def limited(tensor: str, backend: str, value: float, note: str = "") -> Check:
     )
 
 
+def mask_difference(one: Array, other: Array) -> float:
+    """The pixels in which two masks of a picture differ, over those of either, or over those of a small object."""
+    either = float(np.count_nonzero(one.astype(bool) | other.astype(bool)))
+    differ = float(np.count_nonzero(one.astype(bool) ^ other.astype(bool)))
+    return differ / max(either, tolerances.SMALL_MASK * one.size)
+
+
 def _shape_differs(tensor: str, backend: str, actual: tuple[int, ...], expected: tuple[int, ...]) -> Check:
     return Check(
         tensor=tensor, backend=backend, measure="count", value=np.inf, limit=0, against="PyTorch",

@@ -19,8 +19,8 @@ from onnx import numpy_helper
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.bundle import load_weights
 from inter2former_deploy.exporters.exact import Float64Convolutions
-from inter2former_deploy.exporters.judgement import Check, Exact, judged
-from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, ParityReport, load_photograph
+from inter2former_deploy.exporters.judgement import Check, Exact, judged, mask_difference
+from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Graph, ParityReport, load_photograph
 from inter2former_deploy.exporters.precision import reduce_precision
 from inter2former_deploy.families.exact_embedding import ExactEmbedding
 from inter2former_deploy.families.hrsam.interface import LOGITS
@@ -35,8 +35,8 @@ from inter2former_deploy.families.inter2former.exact import (
 )
 from inter2former_deploy.families.inter2former.gate import Gate, check_parity
 from inter2former_deploy.families.inter2former.graphs import DenseClick, PrepareGraph
-from inter2former_deploy.families.inter2former.interface import EDGE_INPUTS, EMBEDDING, PREPARED
-from inter2former_deploy.families.inter2former.modules.model import Inter2Former
+from inter2former_deploy.families.inter2former.interface import EDGE_INPUTS, EMBEDDING, LABELS, PREPARED
+from inter2former_deploy.families.inter2former.modules.model import ImageFeatures, Inter2Former
 
 Array = np.ndarray
 
@@ -131,6 +131,62 @@ def test_reduced_precision_is_judged_by_modules_rounded_alike(
             gate.check_reduced_encoder(tmp_path / "encoder.onnx", precision, (PLAIN, OPERATORS), 2)
         assert [check.measure for check in gate.checks] == ["largest error", "mean error"] * 2
         assert all(check.passed for check in gate.checks) == passes, gate.report().table()
+
+
+# ---- Masks.
+
+
+def test_pixels_that_differ_count_by_the_larger_object() -> None:
+    empty, object_ = np.zeros((100, 200), bool), np.zeros((100, 200), bool)
+    object_[:50] = True
+    assert mask_difference(object_, object_) == mask_difference(empty, empty) == 0
+    shrunk = object_.copy()
+    shrunk[49] = False
+    assert mask_difference(object_, shrunk) == mask_difference(shrunk, object_) == pytest.approx(1 - 49 / 50)
+    assert mask_difference(object_, ~object_) == 1
+    dot = empty.copy()
+    dot[3, 4:6] = True  # an object of two pixels is judged as one of a twentieth of the picture
+    assert mask_difference(dot, empty) == pytest.approx(2 / 1000)
+    assert mask_difference(object_, dot) > 0.9
+
+
+class PyTorchGraph(Graph):
+    """The modules in the place of click.onnx; where it is told to, the first mask has a few more pixels."""
+
+    def __init__(self, gate: Gate, moved: Array | None) -> None:
+        self.gate, self.moved, self.seen = gate, moved, []
+
+    def __call__(self, feeds: Any) -> dict[str, Array]:
+        labels = feeds[LABELS]
+        own = ImageFeatures(self.gate.own_embedding, self.gate.own_edges)
+        logits = self.gate.model.decode(own, torch.from_numpy(labels)[None])[0, 0].numpy().copy()
+        if self.moved is not None and not self.seen:
+            logits[self.moved] *= -1
+        self.seen.append(labels.copy())
+        return {"logits": logits}
+
+
+def test_masks_are_compared_at_the_label_map_of_each_side(
+    probe_model: Inter2Former, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pixel on the threshold changes all label maps after it; the same modules make the same masks of them."""
+    size = 96
+    encoder, prepare, _ = export(probe_model, tmp_path, size)
+    monkeypatch.setattr(Gate, "_check_decode", lambda *_: {})
+    monkeypatch.setattr(Gate, "_run_noise", lambda *_: None)
+    moved = np.zeros((size, size), bool)
+    moved[:12, 4:8] = True
+    with torch.inference_mode():
+        gate = Gate(probe_model, size)
+        features = gate.check_encoder(encoder, prepare, PLAIN)
+        same, other = PyTorchGraph(gate, None), PyTorchGraph(gate, moved)
+        gate._run_session({PLAIN: same, OPERATORS: other}, {PLAIN: features, OPERATORS: features})
+    assert len(same.seen) == len(other.seen) > 2
+    assert all((one != another).any() for one, another in zip(same.seen[1:], other.seen[1:], strict=True))
+    masks = {check.backend: check for check in gate.worst.values()}
+    assert masks[PLAIN].value == 0
+    assert masks[OPERATORS].note == "click 1"
+    assert 0 < masks[OPERATORS].value < 1
 
 
 # ---- Tensors.

@@ -12,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from inter2former_deploy.core.manifest import Precision
-from inter2former_deploy.core.masks import iou
 from inter2former_deploy.core.prompts import Box, Click
 from inter2former_deploy.exporters import parity, tolerances
 from inter2former_deploy.exporters.exact import ReducedLayers
-from inter2former_deploy.exporters.judgement import Exact, judged, limited
+from inter2former_deploy.exporters.judgement import Exact, judged, limited, mask_difference
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Findings, Graph, ParityReport
 from inter2former_deploy.families.encoder_graph import EncoderGraph
 from inter2former_deploy.families.exact_embedding import ExactEmbedding
@@ -142,7 +141,6 @@ class Gate(Findings):
         embedding = torch.from_numpy(shared[EMBEDDING]).permute(2, 0, 1)[None]
         reference = SparsePrompts(self.frame.size)  # what PyTorch makes of its own image embedding
         own = {backend: SparsePrompts(self.frame.size) for backend in graphs}
-        distances: dict[str, list[float]] = {backend: [] for backend in graphs}  # 1 - IoU of masks
         for number, prompt in enumerate(PROMPTS, 1):
             with self._step(f"prompt {number}"):
                 at = self._to_model(prompt)
@@ -156,14 +154,11 @@ class Gate(Findings):
                         self._keep_worst(check)
                     own[backend].add(at)
                     found = MaskLogits(graph(features[backend] | own[backend].inputs())[LOGITS])
-                    distances[backend].append(1 - iou(found.mask(self.frame), mask))
+                    difference = mask_difference(found.mask(self.frame), mask)
+                    self._keep_worst(limited("masks", backend, difference, f"prompt {number}"))
                     own[backend].fold(found)
                 reference.fold(expected)
         self.checks += self.worst.values()
-        for backend, found_distances in distances.items():
-            note = f"mean of {len(found_distances)} prompts"
-            self.checks.append(limited("masks", backend, max(found_distances), "worst prompt"))
-            self.checks.append(limited("session masks", backend, float(np.mean(found_distances)), note))
 
     def _to_model(self, prompt: Click | Box) -> Click | Box:
         return self.frame.box_to_model(prompt) if isinstance(prompt, Box) else self.frame.to_model(prompt)

@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inter2former_deploy.core.manifest import Precision
-from inter2former_deploy.core.masks import iou
 from inter2former_deploy.core.prompts import Click
 from inter2former_deploy.exporters import parity, tolerances
 from inter2former_deploy.exporters.exact import Float64Convolutions, ReducedLayers
-from inter2former_deploy.exporters.judgement import Check, Exact, equal, judged, limited
+from inter2former_deploy.exporters.judgement import Check, Exact, equal, judged, limited, mask_difference
 from inter2former_deploy.exporters.parity import (
     OPERATORS,
     PLAIN,
@@ -225,39 +224,42 @@ class Gate(Findings):
             self.checks.append(limited("loose decodes", backend, loose / len(self.decodes), note))
 
     def _run_session(self, graphs: Mapping[str, Graph], features: Mapping[str, Arrays]) -> None:
-        """The clicks: tensors and masks at the reference's label maps, and each side going its own way."""
+        """The clicks: tensors at the reference's label maps, and masks of sessions that each side has by itself.
+
+        A pixel on the threshold, which Canny maps move, changes the label map and so all that follows. So PyTorch makes
+        its mask of each side's own label map.
+        """
         reference = unknown_labels(self.size)
         labels = {backend: reference.copy() for backend in graphs}
-        apart: dict[str, list[float]] = {backend: [] for backend in graphs}  # 1 - IoU of each side's own masks
         if self.own_edges is None:
             raise RuntimeError("check_encoder comes before check_click")
         own = ImageFeatures(self.own_embedding, self.own_edges)
+
+        def decode(its: Array) -> Array:
+            return self.model.decode(own, torch.from_numpy(its)[None])[0, 0].numpy()
+
         for number, click in enumerate(parity.CLICKS[: parity.SESSION], 1):
             scale = self.size / self.side
             at = Click(int(scale * click.x), int(scale * click.y), click.positive)
             with self._step(f"click {number}"):
                 add_clicks(reference, [at])
-                expected = self.model.decode(own, torch.from_numpy(reference)[None])[0, 0].numpy()
-                mask = self._mask(expected)
+                expected = decode(reference)
                 known = {}
                 if self.size <= tolerances.PARTS_ABOVE or number in (1, parity.SESSION):
                     known = self._check_decode(f"click {number}", graphs, reference, features[PLAIN])
                 for backend, graph in graphs.items():
-                    if backend == PLAIN and known:
+                    its = labels[backend]
+                    add_clicks(its, [at])
+                    same = np.array_equal(its, reference)
+                    if backend == PLAIN and known and same:
                         logits = known[PLAIN]
                     else:
-                        logits = graph(_inputs(reference, features[backend]))["logits"]
-                    distance = 1 - iou(self._mask(logits), mask)
+                        logits = graph(_inputs(its, features[backend]))["logits"]
+                    theirs = expected if same else decode(its)
+                    distance = mask_difference(self._mask(logits), self._mask(theirs))
                     self._keep_worst(limited("masks", backend, distance, f"click {number}"))
-                    add_clicks(labels[backend], [at])
-                    if not np.array_equal(labels[backend], reference):
-                        logits = graph(_inputs(labels[backend], features[backend]))["logits"]
-                    apart[backend].append(1 - iou(self._mask(logits), mask))
-                    fold_prediction(labels[backend], logits > 0)
+                    fold_prediction(its, logits > 0)
                 fold_prediction(reference, expected > 0)
-        for backend, distances in apart.items():
-            note = f"mean of {len(distances)} clicks"
-            self.checks.append(limited("session masks", backend, float(np.mean(distances)), note))
 
     def _run_noise(self, graphs: Mapping[str, Graph], features: Mapping[str, Arrays]) -> None:
         """Tokens of noise under labels of noise, for what the clicks on the photograph may not reach.
@@ -298,7 +300,7 @@ class Gate(Findings):
             checks = list(_decode_checks(name, backend, actual, exact, own))
             tight[backend] = decisions.same and all(check.passed for check in checks)
             if not tight[backend] and decisions.on_tie:
-                distance = 1 - iou(actual["logits"] > 0, self._logits(exact) > 0)
+                distance = mask_difference(actual["logits"] > 0, self._logits(exact) > 0)
                 checks = [limited("masks after a tie", backend, distance, name)]
             for check in checks:
                 self._keep_worst(check)

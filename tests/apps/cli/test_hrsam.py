@@ -48,7 +48,7 @@ def test_a_checkpoint_in_int8(i2f: Callable[..., Any], monkeypatch: pytest.Monke
     assert told["parity"].startswith("passed")
 
     judged = {check["tensor"] for check in decoder["parity"]["checks"]}
-    assert judged >= {"image_embedding", "image_embedding in int8", "logits", "session masks"}
+    assert judged >= {"image_embedding", "image_embedding in int8", "logits", "masks"}
     opened = {
         name: load.function(**load.arguments)()  # as the workers of i2f bench session call them
         for name, load in sessions.workloads(bundle, None, checkpoint).items()
