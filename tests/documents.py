@@ -101,7 +101,7 @@ RUN_BY: tuple[tuple[str, str], ...] = (
     (r"npm ci|node segment\.mjs|cd examples/node", "tests/examples/test_node.py"),
     (r"jupyter |pip install notebook|cd examples/python|python scripts/notebook", "tests/examples/test_notebook.py"),
     (r"\./scripts/(test|lint|docs|matrix|test-aarch64)( |$)", ".github/workflows/checks.yml"),
-    (r"\./scripts/(sanitize|fuzz)( |$)", ".github/workflows/nightly.yml"),
+    (r"\./scripts/(sanitize|fuzz|coverage|tidy|compilers)( |$)", ".github/workflows/nightly.yml"),
     (r"\./scripts/build-wheels", ".github/workflows/wheels.yml"),
     (r"python scripts/man_page\.py", "scripts/docs"),
     (r"napari |pip install '?\.\[napari", "tests/apps/napari_plugin/test_widget.py"),

@@ -63,6 +63,7 @@ foreach(_row IN LISTS _rows)
   if(_bytes EQUAL 64)
     list(APPEND _flags -mprefer-vector-width=512)
   endif()
+  list(TRANSFORM _flags PREPEND "${CLANG}")
 
   # Left out is a tier that the compiler cannot build or ask the machine for. Test builds emulate what the
   # machine lacks, or leave it out.
