@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Body
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from inter2former_deploy.annotations.masks import outlines
 from inter2former_deploy.apps.server.errors import ApiError, bad_request, not_found
@@ -95,8 +96,15 @@ def router(service: Service) -> APIRouter:
         return {"success": True, "data": model}
 
     @routes.post(PREDICT)
-    async def predict(asked: Request) -> dict[str, Any]:
-        """Polygons of the object that the marks are of. The whole file comes with every mark, and is encoded once."""
+    async def predict(body: Annotated[Request | Any, Body()] = None) -> dict[str, Any]:
+        """Polygons of the object that the marks are of. The whole file comes with every mark, and is encoded once.
+
+        Whatever else is sent is answered with `success` false, and changes nothing.
+        """
+        try:
+            asked = Request.model_validate(body)
+        except ValidationError as error:
+            raise RequestValidationError(error.errors()) from error
         if not asked.params.marks:
             return _answer([])
         source = await source_of(service, asked.image)
@@ -153,7 +161,7 @@ class KeepShapes:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] != "http" or scope["path"] != PREDICT:
+        if scope["type"] != "http" or (scope["method"], scope["path"]) != ("POST", PREDICT):
             await self._app(scope, receive, send)
             return
         refused: list[bytes] = []
