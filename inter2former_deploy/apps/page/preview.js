@@ -44,11 +44,11 @@ export class Preview {
     const asked = { key, answer: ask().catch(() => null) };
     this.#asked.push(asked);
     const answer = await asked.answer;
-    const at = this.#asked.indexOf(asked);
-    if (at >= 0) this.#asked.splice(0, answer ? at + 1 : 1); // older ones are not waited for
+    const at = this.#asked.indexOf(asked); // -1 where a newer one was answered before
+    if (at >= 0) this.#asked.splice(answer ? 0 : at, answer ? at + 1 : 1); // with it those that were asked before
     if (!answer) {
       if (this.#wanted?.key === key) this.#wanted = null; // asked again when the pointer moves
-    } else if (this.#wanted && at >= 0) {
+    } else if (at >= 0 && this.#wanted) {
       this.shown = { key, answer };
       this.answered++;
       this.repaint();
