@@ -90,7 +90,7 @@ foreach(_row IN LISTS _rows)
       message(WARNING
         "${CMAKE_CXX_COMPILER} (${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}) cannot compile the tier ${tier}: the library, "
         "and a wheel made of it, lacks this tier and is slower on machines that have it. "
-        "GCC 11 or newer compiles all tiers, Clang 14 all but avxvnni.")
+        "GCC 11 and Clang 19 or newer compile all tiers, Clang 14 to 18 all but avxvnni.")
       continue()
     endif()
   endif()
