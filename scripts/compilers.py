@@ -176,9 +176,9 @@ def configure(name: str, compiler: Path) -> Path:
     if name in TARGETS:
         _, system, processor = TARGETS[name]
         options += [f"-DCMAKE_SYSTEM_NAME={system}", f"-DCMAKE_SYSTEM_PROCESSOR={processor}"]
-    if name == "clang-cl":  # there is nothing to link with
+        options.append("-DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY")  # nothing is linked
+    if name == "clang-cl":
         options += [f"-DCMAKE_{tool}={WORK / 'bin' / 'archiver'}" for tool in ("AR", "LINKER", "MT")]
-        options.append("-DCMAKE_TRY_COMPILE_TARGET_TYPE=STATIC_LIBRARY")
     header = WORK / "onnxruntime" / "onnxruntime_c_api.h"
     if header.exists():
         options.append(f"-DONNXRUNTIME_INCLUDE_DIR={header.parent}")
