@@ -53,6 +53,7 @@ exec unshare --mount sh -c 'mount --bind {repository} {root}{repository} &&
 """
 # Zig has its own names for processors; MinGW-w64 lacks a macro of Microsoft's headers that onnxruntime's uses.
 ACROSS = """#!/bin/bash
+[[ "$*" != *CompilerId* ]] || set -- -c "$@"  # links nothing to learn what it is
 exec {python} -m ziglang c++ -target {target} '-D_Return_type_success_(x)=' \\
   "${{@/#-march=armv8.2-a+/-mcpu=generic+v8_2a+}}"
 """
