@@ -54,8 +54,9 @@ exec unshare --mount sh -c 'mount --bind {repository} {root}{repository} &&
 # Zig has its own names for processors; MinGW-w64 lacks a macro of Microsoft's headers that onnxruntime's uses.
 ACROSS = """#!/bin/bash
 [[ "$*" != *CompilerId* ]] || set -- -c "$@"  # links nothing to learn what it is
+[[ "$*" != *-mavx512f* ]] || set -- -mevex512 "$@"  # Clang itself takes the one for the other
 exec {python} -m ziglang c++ -target {target} '-D_Return_type_success_(x)=' \\
-  "${{@/#-march=armv8.2-a+/-mcpu=generic+v8_2a+}}"
+  "${{@/#-march=armv8.2-a+/-mcpu=apple_m1+}}"
 """
 # clang-cl, with what stands for Microsoft's headers: those of MinGW-w64 and of libc++, which ask for another
 # compiler than Microsoft's. CMake still learns what it is.
