@@ -31,10 +31,11 @@ def MeanOfPlanes(x):
 
     onnxruntime adds up all values of one reduction in turn, and where the picture is padded all of them are equal: in
     thousands of such steps rounding errors do not cancel. So rows come first, then 64 of them at a time. The last ones
-    are filled up with zeros, which a pooling does for any number of rows.
+    are filled up with zeros, not by padding: older versions of onnxruntime leave that out of the mean.
     """
     rows = op.Reshape(op.ReduceMean(x, op.Constant(value_ints=[3])), op.Constant(value_ints=[1, 1, -1, 1]))
-    means = op.AveragePool(rows, kernel_shape=[64, 1], strides=[64, 1], pads=[0, 0, 63, 0], count_include_pad=1)
+    zeros = op.Expand(op.Constant(value_floats=[0.0]), op.Constant(value_ints=[1, 1, 63, 1]))
+    means = op.AveragePool(op.Concat(rows, zeros, axis=2), kernel_shape=[64, 1], strides=[64, 1])
     return op.ReduceSum(means, keepdims=0) * (64.0 / op.Cast(op.Size(rows), to=FLOAT))
 
 
