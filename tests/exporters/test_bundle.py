@@ -14,6 +14,7 @@ import pytest
 import torch
 from graphs import exported
 
+from inter2former_deploy.apps.cli import main
 from inter2former_deploy.core.contract import ENCODER_FILE, MANIFEST_FILE
 from inter2former_deploy.core.errors import BundleError, CheckpointError, ExportMismatchError, OperatorLibraryError
 from inter2former_deploy.core.manifest import Manifest
@@ -172,7 +173,9 @@ def test_a_graph_that_differs_leaves_no_bundle(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failed_graphs_may_be_kept(exported_once: Any, checkpoint: Path, tmp_path: Path) -> None:
+def test_failed_graphs_may_be_kept(
+    exported_once: Any, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     scale(exported_once["click"], "neck.blocks.1.o_proj.bias", 2)
     with pytest.raises(ExportMismatchError):
         export_bundle(checkpoint, tmp_path / "bundle", size=SIZE, custom_ops=False, keep_failed=True)
@@ -184,6 +187,14 @@ def test_failed_graphs_may_be_kept(exported_once: Any, checkpoint: Path, tmp_pat
     assert open_bundle(failed, failed=True).manifest.decoder().parity["passed"] is False  # type: ignore[index]
     with pytest.raises(BundleError, match="failed its comparison with PyTorch when it was exported"):
         open_bundle(failed)
+    for command, code, word in (
+        (("info", failed), 0, "failed"),
+        (("verify", failed, "--checkpoint", checkpoint, "--no-custom-ops"), 1, "tokens"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in command])
+        assert (end.value.code or 0) == code
+        assert word in capsys.readouterr().out
 
 
 def test_an_old_bundle_stays_until_a_new_one_has_passed(exported_once: Any, checkpoint: Path, tmp_path: Path) -> None:
