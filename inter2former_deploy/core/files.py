@@ -46,11 +46,10 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """
     try:
         with replacing(path) as unfinished, unfinished.open("wb", buffering=0) as file:
-            for piece in map(memoryview, pieces):
-                for begin in range(0, len(piece), _PART):
-                    part = piece[begin : begin + _PART]
-                    while part:
-                        part = part[file.write(part) :]
+            for piece in pieces:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[file.write(rest[:_PART]) :]
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
 
