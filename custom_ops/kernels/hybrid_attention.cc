@@ -259,7 +259,7 @@ struct HybridAttention {
   template <int V>
   void finish(const QueryTile<V>& tile, const Vec (&denominator)[V], int64_t head,
               const TileMemory& memory) const {
-    float* rows[kTileQueries];
+    float* rows[kTileQueries] = {};  // GCC 14 does not see that those of the tile are set
     for (int i = 0; i < memory.count; ++i) {
       rows[i] = out + memory.tokens[i] * width + head * shape.head_width;
     }
