@@ -167,12 +167,7 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
             way: {name: list[float]() for name in ("decode", "heard", "answer", "mask", "over", "frame")}
             for way in ("tap", "press", "hovered")
         }
-        finger = page.context.new_cdp_session(page)
-
-        def touch(kind: str, *places: tuple[float, float]) -> None:
-            points = [{"x": x, "y": y} for x, y in places]
-            finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-
+        fingers = driven.Fingers(page)
         # The mouse comes last: where it rests it has previews made, and those take time from what is measured.
         for way, number in itertools.product(figures, range(arguments.objects + 1)):
             page.keyboard.press("n")
@@ -188,10 +183,10 @@ def measure(arguments: argparse.Namespace, address: str) -> None:
                     page.mouse.up()
                 else:
                     page.evaluate(WAIT_FOR_MASK)
-                    touch("touchStart", where)
+                    fingers.send("touchStart", where)
                     if way == "press":
                         time.sleep(PRESSED / 1000)
-                    touch("touchEnd")
+                    fingers.send("touchEnd")
                 heard, answered, mask = page.evaluate("window.measured")
                 wait(page, "i2f.workspace.saver.unsaved === 0")
                 begun = time.perf_counter()

@@ -33,3 +33,15 @@ def place(page: Any, x: float, y: float) -> tuple[float, float]:
         [x, y],
     )
     return left, top
+
+
+class Fingers:
+    """Fingers on a page, each down for as long as one wants."""
+
+    def __init__(self, page: Any) -> None:
+        self._client = page.context.new_cdp_session(page)
+
+    def send(self, kind: str, *places: tuple[float, float]) -> None:
+        """A touch event ("touchStart", "touchMove", "touchEnd"), with where the fingers are in the window."""
+        points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(places)]
+        self._client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from driven import wait
+from driven import Fingers, wait
 from PIL import Image
 
 from inter2former_deploy.apps.server import catalogue
@@ -366,7 +366,7 @@ def test_touch_pinches_and_taps(tabs: Callable[..., Tab]) -> None:
     tab.wait("i2f.workspace.opened.entries.size === 1")
     tab.settle()
     scale = tab.look("i2f.viewer.view.scale")
-    fingers = Fingers(tab)
+    fingers = Fingers(tab.page)
     (x0, y0), (x1, y1) = tab.place(75, 60), tab.place(105, 60)
     fingers.send("touchStart", (x0, y0))
     fingers.send("touchStart", (x0, y0), (x1, y1))
@@ -381,7 +381,7 @@ def test_the_mask_is_there_before_a_finger_is_lifted(tabs: Callable[..., Tab]) -
     tab = tabs(has_touch=True)
     asked: list[str] = []
     tab.page.on("request", lambda request: asked.append(request.url))
-    fingers = Fingers(tab)
+    fingers = Fingers(tab.page)
     fingers.send("touchStart", tab.place(90, 60))
     tab.wait("i2f.workspace.preview.shown")
     shown = tab.look("i2f.workspace.preview.shown.answer.mask")
@@ -391,18 +391,6 @@ def test_the_mask_is_there_before_a_finger_is_lifted(tabs: Callable[..., Tab]) -
     tab.settle()
     assert tab.stored[0]["mask"] == shown
     assert len([url for url in asked if url.endswith("/predict")]) == 1
-
-
-class Fingers:
-    """Fingers on the page, each down for as long as one wants."""
-
-    def __init__(self, tab: Tab) -> None:
-        self._client = tab.page.context.new_cdp_session(tab.page)
-
-    def send(self, kind: str, *places: tuple[float, float]) -> None:
-        """An event, with where the fingers are in the window."""
-        points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(places)]
-        self._client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
 
 def test_export_and_import(tab: Tab, tmp_path: Path) -> None:
