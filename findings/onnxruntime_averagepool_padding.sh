@@ -31,7 +31,8 @@ def run(opset, pads):
     before = ("Identity", ["x"], {}) if any(pads) else ("Concat", ["x", "zeros"], {"axis": 2})
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 76, 1])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
-    graph = helper.make_graph([helper.make_node(*before[:2], ["p"], **before[2]), pool], "g", inputs, outputs, [] if any(pads) else [zeros])
+    nodes = [helper.make_node(*before[:2], ["p"], **before[2]), pool]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [] if any(pads) else [zeros])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, {"x": np.ones((1, 1, 76, 1), np.float32)})[0].ravel().tolist()
