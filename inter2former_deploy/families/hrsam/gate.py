@@ -132,7 +132,10 @@ class Gate(Findings):
             )
 
     def check_click(self, click: Path, features: Mapping[str, Arrays], num_threads: int | None = None) -> None:
-        """Compare logits at the reference's prompts and logits, and masks of sessions that each side has by itself."""
+        """Compare logits at the reference's prompts and logits, and masks of sessions that each side has by itself.
+
+        Each is fed its own logits again, so PyTorch makes its mask of what each side is given.
+        """
         graphs = {
             backend: Graph(click, [LOGITS], custom_ops=backend == OPERATORS, num_threads=num_threads)
             for backend in features
@@ -147,17 +150,17 @@ class Gate(Findings):
                 reference.add(at)
                 inputs = reference.inputs()
                 exact = Exact.of(decode(self._exact, embedding.double(), inputs), decode(self.model, embedding, inputs))
-                expected = MaskLogits(decode(self.model, self.embedding, inputs).numpy())
-                mask = expected.mask(self.frame)
                 for backend, graph in graphs.items():
                     for check in judged(LOGITS, backend, graph(shared | inputs)[LOGITS], exact, f"prompt {number}"):
                         self._keep_worst(check)
                     own[backend].add(at)
-                    found = MaskLogits(graph(features[backend] | own[backend].inputs())[LOGITS])
-                    difference = mask_difference(found.mask(self.frame), mask)
+                    its = own[backend].inputs()
+                    found = MaskLogits(graph(features[backend] | its)[LOGITS])
+                    theirs = MaskLogits(decode(self.model, self.embedding, its).numpy())
+                    difference = mask_difference(found.mask(self.frame), theirs.mask(self.frame))
                     self._keep_worst(limited("masks", backend, difference, f"prompt {number}"))
                     own[backend].fold(found)
-                reference.fold(expected)
+                reference.fold(MaskLogits(decode(self.model, self.embedding, inputs).numpy()))
         self.checks += self.worst.values()
 
     def _to_model(self, prompt: Click | Box) -> Click | Box:
