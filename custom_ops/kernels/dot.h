@@ -19,6 +19,21 @@ typedef uint32_t UnalignedVecWord
 inline VecWord load(const uint32_t* p) { return *reinterpret_cast<const UnalignedVecWord*>(p); }
 inline void store(uint32_t* p, VecWord v) { *reinterpret_cast<UnalignedVecWord*>(p) = v; }
 
+// Stores a vector past the caches, where the tier can; p is aligned. What reads it elsewhere waits
+// for end_of_stream.
+inline void stream(float* p, Vec v) {
+#if defined(__AVX512F__) && !defined(I2F_EMULATED)
+  _mm512_stream_ps(p, (__m512)v);
+#else
+  store(p, v);
+#endif
+}
+inline void end_of_stream() {
+#if defined(__AVX512F__) && !defined(I2F_EMULATED)
+  _mm_sfence();
+#endif
+}
+
 }  // namespace i2f::I2F_TIER
 
 // The instructions, each with a macro that says that the tier has it: I2F_BYTE_DOTS,

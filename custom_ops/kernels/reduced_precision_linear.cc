@@ -34,10 +34,12 @@ struct Words {
   static int64_t index(int64_t k) { return k / (kDepth * kLanes) * kLanes + k % kLanes; }
   static int shift(int64_t k) { return static_cast<int>(k / kLanes % kDepth) * kBits; }
 
-  // The words of a row; factors(vector of inputs) are the factors of each.
+  // The words of a row, a vector of them every `stride` words; factors(vector of inputs) are the
+  // factors of each.
   template <class Factors>
-  static void convert(const float* x, int64_t inputs, uint32_t* to, const Factors& factors) {
-    for (int64_t k = 0; k < inputs; to += kLanes) {
+  static void convert(const float* x, int64_t inputs, uint32_t* to, int64_t stride,
+                      const Factors& factors) {
+    for (int64_t k = 0; k < inputs; to += stride) {
       VecWord words{};
 #pragma GCC unroll 4
       for (int j = 0; j < kDepth; ++j, k += kLanes) {
@@ -107,7 +109,7 @@ struct Int8 {
 
   // Converts a row to factors, with zeros behind; its scale is NaN where a value is not finite.
   // Values below 2^-100 all through count as 0: 127 / peak stays finite.
-  static RowState convert(const float* x, int64_t inputs, uint32_t* to) {
+  static RowState convert(const float* x, int64_t inputs, uint32_t* to, int64_t stride) {
     const int64_t whole = inputs / kLanes * kLanes;
     const int rest = static_cast<int>(inputs - whole);
     VecInt highest = absolute_bits(load_partial(x + whole, rest));
@@ -122,7 +124,7 @@ struct Int8 {
     const bool finite = bits < 0x7f800000;
     const float inverse = finite && peak >= 0x1p-100f ? 127.0f / peak : 0.0f;
     VecInt sum{};
-    Words<Dot::kDepth>::convert(x, inputs, to, [&](Vec values) {
+    Words<Dot::kDepth>::convert(x, inputs, to, stride, [&](Vec values) {
       const VecInt codes = nearest(values * inverse);
       if (Dot::kWeightOffset != 0) sum += codes;
       return (VecWord)(codes + Dot::kOffset);
@@ -153,7 +155,11 @@ struct Bf16 {
   using Dot = Bf16Dot;
   using Weights = Bf16LinearWeights;
   static constexpr int kHead = 1;  // of a panel: biases, which sums start from
+#ifdef I2F_TILES
+  static constexpr int64_t kRunWords = 2048;  // a tile adds 16 words at a time
+#else
   static constexpr int64_t kRunWords = Dot::kRun / Dot::kDepth;
+#endif
 
   static uint32_t weight(const Weights& weights, int64_t at) { return weights.weight[at]; }
   static void pack_head(const Weights& weights, int64_t, int64_t n, int64_t j, uint32_t* head) {
@@ -168,8 +174,8 @@ struct Bf16 {
   }
 #endif
 
-  static RowState convert(const float* x, int64_t inputs, uint32_t* to) {
-    Words<Dot::kDepth>::convert(x, inputs, to, [](Vec x) { return to_bfloat16(x) >> 16; });
+  static RowState convert(const float* x, int64_t inputs, uint32_t* to, int64_t stride) {
+    Words<Dot::kDepth>::convert(x, inputs, to, stride, [](Vec x) { return to_bfloat16(x) >> 16; });
     return {1.0f, 0};
   }
   static Vec finish(Vec sums, const uint32_t*, RowState) { return sums; }
@@ -178,8 +184,8 @@ struct Bf16 {
 
 // What comes after the sums of `rows` rows: `columns` are left of the layer, `stride` its outputs.
 // One function for tiles of every height: the compiler may fuse a product and a sum here or not,
-// but always alike.
-template <class P, bool kGelu>
+// but always alike. kPastCaches: vectors of `out` are whole and aligned.
+template <class P, bool kGelu, bool kPastCaches>
 __attribute__((noinline)) void finish(const typename P::Dot::Sums (*sums)[kVectors], int64_t rows,
                                       const uint32_t* head, const RowState* states, int64_t columns,
                                       int64_t stride, float* out) {
@@ -190,7 +196,9 @@ __attribute__((noinline)) void finish(const typename P::Dot::Sums (*sums)[kVecto
       Vec y = P::finish(sums[m][n], head + n * kLanes, states[m]);
       if constexpr (kGelu) y = gelu(y);
       const int64_t left = columns - n * kLanes;
-      if (left >= kLanes) {
+      if (kPastCaches) {
+        if (left > 0) stream(out + n * kLanes, y);
+      } else if (left >= kLanes) {
         store(out + n * kLanes, y);
       } else if (left > 0) {
         store_partial(out + n * kLanes, y, static_cast<int>(left));
@@ -251,8 +259,8 @@ class Linear {
           const int64_t count = min(kRows, last - row);
           uint32_t* converted = own + tiles * tile_words();
           for (int64_t r = 0; r < count; ++r) {
-            own_states[row - first + r] =
-                P::convert(x + (row + r) * sizes_.inputs, sizes_.inputs, converted + r * words_);
+            own_states[row - first + r] = P::convert(x + (row + r) * sizes_.inputs, sizes_.inputs,
+                                                     converted + r * words_, kLanes);
           }
           lay_out(converted, count, tile);
         }
@@ -328,9 +336,9 @@ class Linear {
         with_rows<kRows>(
             rows, [&](auto height) { multiply_tile<decltype(height)::kCount>(tile, panel, sums); });
         float* to = out + row * sizes_.outputs + p * kColumns;
-        (gelu ? finish<P, true> : finish<P, false>)(sums, rows, panel, states + (row - first),
-                                                    sizes_.outputs - p * kColumns, sizes_.outputs,
-                                                    to);
+        (gelu ? finish<P, true, false>
+              : finish<P, false, false>)(sums, rows, panel, states + (row - first),
+                                         sizes_.outputs - p * kColumns, sizes_.outputs, to);
       }
     }
   }
@@ -381,8 +389,12 @@ class Linear {
 
 #ifdef I2F_TILES
 // The layer on a matrix unit: four tiles of sums, of 32 rows and the columns of a panel. Converted
-// rows, and panels as Linear packs them, are loaded as they lie. For bfloat16 numbers the order of
-// the sums is that of Tiles::add_bfloat16, 16 words at a time.
+// rows lie tile behind tile, panels as Linear packs them. For bfloat16 numbers the order of the
+// sums is that of Tiles::add_bfloat16, 16 words at a time.
+//
+// The unit is so fast that memory decides. The converted rows of a task fit into a second cache of
+// 2 MiB, where the next panel is on its way while one is in use. Results that do not fit go past
+// the caches.
 template <class P>
 class TiledLinear {
  public:
@@ -406,6 +418,9 @@ class TiledLinear {
     if (rows == 0) return;
     const int64_t block = kSquare * max(1, min(kMaxSquares, kBlockOfTiles / words_ / kSquare));
     const int64_t tasks = min(kMaxTasks, ceil_div(rows, block));
+    const bool past_caches = rows * sizes_.outputs >= kLargeResult &&
+                             reinterpret_cast<uintptr_t>(out) % sizeof(Vec) == 0 &&
+                             sizes_.outputs % kLanes == 0;
     const int64_t height = ceil_div(min(rows, block), kTile) * kTile;  // of a task's converted rows
     uint32_t* words = take<uint32_t>(memory, tasks * height * words_);
     RowState* states = take<RowState>(memory, tasks * height);
@@ -416,32 +431,41 @@ class TiledLinear {
       Tiles tiles;  // those of the thread that runs this task
       for_parts(rows * i / tasks, rows * (i + 1) / tasks, block, [&](int64_t first, int64_t last) {
         const int64_t count = last - first;
-        for (int64_t r = 0; r < count; ++r) {
-          own_states[r] =
-              P::convert(x + (first + r) * sizes_.inputs, sizes_.inputs, own + r * words_);
+        for (int64_t r = 0; r < ceil_div(count, kTile) * kTile; ++r) {
+          uint32_t* to = own + r / kTile * kTile * words_ + r % kTile * kTile;
+          if (r < count) {
+            own_states[r] = P::convert(x + (first + r) * sizes_.inputs, sizes_.inputs, to, kWords);
+          } else {  // the rest of the last tile
+            for (int64_t k = 0; k < words_; k += kTile, to += kWords) store(to, VecWord{});
+          }
         }
-        for (int64_t k = count * words_; k < ceil_div(count, kTile) * kTile * words_; ++k) {
-          own[k] = 0;  // the rest of the last tile
-        }
-        multiply_block(tiles, count, own, own_states, with_gelu, out + first * sizes_.outputs);
+        multiply_block(tiles, count, own, own_states, with_gelu, past_caches,
+                       out + first * sizes_.outputs);
       });
+      if (past_caches) end_of_stream();
     });
   }
 
  private:
-  static constexpr int kTile = 16;           // rows, columns and words of a tile
-  static constexpr int kSquare = 2 * kTile;  // rows of four tiles of sums
-  // A panel is used up so fast that it has to be read for more rows at a time: a processor that has
-  // tiles has a second cache of 2 MiB.
-  static constexpr int64_t kBlockOfTiles = 256 << 10;  // words of converted rows, at most
-  static constexpr int64_t kMaxSquares = 8;  // of a block, at most: tasks for many threads
+  static constexpr int kTile = 16;                     // rows, columns and words of a tile
+  static constexpr int kWords = kTile * kTile;         // of a tile
+  static constexpr int kSquare = 2 * kTile;            // rows of four tiles of sums
+  static constexpr int64_t kBlockOfTiles = 192 << 10;  // words of converted rows, at most
+  static constexpr int64_t kMaxSquares = 16;        // of a block, at most: tasks for many threads
+  static constexpr int64_t kLargeResult = 1 << 20;  // numbers of a result that leaves the caches
   static_assert(kLanes == kTile, "a vector is a row of a tile");
 
+  int64_t panel_words() const { return (P::kHead + words_) * kColumns; }
+
   void multiply_block(Tiles& tiles, int64_t count, const uint32_t* x, const RowState* states,
-                      bool with_gelu, float* out) const {
+                      bool with_gelu, bool past_caches, float* out) const {
+    const int64_t ahead = ceil_div(panel_words(), ceil_div(count, kSquare));
     for (int64_t p = 0; p < panels_; ++p) {
-      const uint32_t* panel = packed_ + p * (P::kHead + words_) * kColumns;
-      for (int64_t first = 0; first < count; first += kSquare) {
+      const uint32_t* panel = packed_ + p * panel_words();
+      // Behind the last panel comes the first one again, for the next rows.
+      const uint32_t* next = p + 1 < panels_ ? panel + panel_words() : packed_;
+      for (int64_t first = 0; first < count; first += kSquare, next += ahead) {
+        for (int64_t k = 0; k < ahead; k += kTile) __builtin_prefetch(next + k, 0, 2);
         const int64_t height = min(kSquare, count - first);
         Sums sums[kSquare][kVectors];
         const uint32_t* rows = x + first * words_;
@@ -450,10 +474,17 @@ class TiledLinear {
         } else {
           multiply<false>(tiles, rows, panel, sums);
         }
-        (with_gelu ? finish<P, true>
-                   : finish<P, false>)(sums, height, panel, states + first,
-                                       sizes_.outputs - p * kColumns, sizes_.outputs,
-                                       out + first * sizes_.outputs + p * kColumns);
+        float* to = out + first * sizes_.outputs + p * kColumns;
+        const int64_t columns = sizes_.outputs - p * kColumns;
+        if (past_caches) {
+          (with_gelu ? finish<P, true, true> : finish<P, false, true>)(sums, height, panel,
+                                                                       states + first, columns,
+                                                                       sizes_.outputs, to);
+        } else {
+          (with_gelu ? finish<P, true, false> : finish<P, false, false>)(sums, height, panel,
+                                                                         states + first, columns,
+                                                                         sizes_.outputs, to);
+        }
       }
     }
   }
@@ -462,6 +493,7 @@ class TiledLinear {
   void multiply(Tiles& tiles, const uint32_t* rows, const uint32_t* panel,
                 Sums (&to)[kSquare][kVectors]) const {
     const uint32_t* factors = panel + P::kHead * kColumns;
+    const uint32_t* lower = rows + kTile * words_;
     for (int64_t begin = 0; begin < words_; begin += P::kRunWords) {
       tiles.zero<0>();
       tiles.zero<1>();
@@ -469,11 +501,11 @@ class TiledLinear {
       for (int64_t k = begin; k < min(words_, begin + P::kRunWords); k += kTile) {
         tiles.load<6>(factors + k * kColumns, kColumns);
         tiles.load<7>(factors + k * kColumns + kTile, kColumns);
-        tiles.load<4>(rows + k, words_);
+        tiles.load<4>(rows + k * kTile, kTile);
         P::template add<0, 4, 6>(tiles);
         P::template add<1, 4, 7>(tiles);
         if (!kTwo) continue;
-        tiles.load<5>(rows + kTile * words_ + k, words_);
+        tiles.load<5>(lower + k * kTile, kTile);
         P::template add<2, 5, 6>(tiles);
         P::template add<3, 5, 7>(tiles);
       }
