@@ -25,12 +25,17 @@ inline int64_t panels(const LinearSizes& sizes) { return ceil_div(sizes.outputs,
 // would put all rows into the same few places of the first cache.
 inline int64_t row_stride(int64_t inputs) { return (ceil_div(inputs, kLanes) + 1) * kLanes; }
 
+// The most rows of a block.
+inline int64_t block_rows(int64_t rows) {
+  return max(kMinRows, min(kMaxRows, rows / kEnoughBlocks));
+}
+
 // Calls body(first, count, sums, own) for blocks of rows, with room for the sums of a step and for
 // `size` floats of its own a row.
 template <class Body>
 void for_row_blocks(int64_t rows, int64_t size, const LinearSizes& sizes, const Memory& memory,
                     const Parallel& parallel, const Body& body) {
-  const int64_t most = max(kMinRows, min(kMaxRows, rows / kEnoughBlocks));
+  const int64_t most = block_rows(rows);
   const int64_t blocks = ceil_div(rows, most), height = min(rows, most);
   const int64_t sums = height * min(kStep, panels(sizes) * kWidth);
   for_blocks(blocks, sums + height * size, memory, parallel, [&](int64_t block, float* scratch) {
