@@ -101,9 +101,8 @@ def pictures_for(size: int) -> int:
 
 def check_agreement(
     config: Config,
-    reference: Path,
-    encoder: Path,
-    prepare: Path,
+    reference: tuple[Path, Path],
+    reduced: tuple[Path, Path],
     click: Path,
     *,
     precision: Precision,
@@ -113,15 +112,14 @@ def check_agreement(
     num_threads: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> AgreementReport:
-    """Compare the masks of two encoders, click by click.
+    """Compare the masks that follow from two encoders and what is prepared of them, click by click.
 
     Args:
         config: Of the model, of any family.
-        reference: encoder.onnx in float32.
-        encoder: The same in reduced precision.
-        prepare: prepare.onnx.
+        reference: encoder.onnx and prepare.onnx in float32.
+        reduced: The same in reduced precision.
         click: click.onnx.
-        precision: Of `encoder`.
+        precision: Of `reduced`.
         size: S.
         min_iou: Least mean IoU; `MIN_IOU` of the precision when None.
         custom_ops: Run the graphs with the operator library.
@@ -140,7 +138,7 @@ def check_agreement(
 
     (picture,), (embedding,) = tensors["encoder"]["inputs"], tensors["encoder"]["outputs"]
     encoded: list[list[Arrays]] = []
-    for name, path in (("fp32", reference), (precision, encoder)):  # one after the other: each needs much memory
+    for name, (path, _) in (("fp32", reference), (precision, reduced)):  # one after the other: each needs much memory
         encode = load(path, "encoder")
         encoded.append([])
         for number, scene in enumerate(scenes, 1):
@@ -148,11 +146,14 @@ def check_agreement(
             encoded[-1].append(encode({picture: scene.picture}))
         del encode
     errors = [_embedding_error(one[embedding], other[embedding]) for one, other in zip(*encoded, strict=True)]
-    preparation, decode = load(prepare, "prepare"), load(click, "click")
+    preparations, decode = [load(path, "prepare") for _, path in (reference, reduced)], load(click, "click")
     agreement: dict[str, list[tuple[float, float]]] = {}
     for scene, *both in zip(scenes, *encoded, strict=True):
         progress(f"click on {scene.name}")
-        features = [its | preparation({picture: scene.picture} | its) for its in both]
+        features = [
+            its | preparation({picture: scene.picture} | its)
+            for its, preparation in zip(both, preparations, strict=True)
+        ]
         agreement[scene.name] = list(_session(scene, size, of_family, decode, features))
     means = {name: float(np.mean([same for same, _ in values])) for name, values in agreement.items()}
     every = [value for values in agreement.values() for value in values]
@@ -160,7 +161,7 @@ def check_agreement(
     return AgreementReport(
         precision=precision,
         backend=OPERATORS if custom_ops else PLAIN,
-        layers=count_layers(onnx.load(encoder)),
+        layers=count_layers(onnx.load(reduced[0])),
         images=len(scenes),
         clicks=len(every),
         mean_iou=float(mean_iou),

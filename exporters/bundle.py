@@ -23,7 +23,7 @@ from torch import nn
 
 from inter2former_deploy import families
 from inter2former_deploy.core import library
-from inter2former_deploy.core.contract import DECODER_FILES, ENCODER_FILE, inline_file, weights_file
+from inter2former_deploy.core.contract import DECODER_FILES, ENCODER_FILE, GraphName, inline_file, weights_file
 from inter2former_deploy.core.errors import BundleError, CheckpointError, ExportMismatchError
 from inter2former_deploy.core.files import check_new_bundle, check_space, failed_folder
 from inter2former_deploy.core.manifest import (
@@ -40,7 +40,7 @@ from inter2former_deploy.exporters.bodies import check_opset, inline_bodies
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, export_model
 from inter2former_deploy.exporters.half import store_half
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, ParityReport
-from inter2former_deploy.exporters.precision import reduce_precision
+from inter2former_deploy.exporters.precision import reduce_precision, reduce_preparation
 from inter2former_deploy.families.checkpoint import (
     bundled_weights,
     load_checkpoint,
@@ -51,7 +51,8 @@ from inter2former_deploy.families.config import Config, read_config
 
 DEFAULT_SIZE = 1024
 DEFAULT_SEED = 7  # of synthetic weights
-REFERENCE_FILE = "encoder.fp32.onnx"  # in another precision: the encoder in float32, while it is verified
+# In another precision: encoder and preparation in float32, while they are verified.
+REFERENCE_FILES: dict[GraphName, str] = {"encoder": "encoder.fp32.onnx", "prepare": "prepare.fp32.onnx"}
 SPACE_FOR_REST = 32_000_000  # bytes of a bundle beside the weights: constants, both forms of the operators, the report
 PROTOBUF_LIMIT = (1 << 31) - 1  # bytes of one file
 APART_FROM = 1 << 26  # bytes of weights that are written beside their graph
@@ -145,10 +146,10 @@ def export_bundle(
             precision=precision,
             inline=inline,
             weights=weights,
-            reference=working / REFERENCE_FILE if precision != "fp32" else None,
+            reference=working,
             steps=steps,
         )
-        reference = working / (ENCODER_FILE if precision == "fp32" else REFERENCE_FILE)
+        reference = _reference_in(working, manifest, name)
         compared = _compare(model, working, manifest, name, reference, min_iou, custom_ops, num_threads, steps.verify)
         return _finish(working, folder, manifest, name, compared, steps, keep_failed=keep_failed)
 
@@ -211,9 +212,10 @@ def add_decoder(
         for file in before.files():
             if not file.startswith(f"{name}/"):
                 _link(folder / file, working / file)
-        entry = _write_decoder(working, model, before.size, name, opset, inline, weights, steps)
+        entry = _write_decoder(working, model, before.size, name, opset, precision, inline, weights, working, steps)
         manifest = replace(before, decoders=before.decoders | {name: entry})
-        reference = _reference(model, working, manifest, working, progress)
+        _export_reference(model, working, manifest, ["encoder"], progress)
+        reference = _reference_in(working, manifest, name)
         compared = _compare(model, working, manifest, name, reference, min_iou, custom_ops, num_threads, steps.verify)
         return _finish(working, folder, manifest, name, compared, steps, keep_failed=keep_failed)
 
@@ -239,10 +241,10 @@ def write_bundle(
         size: As of `export_bundle`, and so the others.
         name: Of the decoder.
         opset: Version of the standard operators.
-        precision: Of the encoder's linear layers.
+        precision: As of `export_bundle`.
         inline: Write the graphs a second time, without functions.
         weights: Where they come from.
-        reference: Where the encoder in float32 goes, in another precision.
+        reference: Folder for `REFERENCE_FILES`, in another precision.
         steps: Announce what is done.
     """
     steps = steps or _Steps(lambda _: None)
@@ -252,7 +254,7 @@ def write_bundle(
         encoder = export_model(model, "encoder", size=size, opset=opset)
     if precision != "fp32":
         if reference is not None:
-            _save(encoder, reference)
+            _save(encoder, reference / REFERENCE_FILES["encoder"])
         with steps(f"encoder in {precision}"):
             encoder = reduce_precision(encoder, precision)
     tensors = of_family.graph_tensors(model.config, size)
@@ -265,7 +267,9 @@ def write_bundle(
         encoder=EncoderEntry(
             graph=graph, weights_sha256=weights_sha256(model), kept=list(of_family.KEPT), precision=precision
         ),
-        decoders={name: _write_decoder(folder, model, size, name, opset, inline, weights or {}, steps)},
+        decoders={
+            name: _write_decoder(folder, model, size, name, opset, precision, inline, weights or {}, reference, steps)
+        },
         preprocessing=of_family.preprocessing(),
         prompts=of_family.prompts(),
         postprocessing=of_family.postprocessing(),
@@ -308,7 +312,8 @@ def verify_bundle(
     model = load_exported(stated, checkpoint)
     min_iou = (stated.agreement or {}).get("min_iou")
     with tempfile.TemporaryDirectory() as work:
-        reference = _reference(model, folder, manifest, Path(work), progress)
+        _export_reference(model, Path(work), manifest, list(REFERENCE_FILES), progress)
+        reference = _reference_in(Path(work), manifest, decoder, folder)
         parity, agreement = _compare(
             model, folder, manifest, decoder, reference, min_iou, custom_ops, num_threads, progress, always=True
         )
@@ -441,17 +446,23 @@ def _write_decoder(
     size: int,
     name: str,
     opset: int,
+    precision: Precision,
     inline: bool,
     weights: dict[str, Any],
+    reference: Path | None,
     steps: _Steps,
 ) -> DecoderEntry:
-    """The graphs of a decoder in its folder."""
+    """The graphs of a decoder in its folder; in reduced precision, prepare.onnx in float32 in that of the reference."""
     (folder / name).mkdir()
     tensors = families.interface(model.config.family).graph_tensors(model.config, size)
     graphs = {}
     for graph, file in DECODER_FILES.items():
         with steps(f"export {graph}"):
             proto = export_model(model, graph, size=size, opset=opset)
+        if graph == "prepare" and precision != "fp32":
+            if reference is not None:
+                _save(proto, reference / REFERENCE_FILES[graph])
+            proto = reduce_preparation(proto)
         graphs[graph] = _write_graph(folder, f"{name}/{file}", proto, tensors[graph], opset, inline)
     return DecoderEntry(
         config=model.config.to_dict(),
@@ -512,14 +523,24 @@ def _save(graph: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(graph.SerializeToString(deterministic=True))
 
 
-def _reference(model: Any, folder: Path, manifest: Manifest, work: Path, progress: Progress) -> Path:
-    """The encoder in float32: the bundle's, or one that is exported again into a folder."""
+def _export_reference(
+    model: Any, work: Path, manifest: Manifest, graphs: Sequence[GraphName], progress: Progress
+) -> None:
+    """Exports graphs of `REFERENCE_FILES` into a folder, if the bundle is in reduced precision."""
     if manifest.encoder.precision == "fp32":
-        return folder / manifest.encoder.graph.file
-    progress("export encoder in fp32")
+        return
     opset = manifest.encoder.graph.opset or DEFAULT_OPSET
-    _save(export_model(model, "encoder", size=manifest.size, opset=opset), work / REFERENCE_FILE)
-    return work / REFERENCE_FILE
+    for graph in graphs:
+        progress(f"export {graph} in fp32")
+        _save(export_model(model, graph, size=manifest.size, opset=opset), work / REFERENCE_FILES[graph])
+
+
+def _reference_in(work: Path, manifest: Manifest, name: str | None, folder: Path | None = None) -> tuple[Path, Path]:
+    """Encoder and preparation in float32: those of the bundle (in `work` if there is no `folder`), or `work`'s own."""
+    if manifest.encoder.precision == "fp32":
+        graphs = manifest.encoder.graph, manifest.decoder(name).prepare
+        return (folder or work) / graphs[0].file, (folder or work) / graphs[1].file
+    return work / REFERENCE_FILES["encoder"], work / REFERENCE_FILES["prepare"]
 
 
 def _compare(
@@ -527,7 +548,7 @@ def _compare(
     folder: Path,
     manifest: Manifest,
     name: str | None,
-    reference: Path,
+    reference: tuple[Path, Path],
     min_iou: float | None,
     custom_ops: bool,
     num_threads: int | None,
@@ -540,11 +561,10 @@ def _compare(
     encoder, prepare, click = (folder / g.file for g in (manifest.encoder.graph, decoder.prepare, decoder.click))
     parity = families.gate(manifest.family).check_parity(
         model,
-        reference,
-        prepare,
+        *reference,
         click,
         size=manifest.size,
-        reduced=None if precision == "fp32" else (encoder, precision),
+        reduced=None if precision == "fp32" else (encoder, prepare, precision),
         custom_ops=custom_ops,
         num_threads=num_threads,
         progress=progress,
@@ -554,8 +574,7 @@ def _compare(
     agreement = check_agreement(
         model.config,
         reference,
-        encoder,
-        prepare,
+        (encoder, prepare),
         click,
         precision=precision,
         size=manifest.size,
@@ -578,7 +597,8 @@ def _finish(
     keep_failed: bool,
 ) -> ExportReport:
     """The bundle in its place, with the reports, or an error."""
-    (working / REFERENCE_FILE).unlink(missing_ok=True)
+    for file in REFERENCE_FILES.values():
+        (working / file).unlink(missing_ok=True)
     parity, agreement = compared
     judged = replace(
         manifest.decoders[name],

@@ -68,6 +68,21 @@ def reduce_precision(graph: onnx.ModelProto, precision: Precision) -> onnx.Model
     return proto
 
 
+def reduce_preparation(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """prepare.onnx with the residual blocks of its edge network in bfloat16, for either reduced precision.
+
+    Args:
+        graph: prepare.onnx in float32, of any family; it is left as it is.
+    """
+    reduced = onnx.ModelProto()
+    reduced.CopyFrom(graph)
+    for node in reduced.graph.node:
+        if node.domain == DOMAIN and node.op_type == "EdgeBlock":
+            node.op_type = "Bf16EdgeBlock"
+    add_bodies(reduced)
+    return reduced
+
+
 def count_layers(graph: onnx.ModelProto) -> int:
     """How many layers of a graph are in reduced precision."""
     return sum(node.op_type.startswith(("Int8Linear", "Bf16Linear")) for node in graph.graph.node)

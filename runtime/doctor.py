@@ -488,6 +488,22 @@ def known_answers() -> list[OperatorCase]:
             (full(129.5, 1, 1, 3),),
             {"epsilon": 1e-5},
         ),
+        OperatorCase(  # the same of two channels, in numbers that bfloat16 holds: 9 + 2 * 40 + 0.5
+            "Bf16EdgeBlock",
+            {
+                "x": full(9, 1, 1, 2),
+                "norm1_weight": full(1, 2),
+                "norm1_bias": full(2, 2),
+                "conv1_weight": centre_taps[:2, :2],
+                "conv1_bias": zeros(2),
+                "norm2_weight": full(1, 2),
+                "norm2_bias": full(40, 2),
+                "conv2_weight": centre_taps[:2, :2],
+                "conv2_bias": full(0.5, 2),
+            },
+            (full(89.5, 1, 1, 2),),
+            {"epsilon": 1e-5},
+        ),
         OperatorCase(
             "EdgeDownsample",
             {"x": np.arange(9, dtype=np.float32).reshape(3, 3, 1), "weight": centre_tap, "bias": full(0.5, 1)},

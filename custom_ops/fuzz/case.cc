@@ -90,6 +90,7 @@ class Decoder {
                                {"CannyMaps", &Decoder::canny_maps},
                                {"EdgeStem", &Decoder::edge_stem},
                                {"EdgeBlock", &Decoder::edge_block},
+                               {"Bf16EdgeBlock", &Decoder::bf16_edge_block, true},
                                {"EdgeDownsample", &Decoder::edge_downsample},
                                {"EdgeProjection", &Decoder::edge_projection},
                                {"NormLinear", &Decoder::norm_linear},
@@ -606,6 +607,11 @@ class Decoder {
       weights("conv" + half + "_bias", {channels});
     }
     epsilon();
+  }
+
+  void bf16_edge_block() {
+    edge_block();
+    case_.op = "Bf16EdgeBlock";
   }
 
   void edge_downsample() {

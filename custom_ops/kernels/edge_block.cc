@@ -226,7 +226,7 @@ struct Winograd {
       const int64_t first = channel + n * kLanes, count = x.channels - first;
       if (count <= 0) return;
       const Vec offset = load(bias + first);
-      Lanes lanes;
+      LaneMoments lanes;
       for (int64_t t = begin; t < end; ++t) {
         const float* from = products + (t - begin) * kWide + n * kLanes;
         Vec half[kSide][kTile];
@@ -263,32 +263,6 @@ struct Winograd {
       if (moments != nullptr) moments->add(lanes.moments(count));
     }
   }
-
-  // Moments of each lane, from a number near its mean: its first.
-  struct Lanes {
-    void add(Vec v) {
-      if (pixels++ == 0) from = v;
-      const Vec d = v - from;
-      tile_sum += d;
-      tile_squares += d * d;
-    }
-    void end_tile() {
-      sum += tile_sum;
-      squares += tile_squares;
-      tile_sum = tile_squares = Vec{};
-    }
-    Moments moments(int64_t count) const {
-      const auto n = static_cast<double>(pixels);
-      Moments all{};
-      for (int i = 0; i < min(count, kLanes); ++i) {
-        const double rest = sum[i] / n;
-        all.add({from[i] + rest, squares[i] - n * rest * rest, n});
-      }
-      return all;
-    }
-    int64_t pixels = 0;
-    Vec from{}, sum{}, squares{}, tile_sum{}, tile_squares{};
-  };
 
   Map x;
   Norm norm;

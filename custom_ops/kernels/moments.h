@@ -28,6 +28,35 @@ struct Moments {
   }
 };
 
+// Moments of the lanes of vectors that come one after the other, each lane from a number near its
+// mean: its first.
+struct LaneMoments {
+  void add(Vec v) {
+    if (vectors++ == 0) from = v;
+    const Vec d = v - from;
+    tile_sum += d;
+    tile_squares += d * d;
+  }
+  // Ends a float32 sum: after some tens of vectors.
+  void end_tile() {
+    sum += tile_sum;
+    squares += tile_squares;
+    tile_sum = tile_squares = Vec{};
+  }
+  // Of the first `count` lanes together.
+  Moments moments(int64_t count) const {
+    const auto n = static_cast<double>(vectors);
+    Moments all{};
+    for (int i = 0; i < min(count, kLanes); ++i) {
+      const double rest = sum[i] / n;
+      all.add({from[i] + rest, squares[i] - n * rest * rest, n});
+    }
+    return all;
+  }
+  int64_t vectors = 0;
+  Vec from{}, sum{}, squares{}, tile_sum{}, tile_squares{};
+};
+
 // Of x [count], 1 <= count <= kMomentsChunk. Distances are from a rounded mean; their own mean
 // mends it: of numbers within 1 of a mean of up to 1000, the mean errs by less than 5e-8 and the
 // squares by a share of less than 5e-7.

@@ -7,6 +7,7 @@
 // Bfloat16 numbers without an instruction of their own are rounded and multiplied as float32.
 #pragma once
 
+#include "kernels/bfloat16.h"
 #include "kernels/dot.h"
 #include "kernels/gemm.h"
 #include "kernels/linear_block.h"
@@ -142,14 +143,6 @@ struct Int8 {
     return rounded(scaled * row.scale) + (Vec)load(head + 2 * kColumns);
   }
 };
-
-// Bfloat16 numbers in the upper halves of words: x rounded to the nearest even; a NaN stays one.
-inline VecWord to_bfloat16(Vec x) {
-  const VecWord bits = (VecWord)x;
-  VecWord near = bits + 0x7fff + (bits >> 16 & 1);
-  near = (VecInt)(bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : near;
-  return near & 0xffff0000;
-}
 
 #ifdef I2F_BFLOAT16_DOTS
 struct Bf16 {

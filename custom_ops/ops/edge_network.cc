@@ -1,6 +1,7 @@
-// EdgeStem, EdgeBlock, EdgeDownsample and EdgeProjection: the network on the Canny maps
-// (OPERATORS.md).
+// EdgeStem, EdgeBlock, Bf16EdgeBlock, EdgeDownsample and EdgeProjection: the network on the Canny
+// maps (OPERATORS.md).
 
+#include "kernels/bf16_edge_block.h"
 #include "kernels/edge_block.h"
 #include "kernels/edge_downsample.h"
 #include "kernels/edge_projection.h"
@@ -13,6 +14,10 @@ I2F_KERNEL(EdgeStemKernel, edge_stem)
 I2F_KERNEL(PackedEdgeBlockSizeKernel, packed_edge_block_size)
 I2F_KERNEL(PackEdgeBlockKernel, pack_edge_block)
 I2F_KERNEL(EdgeBlockKernel, edge_block)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackedBf16EdgeBlockSizeKernel,
+                             packed_bf16_edge_block_size)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackBf16EdgeBlockKernel, pack_bf16_edge_block)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, Bf16EdgeBlockKernel, bf16_edge_block)
 I2F_KERNEL(PackedEdgeDownsampleSizeKernel, packed_edge_downsample_size)
 I2F_KERNEL(PackEdgeDownsampleKernel, pack_edge_downsample)
 I2F_KERNEL(EdgeDownsampleKernel, edge_downsample)
@@ -48,9 +53,10 @@ class EdgeStem final : public Kernel {
   }
 };
 
-// The parameters of a residual block in a kernel's own order.
+// The parameters of a residual block in a kernel's own order: that of bfloat16 numbers where it is
+// asked for and serves so many channels.
 struct PackedBlock {
-  explicit PackedBlock(const Inputs& inputs) {
+  PackedBlock(const Inputs& inputs, bool bfloat16) {
     const auto weight = inputs.get<float>(3, "conv1_weight", {"C", "C", 3, 3});
     channels = weight.dim(0);
     expect_channels("conv1_weight", weight);
@@ -65,23 +71,31 @@ struct PackedBlock {
     const EdgeBlockHalf first = half(1, "norm1_weight", "norm1_bias", "conv1_weight", "conv1_bias");
     const EdgeBlockHalf second =
         half(5, "norm2_weight", "norm2_bias", "conv2_weight", "conv2_bias");
-    data = Buffer<float>(kernels::packed_edge_block_size(channels));
-    kernels::pack_edge_block(first, second, channels, data.data());
+    const size_t bytes = bfloat16 ? kernels::packed_bf16_edge_block_size(channels) : 0;
+    if (bytes > 0) {
+      bf16 = Buffer<char>(bytes);
+      kernels::pack_bf16_edge_block(first, second, channels, bf16.data());
+    } else {
+      fp32 = Buffer<float>(kernels::packed_edge_block_size(channels));
+      kernels::pack_edge_block(first, second, channels, fp32.data());
+    }
   }
 
   int64_t channels;
-  Buffer<float> data;
+  Buffer<float> fp32;
+  Buffer<char> bf16;
 };
 
+template <bool kBfloat16>
 class EdgeBlock final : public Kernel {
  public:
   explicit EdgeBlock(const KernelInfo& info) : epsilon_(info.attribute("epsilon", 1e-5f)) {
-    if (info.known(1, 9)) packed_ = std::make_unique<PackedBlock>(info);
+    if (info.known(1, 9)) packed_ = std::make_unique<PackedBlock>(info, kBfloat16);
   }
 
   void compute(KernelContext& context) const override {
     if (packed_ != nullptr) return run(context, *packed_);
-    run(context, PackedBlock(context));
+    run(context, PackedBlock(context, kBfloat16));
   }
 
  private:
@@ -90,8 +104,13 @@ class EdgeBlock final : public Kernel {
     const int64_t rows = x.dim(0), columns = x.dim(1);
     float* y = context.output<float>(0, {rows, columns, block.channels});
     if (rows == 0 || columns == 0) return;
-    kernels::edge_block(x.data, rows, columns, block.channels, block.data.data(), epsilon_, y,
-                        context.memory(), context.parallel());
+    if (block.bf16.data() != nullptr) {
+      kernels::bf16_edge_block(x.data, rows, columns, block.channels, block.bf16.data(), epsilon_,
+                               y, context.memory(), context.parallel());
+    } else {
+      kernels::edge_block(x.data, rows, columns, block.channels, block.fp32.data(), epsilon_, y,
+                          context.memory(), context.parallel());
+    }
   }
 
   float epsilon_;
@@ -197,7 +216,9 @@ class EdgeProjection final : public Kernel {
 const Registration kEdgeStem(
     {"EdgeStem", 3, false, {kElementType<float>}, create_kernel<EdgeStem>});
 const Registration kEdgeBlock(
-    {"EdgeBlock", 9, false, {kElementType<float>}, create_kernel<EdgeBlock>});
+    {"EdgeBlock", 9, false, {kElementType<float>}, create_kernel<EdgeBlock<false>>});
+const Registration kBf16EdgeBlock(
+    {"Bf16EdgeBlock", 9, false, {kElementType<float>}, create_kernel<EdgeBlock<true>>});
 const Registration kEdgeDownsample(
     {"EdgeDownsample", 3, false, {kElementType<float>}, create_kernel<EdgeDownsample>});
 const Registration kEdgeProjection({"EdgeProjection",

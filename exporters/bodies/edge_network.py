@@ -58,6 +58,19 @@ def EdgeStem(maps, weight, bias):
     return Pixels(op.Conv(planes, weight, bias, pads=[1, 1, 1, 1]))
 
 
+@script(helpers, default_opset=op)
+def ResidualBlock(
+    x, norm1_weight, norm1_bias, conv1_weight, conv1_bias, norm2_weight, norm2_bias, conv2_weight, conv2_bias,
+    least,
+):  # fmt: skip
+    """EdgeBlock (custom_ops/OPERATORS.md) with an epsilon that is a tensor."""
+    planes = Planes(x)
+    hidden = ActivatedNorm(planes, norm1_weight, norm1_bias, least)
+    hidden = op.Conv(hidden, conv1_weight, conv1_bias, pads=[1, 1, 1, 1])
+    hidden = ActivatedNorm(hidden, norm2_weight, norm2_bias, least)
+    return Pixels(planes + op.Conv(hidden, conv2_weight, conv2_bias, pads=[1, 1, 1, 1]))
+
+
 @script(operators, default_opset=op)
 def EdgeBlock(
     x, norm1_weight, norm1_bias, conv1_weight, conv1_bias, norm2_weight, norm2_bias, conv2_weight, conv2_bias,
@@ -65,11 +78,21 @@ def EdgeBlock(
 ):  # fmt: skip
     """A residual block of two convolutions, each behind norm and SiLU (custom_ops/OPERATORS.md)."""
     least = op.Constant(value_float=epsilon)
-    planes = Planes(x)
-    hidden = ActivatedNorm(planes, norm1_weight, norm1_bias, least)
-    hidden = op.Conv(hidden, conv1_weight, conv1_bias, pads=[1, 1, 1, 1])
-    hidden = ActivatedNorm(hidden, norm2_weight, norm2_bias, least)
-    return Pixels(planes + op.Conv(hidden, conv2_weight, conv2_bias, pads=[1, 1, 1, 1]))
+    return ResidualBlock(
+        x, norm1_weight, norm1_bias, conv1_weight, conv1_bias, norm2_weight, norm2_bias, conv2_weight, conv2_bias, least
+    )
+
+
+@script(operators, default_opset=op)
+def Bf16EdgeBlock(
+    x, norm1_weight, norm1_bias, conv1_weight, conv1_bias, norm2_weight, norm2_bias, conv2_weight, conv2_bias,
+    epsilon: float = 1e-5,
+):  # fmt: skip
+    """The same, in float32 here (custom_ops/OPERATORS.md)."""
+    least = op.Constant(value_float=epsilon)
+    return ResidualBlock(
+        x, norm1_weight, norm1_bias, conv1_weight, conv1_bias, norm2_weight, norm2_bias, conv2_weight, conv2_bias, least
+    )
 
 
 @script(operators, default_opset=op)

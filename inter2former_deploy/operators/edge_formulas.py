@@ -206,6 +206,24 @@ def edge_block(
     return x + _pixels(F.conv2d(hidden, conv2_weight, conv2_bias, padding=1))
 
 
+@operator(_like_map)
+def bf16_edge_block(
+    x: Tensor,
+    norm1_weight: Tensor,
+    norm1_bias: Tensor,
+    conv1_weight: Tensor,
+    conv1_bias: Tensor,
+    norm2_weight: Tensor,
+    norm2_bias: Tensor,
+    conv2_weight: Tensor,
+    conv2_bias: Tensor,
+    epsilon: float,
+) -> Tensor:
+    """`edge_block` where a kernel may round what is convolved, and the convolutions' weights, to bfloat16."""
+    first = norm1_weight, norm1_bias, conv1_weight, conv1_bias
+    return edge_block(x, *first, norm2_weight, norm2_bias, conv2_weight, conv2_bias, epsilon)
+
+
 def _half_map(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return x.new_empty((x.shape[0] + 1) // 2, (x.shape[1] + 1) // 2, weight.shape[0])
 

@@ -50,6 +50,7 @@ _GELU = ("activation", {"none": "", "gelu": "Gelu"})
 OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
+        Operator("Bf16EdgeBlock", _EDGES, reduced_precision=True),
         Operator("Bf16Linear", _FORMULAS, choice=_GELU, reduced_precision=True),
         Operator("CannyMaps", _EDGES),
         Operator("CycleScan", "inter2former_deploy.operators.scan"),

@@ -534,10 +534,11 @@ def block_weights(rng: np.random.Generator, channels: int) -> dict[str, Array]:
 
 
 @pytest.mark.parametrize("channels", [4, 20])
-def test_edge_block(channels: int) -> None:
+@pytest.mark.parametrize("operator", ["EdgeBlock", "Bf16EdgeBlock"])
+def test_edge_block(operator: str, channels: int) -> None:
     rng = np.random.default_rng(12)
     x, weights = 2 + normal(rng, 19, 14, channels), block_weights(rng, channels)
-    out = run("EdgeBlock", {"x": x} | weights, constant=list(weights), epsilon=1e-3)
+    out = run(operator, {"x": x} | weights, constant=list(weights), epsilon=1e-3)
     assert_accurate(out, twins.edge_block, x, *weights.values(), epsilon=1e-3)
 
 

@@ -422,6 +422,10 @@ def edge_block() -> Iterator[Case]:
         yield inputs, {}
 
 
+def bf16_edge_block() -> Iterator[Case]:
+    return edge_block()
+
+
 def edge_downsample() -> Iterator[Case]:
     for (height, width), channels in product(MAPS, SIZES):
         for ci, co in ((channels, 5), (3, channels)):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -665,14 +666,23 @@ def edge_stem(maps: Array, weight: Array, bias: Array, *, dtype: DTypeLike = np.
     return conv3x3((maps / np.maximum(norms, np.asarray(1e-12, dtype))).transpose(1, 2, 0), weight) + bias
 
 
-def edge_block(x: Array, *parameters: Array, epsilon: float = 1e-5, dtype: DTypeLike = np.float64) -> Array:
-    """A residual block on x [H, W, C]; the parameters of norm1, conv1, norm2 and conv2, weight and bias each."""
+def edge_block(
+    x: Array, *parameters: Array, epsilon: float = 1e-5, dtype: DTypeLike = np.float64, bfloat16: bool = False
+) -> Array:
+    """A residual block on x [H, W, C]; the parameters of norm1, conv1, norm2 and conv2, weight and bias each.
+
+    `bfloat16`: what is convolved, and the weights of convolutions, are rounded to it.
+    """
+
+    def factor(values: Array) -> Array:
+        return values.astype(ml_dtypes.bfloat16).astype(dtype) if bfloat16 else values
+
     x = hidden = x.astype(dtype)
     halves = [parameter.astype(dtype) for parameter in parameters]
     for norm_weight, norm_bias, conv_weight, conv_bias in (halves[:4], halves[4:]):
         centred = hidden - hidden.mean()
         normed = centred / np.sqrt((centred**2).mean() + np.asarray(epsilon, dtype)) * norm_weight + norm_bias
-        hidden = conv3x3(normed * _sigmoid(normed), conv_weight) + conv_bias
+        hidden = conv3x3(factor(normed * _sigmoid(normed)), factor(conv_weight)) + conv_bias
     return x + hidden
 
 

@@ -43,6 +43,7 @@ TWINS = {
     "CannyMaps": twins.canny_maps,
     "EdgeStem": twins.edge_stem,
     "EdgeBlock": twins.edge_block,
+    "Bf16EdgeBlock": twins.edge_block,
     "EdgeDownsample": twins.edge_downsample,
     "EdgeProjection": twins.edge_projection,
     "TokenBox": twins.token_box,
@@ -237,7 +238,7 @@ def test_the_tiny_model_is_what_the_exporter_makes_now() -> None:
     model = Inter2Former(config := ModelConfig.from_dict(manifest.decoder().config)).eval()
     model.load_state_dict(dict(synthetic_state_dict(config)))
     operators = assert_as_exported_now(doctor.TINY_BUNDLE, model, manifest.size)
-    assert operators >= TWINS.keys() - {"Int8Linear", "Bf16Linear", *OF_HRSAM}
+    assert operators >= TWINS.keys() - {"Int8Linear", "Bf16Linear", "Bf16EdgeBlock", *OF_HRSAM}
 
 
 def sign(folder: Path) -> None:

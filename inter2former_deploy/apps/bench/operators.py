@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import Any
 
@@ -600,6 +600,12 @@ def edge_block(side: int, stage: int) -> Case:
         flop=2.0 * pixels**2 * channels * (18 * channels + SILU_FLOP),
         nbytes=8.0 * pixels**2 * channels,
     )
+
+
+@measured(stage=range(4))
+def bf16_edge_block(side: int, stage: int) -> Case:
+    """The same where bfloat16 serves."""
+    return replace(edge_block(side, stage), operator="Bf16EdgeBlock")
 
 
 @measured(stage=range(3))

@@ -40,7 +40,7 @@ def check_parity(
     click: Path,
     *,
     size: int,
-    reduced: tuple[Path, Precision] | None = None,
+    reduced: tuple[Path, Path, Precision] | None = None,
     custom_ops: bool = True,
     num_threads: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
@@ -53,7 +53,7 @@ def check_parity(
         prepare: prepare.onnx.
         click: click.onnx.
         size: S.
-        reduced: encoder.onnx in reduced precision, too, and which.
+        reduced: encoder.onnx and prepare.onnx in reduced precision, too, and which.
         custom_ops: Compare with the operator library, too.
         num_threads: Of onnxruntime; as many as this process may keep busy when None.
         progress: Told what comes next.
@@ -69,7 +69,7 @@ def check_parity(
                 parity.require_kernels(file)
         features = {backend: gate.check_encoder(encoder, prepare, backend, num_threads) for backend in backends}
         if reduced is not None:
-            gate.check_reduced_encoder(*reduced, backends, num_threads)
+            gate.check_reduced(*reduced, features, num_threads)
         gate.check_click(click, features, num_threads)
         return gate.report()
 
@@ -110,26 +110,39 @@ class Gate(Findings):
             self.checks += self._exact_embedding.judge(
                 *(EMBEDDING, backend, actual[EMBEDDING], self.embedding), tolerances.LARGEST, tolerances.MEAN
             )
-            given = torch.from_numpy(actual[EMBEDDING])
-            exact, own = PrepareGraph(self._exact)(given.double()), PrepareGraph(self.model)(given)
-            for name, *values in zip(prepared, exact, own, strict=True):
-                self.checks += judged(name, backend, actual[name], Exact.of(*values))
+            self._judge_prepared(backend, actual)
         return actual
 
-    def check_reduced_encoder(
-        self, encoder: Path, precision: Precision, backends: tuple[str, ...], num_threads: int | None
+    def _judge_prepared(self, backend: str, actual: Arrays, precision: Precision = "fp32") -> None:
+        given = torch.from_numpy(actual[EMBEDDING])
+        exact, own = PrepareGraph(self._exact)(given.double()), PrepareGraph(self.model)(given)
+        for name, *values in zip(self.tensors["prepare"]["outputs"], exact, own, strict=True):
+            tensor = name if precision == "fp32" else f"{name} in {precision}"
+            self.checks += judged(tensor, backend, actual[name], Exact.of(*values))
+
+    def check_reduced(
+        self,
+        encoder: Path,
+        prepare: Path,
+        precision: Precision,
+        features: Mapping[str, Arrays],
+        num_threads: int | None,
     ) -> None:
-        """Compare the embedding of an encoder in reduced precision."""
+        """Compare an encoder in reduced precision, and prepare.onnx beside it, in which nothing is reduced."""
         with self._step(f"encode in PyTorch, {precision}"), ReducedLayers(precision):
             own = self.model.encode(self._normalized)
-        for backend in backends:
+        limits = tolerances.REDUCED_LARGEST, tolerances.REDUCED_MEAN
+        prepared = [*self.tensors["prepare"]["outputs"]]
+        for backend, known in features.items():
+            settings: dict[str, Any] = {"custom_ops": backend == OPERATORS, "num_threads": num_threads}
             with self._step(f"encode in {precision}, {backend}"):
-                graph = Graph(encoder, [EMBEDDING], custom_ops=backend == OPERATORS, num_threads=num_threads)
-                actual = graph({PICTURE: self.image})[EMBEDDING]
-            limits = tolerances.REDUCED_LARGEST, tolerances.REDUCED_MEAN
+                actual = Graph(encoder, [EMBEDDING], **settings)({PICTURE: self.image})[EMBEDDING]
             self.checks += self._exact_embedding.judge(
                 *(f"{EMBEDDING} in {precision}", backend, actual, own), *limits, precision
             )
+            given = {EMBEDDING: known[EMBEDDING]}
+            with self._step(f"prepare beside {precision}, {backend}"):
+                self._judge_prepared(backend, given | Graph(prepare, prepared, **settings)(given), precision)
 
     def check_click(self, click: Path, features: Mapping[str, Arrays], num_threads: int | None = None) -> None:
         """Compare logits at the reference's prompts and logits, and masks of sessions that each side has by itself.

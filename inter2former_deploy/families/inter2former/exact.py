@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.exact import Float64Convolutions, judge_whole
 from inter2former_deploy.exporters.judgement import Check, Exact, counted, equal, judged
+from inter2former_deploy.exporters.parity import PLAIN
 from inter2former_deploy.families.exact_embedding import Area
 from inter2former_deploy.families.inter2former.config import PATCH, STAGES
 from inter2former_deploy.families.inter2former.graphs import PrepareGraph
@@ -196,6 +197,36 @@ class ExactPreparation:
                 checks += judged(name, backend, actual[name], exact)
         return checks, edges.features
 
+    def judge_reduced(self, backend: str, actual: Mapping[str, Array]) -> list[Check]:
+        """Compare what prepare.onnx gives with its edge network in bfloat16, all else being float32.
+
+        In plain onnxruntime it computes in float32, and is as exact.
+        """
+        if backend == PLAIN:
+            return self.judge(backend, actual)[0]
+        checks: list[Check] = []
+        for name, exact in self._of(actual[EMBEDDING], self._judge_tokens_by).items():
+            checks += judged(name, backend, actual[name], exact)
+        edges, own = (self._of(actual["canny_maps"], by) for by in (self._judge_edges_by, self._rounded_edges))
+        multiples = tolerances.REDUCED_LARGEST, tolerances.REDUCED_MEAN
+
+        def rounded(exact: Exact, values: Tensor, size_of: Exact) -> Exact:
+            return Exact.of(torch.from_numpy(exact.values), values, "bf16", size_of)
+
+        for name, whole in edges.whole.items():
+            tensor = f"{name} in bf16"
+            if not edges.parts:
+                by = rounded(whole, own[name], whole)
+                checks += by.judge(tensor, backend, actual[name], largest=multiples[0], mean=multiples[1])
+                continue
+            parts = []
+            for part, exact in edges.parts:
+                parts.append(rounded(exact[name], part.of(name, own[name]), whole))
+                its = part.of(name, actual[name])
+                checks += parts[-1].judge(tensor, backend, its, largest=multiples[0], mean=multiples[1])
+            checks += judge_whole(tensor, backend, actual[name], whole, parts, *multiples)
+        return checks
+
     def _of(self, given: Array, compute: Callable[[Tensor], T]) -> T:
         """What is computed of an array, or was the last time, if the array is the same to the last bit."""
         key = compute.__name__
@@ -242,6 +273,12 @@ class ExactPreparation:
             parts.append((part, by))
         return _Edges(features, whole, parts)
 
+    def _rounded_edges(self, maps: Tensor) -> dict[str, Tensor]:
+        """The edge inputs in float32, but for residual blocks that round as Bf16EdgeBlock may."""
+        with _rounded_blocks(self._own.edge_detector) as net:
+            features = net.features(maps[None])
+        return dict(zip(EDGE_INPUTS, self._own.decode_head.project_edges(features), strict=True))
+
     def _exact_part(self, maps: Tensor, moments: list[tuple[Tensor, Tensor]], part: _Part) -> dict[str, Tensor]:
         """The edge inputs of a part in float64, with the norms' statistics of the whole map.
 
@@ -286,6 +323,23 @@ def _moments_of_norms(net: CannyNet) -> Iterator[list[tuple[Tensor, Tensor]]]:
         yield moments
     finally:
         for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _rounded_blocks(net: CannyNet) -> Iterator[CannyNet]:
+    """Convolutions of residual blocks round their weights and what they see to bfloat16."""
+    blocks = [module for module in net.modules() if isinstance(module, ResidualBlock)]
+    convolutions = [conv for block in blocks for conv in (block.conv1, block.conv2)]
+    weights = [conv.weight.data for conv in convolutions]
+    hooks = [conv.register_forward_pre_hook(lambda _, args: args[0].bfloat16().float()) for conv in convolutions]
+    try:
+        for conv in convolutions:
+            conv.weight.data = conv.weight.data.bfloat16().float()
+        yield net
+    finally:
+        for conv, weight, hook in zip(convolutions, weights, hooks, strict=True):
+            conv.weight.data = weight
             hook.remove()
 
 

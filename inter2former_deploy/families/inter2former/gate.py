@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def check_parity(
     click: Path,
     *,
     size: int,
-    reduced: tuple[Path, Precision] | None = None,
+    reduced: tuple[Path, Path, Precision] | None = None,
     custom_ops: bool = True,
     num_threads: int | None = None,
     progress: Progress = lambda _: None,
@@ -99,10 +99,10 @@ def check_parity(
     Args:
         model: The reference, in evaluation mode.
         encoder: encoder.onnx in float32.
-        prepare: prepare.onnx.
+        prepare: prepare.onnx in float32.
         click: click.onnx.
         size: S.
-        reduced: encoder.onnx in reduced precision, too, and which.
+        reduced: encoder.onnx and prepare.onnx in reduced precision, too, and which.
         custom_ops: Compare with the operator library, too.
         num_threads: Of onnxruntime; as many as this process may keep busy when None.
         progress: Told what comes next.
@@ -118,7 +118,7 @@ def check_parity(
                 require_kernels(graph)
             features[OPERATORS] = gate.check_encoder(encoder, prepare, OPERATORS, num_threads)
         if reduced is not None:
-            gate.check_reduced_encoder(*reduced, features, num_threads)
+            gate.check_reduced(*reduced, features, num_threads)
         gate.check_click(click, features, num_threads)
         return gate.report()
 
@@ -189,19 +189,28 @@ class Gate(Findings):
             self.own_edges = self.own_edges or edges
         return actual
 
-    def check_reduced_encoder(
-        self, encoder: Path, precision: Precision, backends: Iterable[str], num_threads: int | None = None
+    def check_reduced(
+        self,
+        encoder: Path,
+        prepare: Path,
+        precision: Precision,
+        features: Mapping[str, Arrays],
+        num_threads: int | None = None,
     ) -> None:
-        """Compare the embedding of an encoder.onnx in reduced precision; the rest of it is as in float32."""
+        """Compare encoder.onnx and prepare.onnx in reduced precision, the latter by what each backend gave in fp32."""
         with self._step(f"encode in PyTorch, {precision}"), ReducedLayers(precision):
             own = self.model.backbone(self.normalized)
-        for backend in backends:
+        for backend, known in features.items():
+            settings: dict[str, Any] = {"custom_ops": backend == OPERATORS, "num_threads": num_threads}
             with self._step(f"encode in {precision}, {backend}"):
-                graph = Graph(encoder, [EMBEDDING], custom_ops=backend == OPERATORS, num_threads=num_threads)
-                actual = graph({PICTURE: self.image})[EMBEDDING]
-                del graph
+                actual = Graph(encoder, [EMBEDDING], **settings)({PICTURE: self.image})[EMBEDDING]
             name, multiples = f"image_embedding in {precision}", (tolerances.REDUCED_LARGEST, tolerances.REDUCED_MEAN)
             self.checks += self._embedding.judge(name, backend, actual, own, *multiples, precision)
+            with self._step(f"prepare in {precision}, {backend}"):
+                given = {PICTURE: self.image, EMBEDDING: known[EMBEDDING]}
+                given |= Graph(prepare, PREPARED, tuple(INNER["prepare"]), **settings)(given)
+            with self._step(f"compare features in {precision}, {backend}"):
+                self.checks += self._preparation.judge_reduced(backend, given)
 
     def check_click(self, click: Path, features: Mapping[str, Arrays], num_threads: int | None = None) -> None:
         """Compare click.onnx in a session of clicks, by what each backend gave of the image."""

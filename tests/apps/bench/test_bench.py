@@ -41,6 +41,7 @@ SMALL = {
     "canny_maps": {"side": 4},
     "edge_stem": {"side": 4},
     "edge_block": {"side": 4, "stage": 2},
+    "bf16_edge_block": {"side": 4, "stage": 2},
     "edge_downsample": {"side": 4, "stage": 1},
     "edge_projection": {"side": 8, "stage": 1},
 }
