@@ -104,7 +104,7 @@ def export_bundle(
         size: S, the model resolution, pixels, a multiple of 16.
         edge_rule: Which tokens get full attention; the configuration's own when None.
         opset: Version of the standard operators.
-        precision: Of the encoder's linear layers, and of the residual blocks of the edge network, which are in bf16 in both.
+        precision: Of the encoder's linear layers; the edge network's residual blocks are in bf16 with either.
         min_iou: With another precision than "fp32": how well masks must agree with float32's, mean IoU 0-1;
             `agreement.MIN_IOU` when None.
         seed: Of synthetic weights.

@@ -1,6 +1,6 @@
 # ruff: noqa: N802 - functions are named like the operators they become
 # mypy: ignore-errors
-"""EdgeStem, EdgeBlock, EdgeDownsample and EdgeProjection: onnxruntime's own convolutions, planes first.
+"""EdgeStem, EdgeBlock, Bf16EdgeBlock, EdgeDownsample and EdgeProjection: onnxruntime's own convolutions, planes first.
 
 Where one follows the other, its transposes cancel those of the other.
 """
@@ -58,12 +58,13 @@ def EdgeStem(maps, weight, bias):
     return Pixels(op.Conv(planes, weight, bias, pads=[1, 1, 1, 1]))
 
 
-@script(helpers, default_opset=op)
-def ResidualBlock(
+@script(operators, default_opset=op)
+def EdgeBlock(
     x, norm1_weight, norm1_bias, conv1_weight, conv1_bias, norm2_weight, norm2_bias, conv2_weight, conv2_bias,
-    least,
+    epsilon: float = 1e-5,
 ):  # fmt: skip
-    """EdgeBlock (custom_ops/OPERATORS.md) with an epsilon that is a tensor."""
+    """A residual block of two convolutions, each behind norm and SiLU (custom_ops/OPERATORS.md)."""
+    least = op.Constant(value_float=epsilon)
     planes = Planes(x)
     hidden = ActivatedNorm(planes, norm1_weight, norm1_bias, least)
     hidden = op.Conv(hidden, conv1_weight, conv1_bias, pads=[1, 1, 1, 1])
@@ -72,27 +73,15 @@ def ResidualBlock(
 
 
 @script(operators, default_opset=op)
-def EdgeBlock(
-    x, norm1_weight, norm1_bias, conv1_weight, conv1_bias, norm2_weight, norm2_bias, conv2_weight, conv2_bias,
-    epsilon: float = 1e-5,
-):  # fmt: skip
-    """A residual block of two convolutions, each behind norm and SiLU (custom_ops/OPERATORS.md)."""
-    least = op.Constant(value_float=epsilon)
-    return ResidualBlock(
-        x, norm1_weight, norm1_bias, conv1_weight, conv1_bias, norm2_weight, norm2_bias, conv2_weight, conv2_bias, least
-    )
-
-
-@script(operators, default_opset=op)
 def Bf16EdgeBlock(
     x, norm1_weight, norm1_bias, conv1_weight, conv1_bias, norm2_weight, norm2_bias, conv2_weight, conv2_bias,
     epsilon: float = 1e-5,
 ):  # fmt: skip
     """The same, in float32 here (custom_ops/OPERATORS.md)."""
-    least = op.Constant(value_float=epsilon)
-    return ResidualBlock(
-        x, norm1_weight, norm1_bias, conv1_weight, conv1_bias, norm2_weight, norm2_bias, conv2_weight, conv2_bias, least
-    )
+    return EdgeBlock(
+        x, norm1_weight, norm1_bias, conv1_weight, conv1_bias, norm2_weight, norm2_bias, conv2_weight, conv2_bias,
+        epsilon=epsilon,
+    )  # fmt: skip
 
 
 @script(operators, default_opset=op)

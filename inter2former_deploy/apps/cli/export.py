@@ -67,7 +67,8 @@ def export(
     precision: Annotated[
         Literal["fp32", "bf16", "int8"] | None,
         typer.Option(
-            help="Of the encoder's linear layers and of the edge network. Masks are compared with those of fp32, see --min-iou.",
+            help="Of the encoder's linear layers and of the edge network. Masks are compared with those of fp32, "
+            "see --min-iou.",
             show_default="fp32, or that of --into",
         ),
     ] = None,

@@ -56,7 +56,9 @@ def test_variants_of_an_operator_compute_the_same(case):
     assert len(results[0]) == len(operators.CASES[case](**SMALL[case]).outputs)
     for result in results[1:]:
         for actual, expected in zip(result, results[0], strict=True):
-            close = np.isclose(actual, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+            # Where a tier has a matrix unit, this one rounds what others do not.
+            limit = 2.0**-7 if case == "bf16_edge_block" else 1e-4
+            close = np.isclose(actual, expected, rtol=limit, atol=limit * np.abs(expected).max())
             # Rounding decides the direction of a Canny pixel here and there.
             assert close.mean() >= (0.998 if case == "canny_maps" else 1)
 
