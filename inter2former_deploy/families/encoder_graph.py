@@ -24,11 +24,12 @@ class EncoderGraph(nn.Module):
         super().__init__()
         self.backbone = cast(nn.Module, model.backbone)
         for name, numbers in (("mean", MEAN_BGR), ("std", STD_BGR)):
-            self.register_buffer(name, torch.tensor(numbers), persistent=False)
+            self.register_buffer(name, torch.tensor(numbers)[:, None, None], persistent=False)
 
     def normalize(self, image: Tensor) -> Tensor:
         """RGB [H, W, 3] in 0-255 -> what the modules take, normalised BGR [1, 3, H, W]."""
-        return ((image.flip(2) - self.mean) / self.std).permute(2, 0, 1)[None]
+        planes = image.permute(2, 0, 1).flip(0)  # onnxruntime is slow where the channels of a pixel are the inner axis
+        return ((planes - self.mean) / self.std)[None]
 
     def forward(self, image: Tensor) -> Tensor:
         """RGB [H, W, 3] in 0-255 -> image embedding [h, w, C]."""
