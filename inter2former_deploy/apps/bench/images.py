@@ -25,19 +25,21 @@ def workloads(folder: Path, size: int, config: Config = VIT_B) -> dict[str, Work
     import onnx
 
     from inter2former_deploy.exporters.graphs import export_model
-    from inter2former_deploy.exporters.precision import reduce_precision
+    from inter2former_deploy.exporters.precision import reduce_precision, reduce_preparation
 
     paths = {precision: folder / f"encoder-{size}-{precision}.onnx" for precision in get_args(Precision)}
-    prepare = folder / f"prepare-{size}.onnx"
-    if not all(path.exists() for path in (*paths.values(), prepare)):
+    preparations = {precision: folder / f"prepare-{size}-{precision}.onnx" for precision in paths}
+    if not all(path.exists() for path in (*paths.values(), *preparations.values())):
         model = model_of(config)
-        onnx.save(export_model(model, "prepare", size=size), prepare)
+        prepared = export_model(model, "prepare", size=size)
+        for precision, path in preparations.items():
+            onnx.save(prepared if precision == "fp32" else reduce_preparation(prepared), path)
         exported = export_model(model, "encoder", size=size)
         for precision, path in paths.items():
             onnx.save(exported if precision == "fp32" else reduce_precision(exported, precision), path)
 
     def runs(precision: Precision, *, custom_ops: bool) -> Workload:
-        graphs = [str(paths[precision]), str(prepare)]
+        graphs = [str(paths[precision]), str(preparations[precision])]
         arguments = {"size": size, "family": config.family, "graphs": graphs, "custom_ops": custom_ops}
         return Workload(builder=f"{__name__}:graphs", arguments=arguments)
 
