@@ -43,7 +43,7 @@ class AgreementReport:
 
     precision: Precision
     backend: str  # with the operator library or without it, see parity
-    layers: int  # that are in this precision
+    layers: int  # that are in reduced precision
     images: int
     clicks: int  # of all sessions
     mean_iou: float  # of masks with float32's at the same prompt states, over all clicks
@@ -81,7 +81,7 @@ class AgreementReport:
             f"clicks on {self.images} pictures, at least {self.min_iou:g} asked for: "
             f"{'ok' if self.passed else 'FAILED'}\n"
             f"sessions of their own: {self.session_iou:.4f}; lowest pictures: {worst}; "
-            f"{self.layers} layers in {self.precision}, embedding error {self.embedding_error:.2g}"
+            f"{self.layers} layers in reduced precision, embedding error {self.embedding_error:.2g}"
         )
 
     def failure(self) -> str:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.exporters import tolerances
 from inter2former_deploy.exporters.judgement import Check, Exact
-from inter2former_deploy.exporters.precision import KEPT_LAYERS, MIN_WEIGHTS, quantize_weight
+from inter2former_deploy.exporters.precision import BF16_LAYERS, MIN_WEIGHTS, quantize_weight
 from inter2former_deploy.operators import formulas
 
 Array = NDArray[Any]
@@ -88,7 +88,7 @@ def _convolve(
 
 
 class ReducedLayers(TorchFunctionMode):
-    """Computes linear layers of many tokens as `precision.reduce_precision` writes them, but for the first ones."""
+    """Computes linear layers of many tokens as `precision.reduce_precision` writes them."""
 
     def __init__(self, precision: Precision) -> None:
         super().__init__()
@@ -101,10 +101,8 @@ class ReducedLayers(TorchFunctionMode):
         if func is not F.linear or args[1].numel() < MIN_WEIGHTS or args[0].shape[0] == 1:  # one row: a padding slot
             return out
         self._seen += 1
-        if self._seen <= KEPT_LAYERS:
-            return out
         x, weight, bias = args[0], args[1], args[2] if len(args) > 2 else args[1].new_zeros(len(args[1]))
-        if self._precision == "bf16":
+        if self._precision == "bf16" or self._seen <= BF16_LAYERS:
             return formulas.bf16_linear(x, weight.bfloat16(), bias, "none")
         codes, scale = (torch.from_numpy(array) for array in quantize_weight(weight.numpy()))
         return formulas.int8_linear(x, codes, scale, bias, "none")
