@@ -441,6 +441,15 @@ def known_answers() -> list[OperatorCase]:
             (full(3, 2, 4),),
             {"heads": 1, "window": 2, "heights": [1], "widths": [2], "offsets": [0]},
         ),
+        OperatorCase(  # the same: all of these numbers are bfloat16 ones, too
+            "Bf16WindowAttention",
+            {
+                "qkv": np.array([[0] * 8 + [1] * 4, [0] * 8 + [3] * 4], np.float32),
+                "padding": np.array([[0] * 8 + [4] * 4], np.float32),
+            },
+            (full(3, 2, 4),),
+            {"heads": 1, "window": 2, "heights": [1], "widths": [2], "offsets": [0]},
+        ),
         OperatorCase(  # steps of log 2: a state that adds them up over two passes, one that forgets at once, and u
             "CycleScan",
             {

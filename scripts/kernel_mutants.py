@@ -71,7 +71,11 @@ MUTANTS = [
     Mutant("edge_projection.cc", "s * k + s - 1}", "s * k + s - 2}", "edge_network"),
     Mutant("edge_projection.cc", "weights.lateral_bias[m]", "0", "edge_network"),
     Mutant(
-        "window_attention.cc", "w.row - offset + shape.side);", "w.row - offset + shape.side - 1);", "window_attention"
+        "windows.h",
+        "w.row - offset + shape.side);",
+        "w.row - offset + shape.side - 1);",
+        "window_attention",
+        "window_attention.cc",
     ),
     Mutant(
         "window_attention.cc",

@@ -101,6 +101,7 @@ class Decoder {
                                {"ImageToTokenAttention", &Decoder::image_to_token_attention},
                                {"TokenToImageAttention", &Decoder::token_to_image_attention},
                                {"WindowAttention", &Decoder::window_attention},
+                               {"Bf16WindowAttention", &Decoder::bf16_window_attention, true},
                                {"CycleScan", &Decoder::cycle_scan},
                                {"Int8Linear", &Decoder::int8_linear, true},
                                {"Bf16Linear", &Decoder::bf16_linear, true},
@@ -509,6 +510,11 @@ class Decoder {
     list("heights", heights);
     list("widths", widths);
     list("offsets", offsets);
+  }
+
+  void bf16_window_attention() {
+    window_attention();
+    case_.op = "Bf16WindowAttention";
   }
 
   void cycle_scan() {

@@ -14,10 +14,15 @@ inline VecWord to_bfloat16(Vec x) {
   return near & 0xffff0000;
 }
 
-// 2 * kLanes numbers as words of two neighbours, the first in the lower half.
+// 2 * kLanes numbers as words of two neighbours, the first in the lower half. Subnormal ones may
+// become 0, as which the unit that multiplies them takes them anyway.
 inline VecWord bfloat16_pairs(Vec low, Vec high) {
+#ifdef I2F_BFLOAT16_ROUNDING
+  return round_to_bfloat16(low, high);
+#else
   const VecWord even = to_bfloat16(even_lanes(low, high)), odd = to_bfloat16(odd_lanes(low, high));
   return even >> 16 | odd;
+#endif
 }
 
 }  // namespace i2f::I2F_TIER

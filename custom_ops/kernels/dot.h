@@ -37,8 +37,8 @@ inline void end_of_stream() {
 }  // namespace i2f::I2F_TIER
 
 // The instructions, each with a macro that says that the tier has it: I2F_BYTE_DOTS,
-// I2F_SIGNED_BYTE_DOTS, I2F_BYTE_PAIRS, I2F_BFLOAT16_DOTS, I2F_WORD_DOTS. In test builds, models of
-// those that the machine lacks.
+// I2F_SIGNED_BYTE_DOTS, I2F_BYTE_PAIRS, I2F_BFLOAT16_DOTS, I2F_BFLOAT16_ROUNDING, I2F_WORD_DOTS. In
+// test builds, models of those that the machine lacks.
 #ifdef I2F_EMULATED
 #include "tests/instructions.h"
 #else
@@ -82,6 +82,12 @@ inline VecInt dot_signed_bytes(VecInt sums, VecWord x, VecWord w) {
 // Bfloat16 numbers: sums + a lane's two products.
 inline Vec dot_bfloat16(Vec sums, VecWord x, VecWord w) {
   return (Vec)_mm512_dpbf16_ps((__m512)sums, (__m512bh)x, (__m512bh)w);
+}
+#define I2F_BFLOAT16_ROUNDING
+// Numbers of two vectors as words of two neighbours, the first in the lower half, each rounded to
+// the nearest even; subnormal ones are 0.
+inline VecWord round_to_bfloat16(Vec low, Vec high) {
+  return (VecWord)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
 }
 #endif
 

@@ -7,25 +7,12 @@
 #include "kernels/attention_tile.h"
 #include "kernels/blocks.h"
 #include "kernels/rotary.h"
+#include "kernels/windows.h"
 
 namespace i2f::I2F_TIER {
 namespace {
 
 using Shape = WindowAttentionShape;
-
-// A window's part of its map: tokens [top, bottom) x [left, right), and where its first slot is in
-// the padded map.
-struct Window {
-  int64_t row, column;  // of the first slot, padding included
-  int64_t top, bottom, left, right;
-  int64_t first_token;  // of the map, in qkv
-  const WindowedMap* map;
-
-  int64_t count() const { return (bottom - top) * (right - left); }
-  int64_t token(int64_t row_of_map, int64_t column_of_map) const {
-    return first_token + row_of_map * map->width + column_of_map;
-  }
-};
 
 // One call: its arguments, and the steps that its tasks run.
 struct WindowAttention {
@@ -34,53 +21,18 @@ struct WindowAttention {
   const float* padding;
   float* out;
   RotaryTable rotary;
+  Windows windows{shape};
   int64_t slots = shape.side * shape.side;
   int64_t width = shape.heads * shape.head_width;
   double scale = kLog2E / __builtin_sqrt(static_cast<double>(shape.head_width));
-
-  int64_t windows_of_an_image() const {
-    int64_t count = 0;
-    for (int64_t i = 0; i < shape.map_count; ++i) count += windows_of(shape.maps[i]);
-    return count;
-  }
-  int64_t windows_of(const WindowedMap& map) const {
-    return map.rows(shape.side) * map.columns(shape.side);
-  }
-  int64_t tokens_of_an_image() const {
-    int64_t count = 0;
-    for (int64_t i = 0; i < shape.map_count; ++i) count += shape.maps[i].tokens();
-    return count;
-  }
-
-  Window window(int64_t index) const {
-    const int64_t in_image = windows_of_an_image();
-    Window w{};
-    w.first_token = index / in_image * tokens_of_an_image();
-    index %= in_image;
-    w.map = shape.maps;
-    for (; index >= windows_of(*w.map); ++w.map) {
-      index -= windows_of(*w.map);
-      w.first_token += w.map->tokens();
-    }
-    const int64_t columns = w.map->columns(shape.side), offset = w.map->offset;
-    w.row = index / columns * shape.side;
-    w.column = index % columns * shape.side;
-    w.top = max(0, w.row - offset);
-    w.left = max(0, w.column - offset);
-    w.bottom = min(w.map->height, w.row - offset + shape.side);
-    w.right = min(w.map->width, w.column - offset + shape.side);
-    return w;
-  }
 
   // Rotated keys and values of a window's slots, each [side * side, head_width].
   void gather_keys(const Window& w, int64_t head, float* keys, float* values) const {
     const int64_t key = width + head * shape.head_width, value = key + width;
     for (int64_t row = w.row; row < w.row + shape.side; ++row) {
-      const int64_t y = row - w.map->offset;
       for (int64_t column = w.column; column < w.column + shape.side; ++column) {
-        const int64_t x = column - w.map->offset;
-        const bool inside = y >= w.top && y < w.bottom && x >= w.left && x < w.right;
-        const float* slot = inside ? qkv + 3 * width * w.token(y, x) : padding;
+        const int64_t token = w.token_of_slot(row, column);
+        const float* slot = token >= 0 ? qkv + 3 * width * token : padding;
         rotary.rotate(slot + key, row, column, keys);
         copy_floats(slot + value, shape.head_width, values);
         keys += shape.head_width;
@@ -118,10 +70,10 @@ struct WindowAttention {
   }
 
   void run(const Memory& memory, const Parallel& parallel) const {
-    const int64_t tasks = shape.images * windows_of_an_image() * shape.heads;
+    const int64_t tasks = windows.count() * shape.heads;
     for_blocks(tasks, 2 * slots * shape.head_width, memory, parallel,
                [this](int64_t task, float* scratch) {
-                 run_window(window(task / shape.heads), task % shape.heads, scratch);
+                 run_window(windows[task / shape.heads], task % shape.heads, scratch);
                });
   }
 };
@@ -131,12 +83,7 @@ struct WindowAttention {
 void window_attention(const Shape& shape, const float* qkv, const float* padding, float* out,
                       const Memory& memory, const Parallel& parallel) {
   if (shape.images == 0) return;
-  int64_t positions = 0;
-  for (int64_t i = 0; i < shape.map_count; ++i) {
-    const WindowedMap& map = shape.maps[i];
-    const int64_t windows = max(map.rows(shape.side), map.columns(shape.side));
-    positions = max(positions, windows * shape.side);
-  }
+  const int64_t positions = Windows(shape).positions();
   const RotaryTable rotary{take<float>(memory, positions * shape.head_width), shape.head_width};
   rotary.make(positions);
   WindowAttention{shape, qkv, padding, out, rotary}.run(memory, parallel);

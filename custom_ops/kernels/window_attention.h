@@ -45,4 +45,8 @@ using WindowAttentionKernel = void(const WindowAttentionShape& shape, const floa
                                    const float* padding, float* out, const Memory& memory,
                                    const Parallel& parallel);
 
+// The same of queries, keys, weights and values that are rounded to bfloat16 before they are
+// multiplied, or nullptr where the tier has no matrix unit: WindowAttentionKernel is faster there.
+using Bf16WindowAttentionKernel = WindowAttentionKernel*();
+
 }  // namespace i2f

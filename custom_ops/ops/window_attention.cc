@@ -1,4 +1,5 @@
-// WindowAttention: attention within the windows of an image's maps of tokens (OPERATORS.md).
+// WindowAttention and Bf16WindowAttention: attention within the windows of an image's maps of
+// tokens (OPERATORS.md).
 
 #include "kernels/window_attention.h"
 
@@ -7,9 +8,11 @@
 namespace i2f {
 
 I2F_KERNEL(WindowAttentionKernel, window_attention)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, Bf16WindowAttentionKernel, bf16_window_attention)
 
 namespace {
 
+template <bool kBf16>  // whether numbers may be rounded before they are multiplied
 class WindowAttention final : public Kernel {
  public:
   explicit WindowAttention(const KernelInfo& info)
@@ -58,9 +61,14 @@ class WindowAttention final : public Kernel {
            "T to be a multiple of the maps' " + std::to_string(tokens_) + " tokens",
            std::to_string(qkv.dim(0)));
     const auto padding = context.get<float>(1, "padding", {1, {"3*D", 3 * width}});
-    kernels::window_attention(shape, qkv.data, padding.data,
-                              context.output<float>(0, {qkv.dim(0), width}), context.memory(),
-                              context.parallel());
+    auto* const out = context.output<float>(0, {qkv.dim(0), width});
+    WindowAttentionKernel* const rounding = kBf16 ? kernels::bf16_window_attention() : nullptr;
+    if (rounding != nullptr) {
+      rounding(shape, qkv.data, padding.data, out, context.memory(), context.parallel());
+    } else {
+      kernels::window_attention(shape, qkv.data, padding.data, out, context.memory(),
+                                context.parallel());
+    }
   }
 
  private:
@@ -69,8 +77,13 @@ class WindowAttention final : public Kernel {
   int64_t tokens_ = 0;  // of an image
 };
 
-const Registration kWindowAttention(
-    {"WindowAttention", 2, false, {kElementType<float>}, create_kernel<WindowAttention>});
+template <bool kBf16>
+OperatorSpec spec_of(const char* name) {
+  return {name, 2, false, {kElementType<float>}, create_kernel<WindowAttention<kBf16>>};
+}
+
+const Registration kWindowAttention(spec_of<false>("WindowAttention"));
+const Registration kBf16WindowAttention(spec_of<true>("Bf16WindowAttention"));
 
 }  // namespace
 }  // namespace i2f

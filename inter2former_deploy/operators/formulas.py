@@ -353,6 +353,33 @@ def window_attention(
     return torch.cat(attended, dim=1).flatten(0, 1)
 
 
+@operator(_like_values)
+def bf16_window_attention(
+    qkv: Tensor,
+    padding: Tensor,
+    heads: int,
+    window: int,
+    heights: list[int],
+    widths: list[int],
+    offsets: list[int],
+) -> Tensor:
+    """`window_attention`, where a kernel may round to bfloat16 what it multiplies; this one does not.
+
+    Args:
+        qkv: As there, like all others.
+        padding: [1, 3*D].
+        heads: Attention heads.
+        window: Side of a window, tokens.
+        heights: Of the maps of an image, tokens.
+        widths: Of the maps, tokens.
+        offsets: Padding of the maps at top and left, less than a window.
+
+    Returns:
+        [T, D].
+    """
+    return window_attention(qkv, padding, heads, window, heights, widths, offsets)
+
+
 def _attend_in_windows(qkv: Tensor, padding: Tensor, layout: WindowLayout, heads: int) -> Tensor:
     """[B, height*width, 3*D] of one map -> [B, height*width, D]."""
     batch, _, channels = qkv.shape

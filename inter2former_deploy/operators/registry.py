@@ -52,6 +52,7 @@ OPERATORS: dict[str, Operator] = {
     for operator in (
         Operator("Bf16EdgeBlock", _EDGES, reduced_precision=True),
         Operator("Bf16Linear", _FORMULAS, choice=_GELU, reduced_precision=True),
+        Operator("Bf16WindowAttention", _FORMULAS, reduced_precision=True),
         Operator("CannyMaps", _EDGES),
         Operator("CycleScan", "inter2former_deploy.operators.scan"),
         Operator("EdgeBlock", _EDGES),

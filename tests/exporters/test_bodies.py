@@ -114,6 +114,7 @@ def test_opsets(opset: int) -> None:
     maps = {"heads": 2, "window": 2, "heights": [3], "widths": [4], "offsets": [1]}
     out = run("WindowAttention", windows, opset=opset, **maps)
     assert_accurate(out, twins.window_attention, *windows.values(), **maps)
+    np.testing.assert_array_equal(run("Bf16WindowAttention", windows, opset=opset, **maps), out)
     upscaling = mask_upscaling.make_inputs(2, 3, 6, 5, 3)
     assert_accurate(run("MaskUpscaling", upscaling, opset=opset), twins.mask_upscaling, *upscaling.values())
     to_tokens, to_image = few_tokens.image_to_token(5, 3, 4, 2, 3, 6), few_tokens.token_to_image(3, 5, 4, 2, 6)
@@ -424,6 +425,7 @@ def test_window_attention(maps: Any, window: int, heads: int, head_width: int, i
     out = run("WindowAttention", inputs, constant=("padding",), **given)
     extra = TOLERANCES["window attention body", "float32"].rtol
     assert_accurate(out, twins.window_attention, *inputs.values(), extra=extra, **given)
+    np.testing.assert_array_equal(run("Bf16WindowAttention", inputs, constant=("padding",), **given), out)
 
 
 def test_statistics_of_a_large_crop() -> None:

@@ -366,6 +366,10 @@ def window_attention() -> Iterator[Case]:
     yield case(16, 20, 16, 2, 64)
 
 
+def bf16_window_attention() -> Iterator[Case]:
+    yield from window_attention()
+
+
 def cycle_scan() -> Iterator[Case]:
     def case(lengths: list[int], channels: int, states: int, passes: int) -> Case:
         inputs = {"u": floats(sum(lengths), channels), "projected": floats(sum(lengths), channels + 2 * states)}

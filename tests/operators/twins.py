@@ -368,9 +368,13 @@ def window_attention(
     heights: Sequence[int],
     widths: Sequence[int],
     offsets: Sequence[int],
+    bf16: bool = False,
     dtype: DTypeLike = np.float64,
 ) -> Array:
-    """Attention in the windows of an image's maps; padding slots are keys and values -> [T, D]."""
+    """Attention in the windows of an image's maps; padding slots are keys and values -> [T, D].
+
+    With `bf16` queries, keys, weights and values round before they are multiplied.
+    """
     qkv, padding = qkv.astype(dtype), padding.astype(dtype)
     width = qkv.shape[1] // 3
     out = np.empty((len(qkv), width), dtype)
@@ -390,9 +394,23 @@ def window_attention(
                     part = slice(head * width // heads, (head + 1) * width // heads)
                     q, k, v = (x[:, i * width : (i + 1) * width][:, part] for i in range(3))
                     q = rotate(q[inside], place[inside], slots.shape[1])
-                    scores = q @ rotate(k, place, slots.shape[1]).T * np.asarray((width // heads) ** -0.5, dtype)
-                    out[tokens[inside], part] = _softmax(scores) @ v
+                    k, scale = rotate(k, place, slots.shape[1]), np.asarray((width // heads) ** -0.5, dtype)
+                    if bf16:
+                        out[tokens[inside], part] = _attend_in_bf16(q * scale, k, v)
+                    else:
+                        out[tokens[inside], part] = _softmax(q @ k.T * scale) @ v
     return out
+
+
+def _attend_in_bf16(q: Array, k: Array, v: Array) -> Array:
+    """Attention of scaled queries whose factors round; by base 2, so that the largest weight is 1."""
+
+    def rounded(x: Array) -> Array:
+        return x.astype(ml_dtypes.bfloat16).astype(x.dtype)
+
+    scores = rounded(q * np.asarray(1 / np.log(2), q.dtype)) @ rounded(k).T
+    weights = rounded(np.exp2(scores - scores.max(1, keepdims=True)))
+    return weights @ rounded(v) / weights.sum(1, keepdims=True)
 
 
 def cycle_scan(

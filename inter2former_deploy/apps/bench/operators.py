@@ -461,6 +461,12 @@ def window_attention(side: int) -> Case:
     )
 
 
+@measured()
+def bf16_window_attention(side: int) -> Case:
+    """The same, where what is multiplied may be rounded to bfloat16."""
+    return replace(window_attention(side), operator="Bf16WindowAttention")
+
+
 @measured(apart=(False, True))
 def cycle_scan(side: int, apart: bool = False) -> Case:
     """The scan of a fresh state-space module of HRSAM++, `side * side` tokens and those of the anchor map.
