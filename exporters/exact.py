@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
@@ -87,8 +88,19 @@ def _convolve(
     return out if bias is None else out + bias[:, None, None]
 
 
+def _attend_in_bf16(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of heads whose factors round to bfloat16, as kernels of Bf16WindowAttention may: [..., L, Dh] each."""
+
+    def rounded(x: Tensor) -> Tensor:
+        return x.bfloat16().float()
+
+    logits = rounded(query * (query.shape[-1] ** -0.5 / math.log(2))) @ rounded(key).transpose(-1, -2)
+    weights = rounded(torch.exp2(logits - logits.amax(-1, keepdim=True)))
+    return weights @ rounded(value) / weights.sum(-1, keepdim=True)
+
+
 class ReducedLayers(TorchFunctionMode):
-    """Computes linear layers of many tokens as `precision.reduce_precision` writes them."""
+    """Computes linear layers of many tokens, and attention, as `precision.reduce_precision` writes them."""
 
     def __init__(self, precision: Precision) -> None:
         super().__init__()
@@ -97,6 +109,8 @@ class ReducedLayers(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return _attend_in_bf16(*args)
         out = func(*args, **(kwargs or {}))
         if func is not F.linear or args[1].numel() < MIN_WEIGHTS or args[0].shape[0] == 1:  # one row: a padding slot
             return out

@@ -50,7 +50,8 @@ def test_every_layer_of_the_encoder_is_reduced(graphs: dict[str, onnx.ModelProto
     assert [x.name for x in reduced.graph.output] == [x.name for x in encoder.graph.output]
     first = next(node for node in reduced.graph.node if node.op_type.endswith("Linear"))
     assert first.op_type == "Bf16Linear"  # whatever the precision
-    assert not kinds.keys() & {"NormLinear", "NormLinearGelu", "LinearAdd"}
+    assert not kinds.keys() & {"NormLinear", "NormLinearGelu", "LinearAdd", "WindowAttention"}
+    assert kinds["Bf16WindowAttention"] == PROBE.encoder.depth
     used = {name for node in reduced.graph.node for name in node.input}
     assert {x.name for x in reduced.graph.initializer} <= used
 
