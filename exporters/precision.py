@@ -1,4 +1,4 @@
-"""The encoder in reduced precision: its large linear layers become Int8Linear or Bf16Linear.
+"""The encoder in reduced precision: its large linear layers become Int8Linear or Bf16Linear, an MLP's two one operator.
 
 The exported float32 graph is rewritten. Attention in windows becomes Bf16WindowAttention in either precision. Patches,
 norms and the multi-scale sum stay as they are, and so do layers that are too small to matter. The first layer of all is
@@ -44,6 +44,14 @@ class _Layer:
         return (self.node, *self.rest)[-1].outputs[0]
 
 
+@dataclass(frozen=True)
+class _Mlp:
+    """The two layers of a transformer block's MLP: a LayerNorm before the first, its input added to the second."""
+
+    first: _Layer
+    second: _Layer
+
+
 def reduce_precision(graph: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     """The graph with its large linear layers in another precision, and attention in windows in bfloat16.
 
@@ -60,8 +68,13 @@ def reduce_precision(graph: onnx.ModelProto, precision: Precision) -> onnx.Model
     layers = list(_layers(model.graph))
     if not layers:
         raise ValueError("the graph has no linear layer that could be reduced: extend " + __name__)
-    for number, layer in enumerate(layers):
-        _rewrite(model.graph, layer, "bf16" if number < BF16_LAYERS else precision)
+    for first in layers[:BF16_LAYERS]:
+        _rewrite(model.graph, first, "bf16")
+    for layer in _joined(layers[BF16_LAYERS:]):
+        if isinstance(layer, _Mlp):
+            _rewrite_mlp(model.graph, layer, precision)
+        else:
+            _rewrite(model.graph, layer, precision)
     for node in model.graph:
         if node.domain == DOMAIN and node.op_type == "WindowAttention":
             node.op_type = "Bf16WindowAttention"
@@ -89,7 +102,9 @@ def reduce_preparation(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 def count_layers(graph: onnx.ModelProto) -> int:
     """How many layers of a graph are in reduced precision."""
-    return sum(node.op_type.startswith(("Int8Linear", "Bf16Linear")) for node in graph.graph.node)
+    names = [node.op_type for node in graph.graph.node if node.domain == DOMAIN]
+    single = sum(name.startswith(("Int8Linear", "Bf16Linear")) for name in names)
+    return single + 2 * sum(name in ("Int8Mlp", "Bf16Mlp") for name in names)
 
 
 def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -110,6 +125,31 @@ def _layers(graph: ir.Graph) -> Iterator[_Layer]:
             continue
         if layer is not None and layer.weight.size >= MIN_WEIGHTS:
             yield layer
+
+
+def _joined(layers: list[_Layer]) -> list[_Layer | _Mlp]:
+    """The layers, those of an MLP in one."""
+    by_node = {layer.node: layer for layer in layers}
+    taken: set[ir.Node] = set()
+    joined: list[_Layer | _Mlp] = []
+    for layer in layers:
+        if layer.node in taken:
+            continue
+        node = _only_user(layer.node, DOMAIN)
+        second = None if node is None else by_node.get(node)
+        if second is None or not _is_mlp(layer, second):
+            joined.append(layer)
+            continue
+        taken.add(second.node)
+        joined.append(_Mlp(layer, second))
+    return joined
+
+
+def _is_mlp(first: _Layer, second: _Layer) -> bool:
+    if first.epsilon is None or not first.gelu or not second.residual:
+        return False
+    hidden, x = second.node.inputs[:2]
+    return hidden is first.output and x is first.node.inputs[0]
 
 
 def _own_layer(node: ir.Node) -> _Layer | None:
@@ -169,57 +209,90 @@ def _constant(value: ir.Value | None) -> NDArray[np.float32] | None:
     return value.const_value.numpy()
 
 
-def _only_user(node: ir.Node) -> ir.Node | None:
-    """The one node that takes the result of a node, unless the graph's caller does, too."""
+def _only_user(node: ir.Node, domain: str = "") -> ir.Node | None:
+    """The one node that takes the result of a node, one of `domain`, unless the graph's caller does, too."""
     (result,) = node.outputs
     users = [user for user, _ in result.uses()]
-    return users[0] if len(users) == 1 and not result.is_graph_output() and users[0].domain == "" else None
+    return users[0] if len(users) == 1 and not result.is_graph_output() and users[0].domain == domain else None
+
+
+class _Rewriting:
+    """Nodes that take the place of one or two layers."""
+
+    def __init__(self, graph: ir.Graph, precision: Precision) -> None:
+        self.graph, self.precision = graph, precision
+        self.nodes: list[ir.Node] = []
+
+    def add(self, op_type: str, *values: ir.Value | None, domain: str = "", **attributes: int | float) -> ir.Value:
+        """The result of a new node."""
+        node = ir.node(op_type, values, attributes, domain=domain)
+        self.nodes.append(node)
+        return node.outputs[0]
+
+    def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        """A new initializer."""
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+        value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype  # type: ignore[union-attr]
+        self.graph.register_initializer(value)
+        return value
+
+    def parameters(self, layer: _Layer) -> list[ir.Value]:
+        """A layer's weight, its scale in int8, and its bias."""
+        name = layer.output.name
+        bias = self.constant(f"{name}.bias", np.ascontiguousarray(layer.bias))
+        if self.precision == "int8":
+            codes, scale = quantize_weight(layer.weight)
+            return [self.constant(f"{name}.int8", codes), self.constant(f"{name}.scale", scale), bias]
+        weight = np.ascontiguousarray(layer.weight.astype(ml_dtypes.bfloat16))
+        return [self.constant(f"{name}.bf16", weight), bias]
+
+    def finish(self, y: ir.Value, layer: _Layer, shape: tuple[int, ...], nodes: tuple[ir.Node, ...]) -> None:
+        """Lets `y` stand where the output of `layer` stood, and the new nodes where `nodes` did."""
+        y.shape, y.dtype = ir.Shape(shape), ir.DataType.FLOAT
+        old = layer.output
+        self.graph.insert_before(nodes[-1], self.nodes)
+        old.replace_all_uses_with(y, replace_graph_outputs=True)
+        for node in reversed(nodes):
+            self.graph.remove(node, safe=True)
+        y.name = old.name
 
 
 def _rewrite(graph: ir.Graph, layer: _Layer, precision: Precision) -> None:
-    rows, inputs = layer.node.inputs[0], layer.weight.shape[1]
-    lead = () if rows is None or rows.shape is None else rows.shape[:-1]
-    if rows is None or not lead or not all(isinstance(dim, int) for dim in lead):
-        raise ValueError(f"the input of {layer.node} has no known shape")
-    nodes: list[ir.Node] = []
-
-    def add(op_type: str, *values: ir.Value | None, domain: str = "", **attributes: int | float | str) -> ir.Value:
-        node = ir.node(op_type, values, attributes, domain=domain)
-        nodes.append(node)
-        return node.outputs[0]
-
-    def constant(kind: str, array: NDArray[np.generic]) -> ir.Value:
-        name = f"{layer.output.name}.{kind}"
-        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-        value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype  # type: ignore[union-attr]
-        graph.register_initializer(value)
-        return value
-
+    rows, lead = layer.node.inputs[0], _lead(layer)
+    new = _Rewriting(graph, precision)
     if layer.epsilon is not None:
-        rows = add("LayerNormalization", rows, *layer.node.inputs[1:3], axis=-1, epsilon=layer.epsilon)
+        rows = new.add("LayerNormalization", rows, *layer.node.inputs[1:3], axis=-1, epsilon=layer.epsilon)
     if len(lead) != 1:
-        rows = add("Reshape", rows, constant("rows", np.array([-1, inputs])))
-    bias = constant("bias", np.ascontiguousarray(layer.bias))
-    activation = {"activation": "gelu" if layer.gelu else "none"}
-    if precision == "int8":
-        codes, scale = quantize_weight(layer.weight)
-        parameters = constant("int8", codes), constant("scale", scale), bias
-        y = add(operator_name("Int8Linear", activation), rows, *parameters, domain=DOMAIN)
-    else:
-        weight = np.ascontiguousarray(layer.weight.astype(ml_dtypes.bfloat16))
-        y = add(operator_name("Bf16Linear", activation), rows, constant("bf16", weight), bias, domain=DOMAIN)
+        rows = new.add(
+            "Reshape", rows, new.constant(f"{layer.output.name}.rows", np.array([-1, layer.weight.shape[1]]))
+        )
+    formula = "Int8Linear" if precision == "int8" else "Bf16Linear"
+    operator = operator_name(formula, {"activation": "gelu" if layer.gelu else "none"})
+    y = new.add(operator, rows, *new.parameters(layer), domain=DOMAIN)
     if len(lead) != 1:
-        y = add("Reshape", y, constant("shape", np.array([*lead, len(layer.weight)])))
+        y = new.add("Reshape", y, new.constant(f"{layer.output.name}.shape", np.array([*lead, len(layer.weight)])))
     if layer.residual:
-        y = add("Add", y, layer.node.inputs[1])
-    y.shape, y.dtype = ir.Shape((*lead, len(layer.weight))), ir.DataType.FLOAT
+        y = new.add("Add", y, layer.node.inputs[1])
+    new.finish(y, layer, (*lead, len(layer.weight)), (layer.node, *layer.rest))
 
-    old = layer.output
-    graph.insert_before(layer.node, nodes)
-    old.replace_all_uses_with(y, replace_graph_outputs=True)
-    for node in reversed((layer.node, *layer.rest)):
-        graph.remove(node, safe=True)
-    y.name = old.name
+
+def _rewrite_mlp(graph: ir.Graph, mlp: _Mlp, precision: Precision) -> None:
+    first, second = mlp.first, mlp.second
+    new = _Rewriting(graph, precision)
+    parameters = *first.node.inputs[:3], *new.parameters(first), *new.parameters(second)
+    assert first.epsilon is not None  # of an MLP
+    operator = "Int8Mlp" if precision == "int8" else "Bf16Mlp"
+    y = new.add(operator, *parameters, domain=DOMAIN, epsilon=first.epsilon)
+    new.finish(y, second, (*_lead(first), len(second.weight)), (first.node, second.node))
+
+
+def _lead(layer: _Layer) -> tuple[int, ...]:
+    """Of the shape of a layer's input all but the last dimension."""
+    rows = layer.node.inputs[0]
+    lead = () if rows is None or rows.shape is None else tuple(rows.shape[:-1])
+    if not lead or not all(isinstance(dim, int) for dim in lead):
+        raise ValueError(f"the input of {layer.node} has no known shape")
+    return lead  # type: ignore[return-value]
 
 
 def _drop_unused(graph: ir.Graph) -> None:

@@ -432,6 +432,37 @@ def known_answers() -> list[OperatorCase]:
             {},
             bfloat16=("weight",),
         ),
+        OperatorCase(  # the norm makes it its bias; 127 is the largest of each row, and GELU takes no more than -0.17
+            "Int8Mlp",
+            {
+                "x": np.array([[5, 5]], np.float32),
+                "norm_weight": full(1, 2),
+                "norm_bias": np.array([127, -2], np.float32),
+                "weight1": np.array([[1, 0], [0, 3], [0, -3]], np.int8),
+                "scale1": full(1, 3),
+                "bias1": np.array([0, -20, 0], np.float32),
+                "weight2": np.array([[1, 3, 0], [0, 0, -2]], np.int8),
+                "scale2": np.array([1, 0.5], np.float32),
+                "bias2": np.array([0, 1], np.float32),
+            },
+            (np.array([[132, 0]], np.float32),),
+            {"epsilon": 1e-5},
+        ),
+        OperatorCase(  # 1 + 2**-9 rounds to 1, and 40 is its own GELU
+            "Bf16Mlp",
+            {
+                "x": np.array([[5, 5]], np.float32),
+                "norm_weight": full(1, 2),
+                "norm_bias": np.array([1 + 2**-9, 2], np.float32),
+                "weight1": np.array([[8, 16], [0, -20]], np.float32),
+                "bias1": zeros(2),
+                "weight2": np.array([[1, 7], [-2, 7]], np.float32),
+                "bias2": np.array([0, 1], np.float32),
+            },
+            (np.array([[45, -74]], np.float32),),
+            {"epsilon": 1e-5},
+            bfloat16=("weight1", "weight2"),
+        ),
         OperatorCase(  # all keys are equal: the mean of the values 1 and 3 and of two padding slots' 4
             "WindowAttention",
             {

@@ -105,6 +105,8 @@ class Decoder {
                                {"CycleScan", &Decoder::cycle_scan},
                                {"Int8Linear", &Decoder::int8_linear, true},
                                {"Bf16Linear", &Decoder::bf16_linear, true},
+                               {"Int8Mlp", &Decoder::int8_mlp, true},
+                               {"Bf16Mlp", &Decoder::bf16_mlp, true},
                                {"FullAttention", &Decoder::full_attention}};
     if (which == Operators::kReducedPrecision) {
       const auto others = [](const Draw& draw) { return !draw.reduced_precision; };
@@ -565,6 +567,23 @@ class Decoder {
     const auto [inputs, outputs] = linear();
     any_bits("weight", kBfloat16, {outputs, inputs});
     weights("bias", {outputs});
+  }
+
+  void int8_mlp() { mlp("Int8Mlp", kInt8, true); }
+  void bf16_mlp() { mlp("Bf16Mlp", kBfloat16, false); }
+
+  void mlp(const char* name, ONNXTensorElementDataType type, bool scales) {
+    case_.op = name;
+    const auto [width, hidden] = linear();
+    weights("norm_weight", {width});
+    weights("norm_bias", {width});
+    any_bits("weight1", type, {hidden, width});
+    if (scales) weights("scale1", {hidden});
+    weights("bias1", {hidden});
+    any_bits("weight2", type, {width, hidden});
+    if (scales) weights("scale2", {width});
+    weights("bias2", {width});
+    epsilon();
   }
 
   // The input of a linear layer; returns inputs and outputs.

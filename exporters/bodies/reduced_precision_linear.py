@@ -1,6 +1,6 @@
 # ruff: noqa: N802 - functions are named like the operators they become
 # mypy: ignore-errors
-"""Int8Linear and Bf16Linear: onnxruntime multiplies int8 matrices itself, and bfloat16 ones as float32."""
+"""Int8Linear, Bf16Linear and MLPs of them: onnxruntime multiplies int8 matrices itself, bfloat16 ones as float32."""
 
 from __future__ import annotations
 
@@ -67,3 +67,17 @@ def Bf16Linear(x, weight, bias):
 def Bf16LinearGelu(x, weight, bias):
     """The same, and a GELU (custom_ops/OPERATORS.md)."""
     return Gelu(ByBf16(x, weight, bias))
+
+
+@script(operators, default_opset=op)
+def Int8Mlp(x, norm_weight, norm_bias, weight1, scale1, bias1, weight2, scale2, bias2, epsilon: float = 1e-5):
+    """The MLP of a transformer block in int8 (custom_ops/OPERATORS.md)."""
+    normed = op.LayerNormalization(x, norm_weight, norm_bias, axis=-1, epsilon=epsilon)
+    return x + ByInt8(Gelu(ByInt8(normed, weight1, scale1, bias1)), weight2, scale2, bias2)
+
+
+@script(operators, default_opset=op)
+def Bf16Mlp(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2, epsilon: float = 1e-5):
+    """The MLP of a transformer block in bfloat16 (custom_ops/OPERATORS.md)."""
+    normed = op.LayerNormalization(x, norm_weight, norm_bias, axis=-1, epsilon=epsilon)
+    return x + ByBf16(Gelu(ByBf16(normed, weight1, bias1)), weight2, bias2)

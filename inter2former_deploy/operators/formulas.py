@@ -846,6 +846,74 @@ def bf16_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str) -> Ten
     return _activated(F.linear(x.bfloat16().to(x.dtype), weight.to(x.dtype), bias), activation)
 
 
+def _like_x(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@operator(_like_x)
+def int8_mlp(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    weight1: Tensor,
+    scale1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    scale2: Tensor,
+    bias2: Tensor,
+    epsilon: float,
+) -> Tensor:
+    """The MLP of a transformer block with int8 weights: a LayerNorm, two layers, and what went in.
+
+    Args:
+        x: [T, D].
+        norm_weight: Of the LayerNorm, [D].
+        norm_bias: [D].
+        weight1: int8 [H, D].
+        scale1: Of each row of `weight1`, [H].
+        bias1: [H].
+        weight2: int8 [D, H].
+        scale2: [D].
+        bias2: [D].
+        epsilon: Of the LayerNorm.
+
+    Returns:
+        [T, D].
+    """
+    normed = F.layer_norm(x, x.shape[1:], norm_weight, norm_bias, epsilon)
+    return x + int8_linear(int8_linear(normed, weight1, scale1, bias1, "gelu"), weight2, scale2, bias2, "none")
+
+
+@operator(_like_x)
+def bf16_mlp(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    epsilon: float,
+) -> Tensor:
+    """The same with bfloat16 weights.
+
+    Args:
+        x: [T, D].
+        norm_weight: Of the LayerNorm, [D].
+        norm_bias: [D].
+        weight1: bfloat16 [H, D].
+        bias1: [H].
+        weight2: bfloat16 [D, H].
+        bias2: [D].
+        epsilon: Of the LayerNorm.
+
+    Returns:
+        [T, D].
+    """
+    normed = F.layer_norm(x, x.shape[1:], norm_weight, norm_bias, epsilon)
+    return x + bf16_linear(bf16_linear(normed, weight1, bias1, "gelu"), weight2, bias2, "none")
+
+
 def _activated(y: Tensor, activation: str) -> Tensor:
     if activation == "gelu":
         return F.gelu(y)

@@ -52,6 +52,7 @@ OPERATORS: dict[str, Operator] = {
     for operator in (
         Operator("Bf16EdgeBlock", _EDGES, reduced_precision=True),
         Operator("Bf16Linear", _FORMULAS, choice=_GELU, reduced_precision=True),
+        Operator("Bf16Mlp", _FORMULAS, reduced_precision=True),
         Operator("Bf16WindowAttention", _FORMULAS, reduced_precision=True),
         Operator("CannyMaps", _EDGES),
         Operator("CycleScan", "inter2former_deploy.operators.scan"),
@@ -65,6 +66,7 @@ OPERATORS: dict[str, Operator] = {
         Operator("HybridExperts", _FORMULAS),
         Operator("ImageToTokenAttention", _FORMULAS),
         Operator("Int8Linear", _FORMULAS, choice=_GELU, reduced_precision=True),
+        Operator("Int8Mlp", _FORMULAS, reduced_precision=True),
         Operator("LabelBox", _FORMULAS),
         Operator("LinearAdd", _FORMULAS),
         Operator("LocalUpsample", _FORMULAS, choice=("activation", {"silu": "", "none": "Linear"})),

@@ -16,6 +16,7 @@ from operators import test_few_tokens as few_tokens
 from operators import test_low_rank as low_rank
 from operators import test_mask_upscaling as mask_upscaling
 from operators import test_reduced_precision_linear as reduced_precision_linear
+from operators import test_reduced_precision_mlp as reduced_precision_mlp
 from operators import twins
 from operators.harness import assert_accurate, fed, one_node_model
 from tolerances import TOLERANCES
@@ -110,6 +111,8 @@ def test_opsets(opset: int) -> None:
         linear = make(9, 8, 7)
         out = run(operator, linear, opset=opset, activation="gelu")
         assert_accurate(out, twin, *linear.values(), activation="gelu")
+    for operator in reduced_precision_mlp.OPERATORS:
+        check_mlp(operator, (9, 8, 7), opset=opset)
     windows = {"qkv": normal(rng, 12, 24), "padding": normal(rng, 1, 24)}
     maps = {"heads": 2, "window": 2, "heights": [3], "widths": [4], "offsets": [1]}
     out = run("WindowAttention", windows, opset=opset, **maps)
@@ -488,6 +491,20 @@ def test_reduced_precision_linear(operator: str, sizes: tuple[int, int, int], ac
     inputs = make(*sizes)
     out = run(operator, inputs, constant=[name for name in inputs if name != "x"], activation=activation)
     assert_accurate(out, twin, *inputs.values(), activation=activation)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (29, 33, 32), (43, 96, 768)])
+@pytest.mark.parametrize("operator", reduced_precision_mlp.OPERATORS)
+def test_reduced_precision_mlp(operator: str, sizes: tuple[int, int, int]) -> None:
+    check_mlp(operator, sizes)
+
+
+def check_mlp(operator: str, sizes: tuple[int, int, int], **options: Any) -> None:
+    inputs = reduced_precision_mlp.inputs(operator, *sizes)
+    constant = reduced_precision_mlp.weights(inputs)
+    out = run(operator, inputs, constant=constant, epsilon=0.01, **options)
+    _, twin = reduced_precision_mlp.OPERATORS[operator]
+    assert_accurate(out, twin, *inputs.values(), extra=reduced_precision_mlp.STEP[operator], epsilon=0.01)
 
 
 def test_int8_linear_of_unusual_rows() -> None:

@@ -38,15 +38,15 @@ def graphs(probe_model: Inter2Former) -> dict[str, onnx.ModelProto]:
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_every_layer_of_the_encoder_is_reduced(graphs: dict[str, onnx.ModelProto], precision: Any) -> None:
-    """Four a block and two a fusion, one for each map; the GELU goes into the MLP's first layer."""
+    """Four a block, two of them its MLP, and two a fusion, one for each map."""
     encoder = graphs["encoder"]
     reduced = reduce_precision(encoder, precision)
     assert count_layers(reduced) == 4 * PROBE.encoder.depth + 2 * len(PROBE.encoder.fusion_after)
     assert count_layers(encoder) == 0
     kinds = Counter(node.op_type for node in reduced.graph.node)
     assert kinds["Gelu"] == 0
-    with_gelu = [n for n in reduced.graph.node if n.op_type in ("Int8LinearGelu", "Bf16LinearGelu")]
-    assert len(with_gelu) == PROBE.encoder.depth
+    assert kinds[f"{precision.capitalize()}Mlp"] == PROBE.encoder.depth
+    assert kinds["Int8Linear"] + kinds["Bf16Linear"] == 2 * PROBE.encoder.depth + 2 * len(PROBE.encoder.fusion_after)
     assert [x.name for x in reduced.graph.output] == [x.name for x in encoder.graph.output]
     first = next(node for node in reduced.graph.node if node.op_type.endswith("Linear"))
     assert first.op_type == "Bf16Linear"  # whatever the precision
@@ -137,6 +137,71 @@ def test_layers(layer: str, precision: Any, run_graph: Any, monkeypatch: pytest.
     actual = run_graph(reduced, {"x": x})["y"].reshape(10, 60)
     # A norm rounds differently here and there, which may move a value to the neighbouring code.
     np.testing.assert_allclose(actual, y, rtol=0, atol=(3e-2 if layer == "norm" else 2e-5) * np.abs(y).max())
+
+
+MLPS = {  # two layers of x [10, 80], and what becomes of them
+    "mlp": ("h = NORM (x, p, q, v, b) y = ADD (h, x, w, c)", "Mlp"),
+    "added to something else": ("h = NORM (x, p, q, v, b) y = ADD (h, m, w, c)", "LinearGelu Linear"),
+    "no activation": ("h = inter2former.NormLinear (x, p, q, v, b) y = ADD (h, x, w, c)", "Linear Linear"),
+    "hidden numbers used twice": (
+        "h = NORM (x, p, q, v, b) z = ADD (h, x, w, c) r = ReduceSum <keepdims = 1> (h) y = Add (z, r)",
+        "LinearGelu Linear",
+    ),
+    "hidden numbers are the residual": (
+        "h = NORM (x, p, q, e, d) k = NORM (h, p, q, e, d) y = ADD (h, k, e, d)",
+        "LinearGelu LinearGelu Linear",
+    ),
+    "a chain": (
+        "h = NORM (x, p, q, v, b) k = ADD (h, x, w, c) l = NORM (k, p, q, v, b) y = ADD (l, k, w, c)",
+        "Mlp Mlp",
+    ),
+}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize("layers", MLPS)
+def test_mlps(layers: str, precision: Any, run_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers become one operator where they are an MLP around the same x, and compute the same as apart."""
+    monkeypatch.setattr(precision_module, "BF16_LAYERS", 0)
+    text, expected = MLPS[layers]
+    text = text.replace("NORM", "inter2former.NormLinearGelu <epsilon = 0.25>").replace("ADD", "inter2former.LinearAdd")
+    rng = np.random.default_rng(8)
+    shapes = {"v": (60, 80), "b": (60,), "w": (80, 60), "c": (80,), "m": (10, 80), "p": (80,), "q": (80,)}
+    shapes |= {"e": (80, 80), "d": (80,)}
+    graph = onnx.parser.parse_graph(f"g (float[10,80] x) => (float[10,80] y) {{ {text} }}")
+    used = {name for node in graph.node for name in node.input}
+    arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items() if name in used}
+    graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in arrays.items())
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("inter2former", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    reduced = reduce_precision(model, precision)
+    prefix = precision.capitalize()
+    kinds = [node.op_type.removeprefix(prefix) for node in reduced.graph.node if node.op_type.startswith(prefix)]
+    assert " ".join(kinds) == expected
+    assert count_layers(reduced) == sum(kind.count("Mlp") + 1 for kind in kinds)
+    x = rng.standard_normal((10, 80), np.float32)
+    y = run_graph(reduced, {"x": x})["y"]
+    monkeypatch.setattr(precision_module, "_is_mlp", lambda *_: False)
+    apart = reduce_precision(model, precision)
+    assert not any(node.op_type.endswith("Mlp") for node in apart.graph.node)
+    parts = run_graph(apart, {"x": x})["y"]
+    # A norm rounds differently here and there, which may move a value to the neighbouring code.
+    np.testing.assert_allclose(y, parts, rtol=0, atol=3e-2 * np.abs(parts).max())
+
+
+def test_the_first_layers_stay_apart(run_graph: Any) -> None:
+    """An MLP whose first layer is one of those that are in bfloat16 whatever the precision is no operator of its own."""
+    text = "h = inter2former.NormLinearGelu (x, p, q, v, b) y = inter2former.LinearAdd (h, x, w, c)"
+    graph = onnx.parser.parse_graph(f"g (float[10,80] x) => (float[10,80] y) <float[10,60] h> {{ {text} }}")
+    rng = np.random.default_rng(9)
+    shapes = {"v": (60, 80), "b": (60,), "w": (80, 60), "c": (80,), "p": (80,), "q": (80,)}
+    for name, shape in shapes.items():
+        graph.initializer.append(onnx.numpy_helper.from_array(rng.standard_normal(shape, np.float32), name))
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("inter2former", 1)]
+    reduced = reduce_precision(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), "int8")
+    kinds = [node.op_type for node in reduced.graph.node]
+    assert kinds == ["LayerNormalization", "Bf16LinearGelu", "Int8Linear", "Add"]
+    assert np.isfinite(run_graph(reduced, {"x": rng.standard_normal((10, 80), np.float32)})["y"]).all()
 
 
 def test_nothing_to_reduce() -> None:

@@ -389,17 +389,45 @@ def layer_sizes() -> Iterator[tuple[int, int, int]]:
     yield from ((131, 63, 65), (2, 771, 30))
 
 
+def int8_linear_parameters(inputs: int, outputs: int) -> dict[str, Array]:
+    weight = np.random.default_rng(inputs).integers(-127, 128, (outputs, inputs), np.int8)
+    return {"weight": weight, "scale": floats(outputs), "bias": floats(outputs)}
+
+
+def bf16_linear_parameters(inputs: int, outputs: int) -> dict[str, Array]:
+    return {"weight": floats(outputs, inputs).astype(ml_dtypes.bfloat16), "bias": floats(outputs)}
+
+
 def int8_linear() -> Iterator[Case]:
     for rows, inputs, outputs in layer_sizes():
-        weight = np.random.default_rng(inputs).integers(-127, 128, (outputs, inputs), np.int8)
-        parameters = {"weight": weight, "scale": floats(outputs), "bias": floats(outputs)}
-        yield {"x": floats(rows, inputs), **parameters}, {"activation": "gelu" if rows % 2 else "none"}
+        yield (
+            {"x": floats(rows, inputs), **int8_linear_parameters(inputs, outputs)},
+            {"activation": "gelu" if rows % 2 else "none"},
+        )
 
 
 def bf16_linear() -> Iterator[Case]:
     for rows, inputs, outputs in layer_sizes():
-        parameters = {"weight": floats(outputs, inputs).astype(ml_dtypes.bfloat16), "bias": floats(outputs)}
-        yield {"x": floats(rows, inputs), **parameters}, {"activation": "gelu" if rows % 2 else "none"}
+        yield (
+            {"x": floats(rows, inputs), **bf16_linear_parameters(inputs, outputs)},
+            {"activation": "gelu" if rows % 2 else "none"},
+        )
+
+
+def int8_mlp() -> Iterator[Case]:
+    yield from mlps(int8_linear_parameters)
+
+
+def bf16_mlp() -> Iterator[Case]:
+    yield from mlps(bf16_linear_parameters)
+
+
+def mlps(parameters: Callable[[int, int], dict[str, Array]]) -> Iterator[Case]:
+    for rows, width, hidden in layer_sizes():
+        inputs = {"x": floats(rows, width), "norm_weight": floats(width), "norm_bias": floats(width)}
+        for number, sizes in enumerate(((width, hidden), (hidden, width)), 1):
+            inputs |= {f"{name}{number}": x for name, x in parameters(*sizes).items()}
+        yield inputs, {}
 
 
 MAPS = ((1, 1), (4, 4), (5, 7), (9, 33), (35, 6))  # around tiles and bands

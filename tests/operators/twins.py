@@ -641,6 +641,44 @@ def bf16_linear(
     return activated(rounded @ weight.astype(dtype).T + bias.astype(dtype), activation)
 
 
+def int8_mlp(
+    x: Array,
+    norm_weight: Array,
+    norm_bias: Array,
+    weight1: Array,
+    scale1: Array,
+    bias1: Array,
+    weight2: Array,
+    scale2: Array,
+    bias2: Array,
+    *,
+    epsilon: float = 1e-5,
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """An MLP of int8 weights after a LayerNorm, added to what went in: x [T, D] -> [T, D]."""
+    normed = layer_norm(x, norm_weight, norm_bias, epsilon, dtype)
+    hidden = int8_linear(normed, weight1, scale1, bias1, activation="gelu", dtype=dtype)
+    return x.astype(dtype) + int8_linear(hidden, weight2, scale2, bias2, dtype=dtype)
+
+
+def bf16_mlp(
+    x: Array,
+    norm_weight: Array,
+    norm_bias: Array,
+    weight1: Array,
+    bias1: Array,
+    weight2: Array,
+    bias2: Array,
+    *,
+    epsilon: float = 1e-5,
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """The same with bfloat16 weights: x [T, D] -> [T, D]."""
+    normed = layer_norm(x, norm_weight, norm_bias, epsilon, dtype)
+    hidden = bf16_linear(normed, weight1, bias1, activation="gelu", dtype=dtype)
+    return x.astype(dtype) + bf16_linear(hidden, weight2, bias2, dtype=dtype)
+
+
 def canny_maps(
     image: Array, mean: Array, std: Array, blur_row: Array, blur_column: Array, *, dtype: DTypeLike = np.float64
 ) -> Array:

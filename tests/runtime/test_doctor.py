@@ -38,6 +38,8 @@ TWINS = {
     "TokenToImageAttention": twins.token_to_image_attention,
     "Int8Linear": twins.int8_linear,
     "Bf16Linear": twins.bf16_linear,
+    "Int8Mlp": twins.int8_mlp,
+    "Bf16Mlp": twins.bf16_mlp,
     "WindowAttention": twins.window_attention,
     "Bf16WindowAttention": partial(twins.window_attention, bf16=True),
     "CycleScan": twins.cycle_scan,

@@ -538,6 +538,56 @@ def bf16_linear(side: int, layer: str = "fc1") -> Case:
     )
 
 
+@measured()
+def int8_mlp(side: int) -> Case:
+    """The MLP of an encoder block in int8, on all tokens of both maps."""
+    rng = np.random.default_rng(20)
+
+    def layer(number: int, inputs: int, outputs: int) -> dict[str, np.ndarray]:
+        return {
+            f"weight{number}": rng.integers(-127, 128, (outputs, inputs), np.int8),
+            f"scale{number}": np.full(outputs, 1 / (127 * np.sqrt(inputs)), np.float32),
+            f"bias{number}": _normal(rng, outputs),
+        }
+
+    return _mlp("Int8Mlp", side, rng, layer, 1)
+
+
+@measured()
+def bf16_mlp(side: int) -> Case:
+    """The same in bfloat16."""
+    import ml_dtypes
+
+    rng = np.random.default_rng(21)
+
+    def layer(number: int, inputs: int, outputs: int) -> dict[str, np.ndarray]:
+        weight = _normal(rng, outputs, inputs) / np.float32(np.sqrt(inputs))
+        return {f"weight{number}": weight.astype(ml_dtypes.bfloat16), f"bias{number}": _normal(rng, outputs)}
+
+    return _mlp("Bf16Mlp", side, rng, layer, 2)
+
+
+def _mlp(
+    operator: str,
+    side: int,
+    rng: np.random.Generator,
+    layer: Callable[[int, int, int], dict[str, np.ndarray]],
+    width: int,
+) -> Case:
+    """An MLP of two layers whose weights have `width` bytes each."""
+    length, dim, hidden, _ = _layer(side, "fc1")
+    x, norm_weight, norm_bias = _normal(rng, length, dim), _normal(rng, dim), _normal(rng, dim)
+    weights = layer(1, dim, hidden) | layer(2, hidden, dim)
+    return Case(
+        operator=operator,
+        inputs={"x": x, "norm_weight": norm_weight, "norm_bias": norm_bias, **weights},
+        constant=frozenset(weights),
+        attributes={"epsilon": EPSILON},
+        flop=_layer_flop(length, dim, hidden, "gelu") + _layer_flop(length, hidden, dim, "none") + length * dim,
+        nbytes=4.0 * length * 2 * dim + width * 2 * dim * hidden,
+    )
+
+
 def _layer(side: int, layer: str) -> tuple[int, int, int, str]:
     """Tokens, inputs, outputs and activation of a linear layer of the encoder."""
     return (side * side + (ENCODER.anchor_size // PATCH) ** 2, *LAYERS[layer])

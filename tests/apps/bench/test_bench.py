@@ -38,6 +38,8 @@ SMALL = {
     "cycle_scan": {"side": 2, "apart": True},
     "int8_linear": {"side": 2},
     "bf16_linear": {"side": 2},
+    "int8_mlp": {"side": 2},
+    "bf16_mlp": {"side": 2},
     "canny_maps": {"side": 4},
     "edge_stem": {"side": 4},
     "edge_block": {"side": 4, "stage": 2},
@@ -59,8 +61,8 @@ def test_variants_of_an_operator_compute_the_same(case):
             # Where a tier has a matrix unit, this one rounds what others do not.
             limit = 2.0**-7 if case == "bf16_edge_block" else 1e-4
             close = np.isclose(actual, expected, rtol=limit, atol=limit * np.abs(expected).max())
-            # Rounding decides the direction of a Canny pixel here and there.
-            assert close.mean() >= (0.998 if case == "canny_maps" else 1)
+            # Rounding decides the direction of a Canny pixel here and there, and what a hidden number rounds to.
+            assert close.mean() >= {"canny_maps": 0.998, "int8_mlp": 0.99, "bf16_mlp": 0.99}.get(case, 1)
 
 
 def documented_operators():

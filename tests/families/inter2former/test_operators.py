@@ -341,6 +341,29 @@ def test_reduced_precision_linear(assert_close: Any, precision: str, activation:
     assert_close(out.numpy()[finite], expected[finite], "reduced precision linear")
 
 
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_reduced_precision_mlp(assert_close: Any, precision: str) -> None:
+    """As its parts, in a row."""
+    rng = np.random.default_rng(12)
+    x, norm_weight, norm_bias = draw(rng, 30, 40).float(), draw(rng, 40).float(), draw(rng, 40).float()
+    layers = [(draw(rng, *shape).float(), draw(rng, shape[0]).float()) for shape in ((20, 40), (40, 20))]
+    hidden = torch.nn.functional.layer_norm(x, (40,), norm_weight, norm_bias, 0.1)
+    given = []
+    for (weight, bias), activation in zip(layers, ("gelu", "none"), strict=True):
+        if precision == "int8":
+            scale = weight.abs().amax(1) / 127
+            parameters = [(weight / scale[:, None]).round().to(torch.int8), scale, bias]
+            hidden = formulas.int8_linear(hidden, *parameters, activation)
+        else:
+            parameters = [weight.bfloat16(), bias]
+            hidden = formulas.bf16_linear(hidden, *parameters, activation)
+        given += parameters
+    formula = formulas.int8_mlp if precision == "int8" else formulas.bf16_mlp
+    out = formula(x, norm_weight, norm_bias, *given, 0.1)
+    assert_close(out.numpy(), (x + hidden).numpy(), "reduced precision linear")
+    assert (out - x).abs().max() > 1
+
+
 def test_unknown_activation() -> None:
     with pytest.raises(ValueError, match="activation must be 'none' or 'gelu', got 'relu'"):
         formulas.bf16_linear(torch.zeros(1, 1), torch.zeros(1, 1).bfloat16(), torch.zeros(1), "relu")
