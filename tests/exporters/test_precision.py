@@ -190,7 +190,7 @@ def test_mlps(layers: str, precision: Any, run_graph: Any, monkeypatch: pytest.M
 
 
 def test_the_first_layers_stay_apart(run_graph: Any) -> None:
-    """An MLP whose first layer is one of those that are in bfloat16 whatever the precision is no operator of its own."""
+    """An MLP whose first layer is one of those that are in bfloat16 whatever the precision stays two layers."""
     text = "h = inter2former.NormLinearGelu (x, p, q, v, b) y = inter2former.LinearAdd (h, x, w, c)"
     graph = onnx.parser.parse_graph(f"g (float[10,80] x) => (float[10,80] y) <float[10,60] h> {{ {text} }}")
     rng = np.random.default_rng(9)
