@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Opening a picture with the released configuration against SAM ViT-B's image encoder in OpenVINO and onnxruntime.
 
-Both encoders have random weights: times do not depend on them. Ours is all that is computed once an image, preprocessing
-and preparation included; SAM's is the encoder alone. Variants are processes of their own and take turns.
+Both encoders have random weights: times do not depend on them. Ours is all that is computed once an image,
+preprocessing and preparation included; SAM's is the encoder alone. Variants are processes of their own and take turns.
 
     pip install --no-deps segment-anything==1.0 && pip install openvino==2026.4.1
     scripts/measure_sam_encoder.py --threads 2 --seconds 20
