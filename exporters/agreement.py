@@ -1,4 +1,4 @@
-"""The gate of reduced precision: do masks stay what they are with the float32 encoder?
+"""The gate of reduced precision: do masks stay what they are in float32?
 
 Click sessions on pictures that both encoders get: the bundled photograph, objects cut from it and pasted back onto it,
 and drawn scenes. Clicks are those that the float32 side asks for. After every click the masks of both are compared, at
@@ -26,7 +26,7 @@ from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.core.masks import iou
 from inter2former_deploy.core.prompts import Click, PromptState
 from inter2former_deploy.exporters.judgement import Check
-from inter2former_deploy.exporters.parity import CLICKS, OPERATORS, PLAIN, Arrays, Graph, load_photograph
+from inter2former_deploy.exporters.parity import CLICKS, OPERATORS, PLAIN, Arrays, Graph, Graphs, load_photograph
 from inter2former_deploy.exporters.precision import count_layers
 from inter2former_deploy.families import Interface, interface
 from inter2former_deploy.families.config import Config
@@ -88,7 +88,7 @@ class AgreementReport:
         """What was found and what to do about it."""
         other = "with --precision bf16 or without it" if self.precision == "int8" else "without --precision"
         return (
-            f"with the encoder in {self.precision}, masks agree with fp32 to a mean IoU of {self.mean_iou:.4f} over "
+            f"in {self.precision}, masks agree with fp32 to a mean IoU of {self.mean_iou:.4f} over "
             f"{self.clicks} clicks on {self.images} pictures, {self.min_iou:g} is asked for: export {other}, or choose "
             f"the limit with --min-iou, which the manifest will state"
         )
@@ -101,9 +101,8 @@ def pictures_for(size: int) -> int:
 
 def check_agreement(
     config: Config,
-    reference: tuple[Path, Path],
-    reduced: tuple[Path, Path],
-    click: Path,
+    reference: Graphs,
+    reduced: Graphs,
     *,
     precision: Precision,
     size: int,
@@ -112,14 +111,13 @@ def check_agreement(
     num_threads: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> AgreementReport:
-    """Compare the masks that follow from two encoders and what is prepared of them, click by click.
+    """Compare the masks of two sets of graphs, click by click.
 
     Args:
         config: Of the model, of any family.
-        reference: encoder.onnx and prepare.onnx in float32.
-        reduced: The same in reduced precision.
-        click: click.onnx.
-        precision: Of `reduced`.
+        reference: The graphs in float32.
+        reduced: The same, some of them in reduced precision.
+        precision: Of `reduced`: the encoder's, or the decoder's where the encoder is in float32.
         size: S.
         min_iou: Least mean IoU; `MIN_IOU` of the precision when None.
         custom_ops: Run the graphs with the operator library.
@@ -138,30 +136,33 @@ def check_agreement(
 
     (picture,), (embedding,) = tensors["encoder"]["inputs"], tensors["encoder"]["outputs"]
     encoded: list[list[Arrays]] = []
-    for name, (path, _) in (("fp32", reference), (precision, reduced)):  # one after the other: each needs much memory
-        encode = load(path, "encoder")
+    both = {"fp32": reference, precision: reduced} if reduced.encoder != reference.encoder else {"fp32": reference}
+    for name, graphs in both.items():  # one after the other: each needs much memory
+        encode = load(graphs.encoder, "encoder")
         encoded.append([])
         for number, scene in enumerate(scenes, 1):
             progress(f"encode picture {number} of {len(scenes)} in {name}")
             encoded[-1].append(encode({picture: scene.picture}))
         del encode
+    encoded = [encoded[0], encoded[-1]]
     errors = [_embedding_error(one[embedding], other[embedding]) for one, other in zip(*encoded, strict=True)]
-    preparations, decode = [load(path, "prepare") for _, path in (reference, reduced)], load(click, "click")
+    preparations = [load(graphs.prepare, "prepare") for graphs in (reference, reduced)]
+    decoders = [load(graphs.click, "click") for graphs in (reference, reduced)]
     agreement: dict[str, list[tuple[float, float]]] = {}
-    for scene, *both in zip(scenes, *encoded, strict=True):
+    for scene, *of_scene in zip(scenes, *encoded, strict=True):
         progress(f"click on {scene.name}")
         features = [
             its | preparation({picture: scene.picture} | its)
-            for its, preparation in zip(both, preparations, strict=True)
+            for its, preparation in zip(of_scene, preparations, strict=True)
         ]
-        agreement[scene.name] = list(_session(scene, size, of_family, decode, features))
+        agreement[scene.name] = list(_session(scene, size, of_family, decoders, features))
     means = {name: float(np.mean([same for same, _ in values])) for name, values in agreement.items()}
     every = [value for values in agreement.values() for value in values]
     mean_iou, session_iou = np.mean(every, axis=0)
     return AgreementReport(
         precision=precision,
         backend=OPERATORS if custom_ops else PLAIN,
-        layers=count_layers(onnx.load(reduced[0])),
+        layers=count_layers(onnx.load(reduced.encoder)),
         images=len(scenes),
         clicks=len(every),
         mean_iou=float(mean_iou),
@@ -174,17 +175,21 @@ def check_agreement(
 
 
 def _session(
-    scene: Scene, size: int, of_family: Interface, decode: Callable[[Arrays], Arrays], features: Sequence[Arrays]
+    scene: Scene,
+    size: int,
+    of_family: Interface,
+    decoders: Sequence[Callable[[Arrays], Arrays]],
+    features: Sequence[Arrays],
 ) -> Iterator[tuple[float, float]]:
-    """IoU of both encoders' masks after each click: at the first's prompt state, and each at its own."""
+    """IoU of both sides' masks after each click: at the first's prompt state, and each at its own."""
     frame = of_family.make_frame(size, size, size)  # of masks in the model's square
     clicks: list[Click] = []
     states: list[PromptState[Any]] = [of_family.make_prompts(size) for _ in features]
     mask = np.zeros((size, size), bool)
 
-    def predict(inputs: Arrays, its: Arrays) -> tuple[Any, Array]:
-        """What the decoder makes of a state, and its mask."""
-        prediction = of_family.read_prediction(decode(its | inputs))
+    def predict(side: int, inputs: Arrays) -> tuple[Any, Array]:
+        """What a side's decoder makes of a state, and its mask."""
+        prediction = of_family.read_prediction(decoders[side](features[side] | inputs))
         logits = cv2.resize(prediction.logits(frame), (size, size), interpolation=cv2.INTER_LINEAR)
         return prediction, logits > 0
 
@@ -196,11 +201,11 @@ def _session(
         for state in states:
             state.add(asked)
         inputs, own = (dict(state.inputs()) for state in states)
-        prediction, mask = predict(inputs, features[0])
-        other, theirs = predict(inputs, features[1])
+        prediction, mask = predict(0, inputs)
+        other, theirs = predict(1, inputs)
         same = iou(mask, theirs)
         if not all(np.array_equal(inputs[name], own[name]) for name in inputs):
-            other, theirs = predict(own, features[1])
+            other, theirs = predict(1, own)
         yield same, iou(mask, theirs)
         for state, predicted in zip(states, (prediction, other), strict=True):
             state.fold(predicted)

@@ -28,6 +28,7 @@ from inter2former_deploy.core.errors import BundleError, CheckpointError, Export
 from inter2former_deploy.core.files import check_new_bundle, check_space, failed_folder
 from inter2former_deploy.core.manifest import (
     DecoderEntry,
+    DecoderPrecision,
     EncoderEntry,
     GraphEntry,
     Manifest,
@@ -39,8 +40,8 @@ from inter2former_deploy.exporters.agreement import AgreementReport, check_agree
 from inter2former_deploy.exporters.bodies import check_opset, inline_bodies
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, export_model
 from inter2former_deploy.exporters.half import store_half
-from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, ParityReport
-from inter2former_deploy.exporters.precision import reduce_precision, reduce_preparation
+from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Graphs, ParityReport
+from inter2former_deploy.exporters.precision import reduce_click, reduce_precision, reduce_preparation
 from inter2former_deploy.families.checkpoint import (
     bundled_weights,
     load_checkpoint,
@@ -51,8 +52,8 @@ from inter2former_deploy.families.config import Config, read_config
 
 DEFAULT_SIZE = 1024
 DEFAULT_SEED = 7  # of synthetic weights
-# In another precision: encoder and preparation in float32, while they are verified.
-REFERENCE_FILES: dict[GraphName, str] = {"encoder": "encoder.fp32.onnx", "prepare": "prepare.fp32.onnx"}
+# In another precision: what is not in float32 is in float32 here, while it is verified.
+REFERENCE_FILES: dict[GraphName, str] = {name: f"{name}.fp32.onnx" for name in ("encoder", "prepare", "click")}
 SPACE_FOR_REST = 32_000_000  # bytes of a bundle beside the weights: constants, both forms of the operators, the report
 PROTOBUF_LIMIT = (1 << 31) - 1  # bytes of one file
 APART_FROM = 1 << 26  # bytes of weights that are written beside their graph
@@ -84,6 +85,7 @@ def export_bundle(
     edge_rule: str | None = None,
     opset: int = DEFAULT_OPSET,
     precision: Precision = "fp32",
+    decoder_precision: DecoderPrecision = "fp32",
     min_iou: float | None = None,
     seed: int = DEFAULT_SEED,
     custom_ops: bool = True,
@@ -105,6 +107,7 @@ def export_bundle(
         edge_rule: Which tokens get full attention; the configuration's own when None.
         opset: Version of the standard operators.
         precision: Of the encoder's linear layers; the edge network's residual blocks are in bf16 with either.
+        decoder_precision: Of attention, experts and upsampling of a click.
         min_iou: With another precision than "fp32": how well masks must agree with float32's, mean IoU 0-1;
             `agreement.MIN_IOU` when None.
         seed: Of synthetic weights.
@@ -128,7 +131,7 @@ def export_bundle(
     """
     folder = Path(folder)
     _check_settings(opset, custom_ops)
-    _check_precision(precision, min_iou)
+    _check_precision(precision, decoder_precision, min_iou)
     check_new_bundle(folder, force=force, keep_failed=keep_failed)
     steps = _Steps(progress)
     model, weights = steps.load_weights(checkpoint, config=config, edge_rule=edge_rule, seed=seed)
@@ -144,6 +147,7 @@ def export_bundle(
             name=name,
             opset=opset,
             precision=precision,
+            decoder_precision=decoder_precision,
             inline=inline,
             weights=weights,
             reference=working,
@@ -160,6 +164,7 @@ def add_decoder(
     *,
     name: str | None = None,
     opset: int = DEFAULT_OPSET,
+    decoder_precision: DecoderPrecision = "fp32",
     min_iou: float | None = None,
     custom_ops: bool = True,
     inline: bool = False,
@@ -180,7 +185,8 @@ def add_decoder(
         folder: The bundle.
         name: As of `export_bundle`, and so the others.
         opset: Version of the standard operators.
-        min_iou: Where the encoder is in reduced precision.
+        decoder_precision: As of `export_bundle`.
+        min_iou: In reduced precision.
         custom_ops: Verify with the operator library, too.
         inline: Write the graphs a second time, without functions.
         keep_failed: Leave the bundle of a failed export in `<folder>.failed`.
@@ -197,7 +203,7 @@ def add_decoder(
     _check_settings(opset, custom_ops)
     before = _read_whole(folder)
     precision = before.encoder.precision
-    _check_precision(precision, min_iou)
+    _check_precision(precision, decoder_precision, min_iou)
     check_new_bundle(folder, force=True, keep_failed=keep_failed)
     steps = _Steps(progress)
     model, weights = steps.load_weights(checkpoint, **settings)
@@ -212,9 +218,10 @@ def add_decoder(
         for file in before.files():
             if not file.startswith(f"{name}/"):
                 _link(folder / file, working / file)
-        entry = _write_decoder(working, model, before.size, name, opset, precision, inline, weights, working, steps)
+        precisions = precision, decoder_precision
+        entry = _write_decoder(working, model, before.size, name, opset, precisions, inline, weights, working, steps)
         manifest = replace(before, decoders=before.decoders | {name: entry})
-        _export_reference(model, working, manifest, ["encoder"], progress)
+        _export_reference(model, working, manifest, name, ["encoder"], progress)
         reference = _reference_in(working, manifest, name)
         compared = _compare(model, working, manifest, name, reference, min_iou, custom_ops, num_threads, steps.verify)
         return _finish(working, folder, manifest, name, compared, steps, keep_failed=keep_failed)
@@ -228,6 +235,7 @@ def write_bundle(
     name: str | None = None,
     opset: int = DEFAULT_OPSET,
     precision: Precision = "fp32",
+    decoder_precision: DecoderPrecision = "fp32",
     inline: bool = False,
     weights: dict[str, Any] | None = None,
     reference: Path | None = None,
@@ -241,7 +249,8 @@ def write_bundle(
         size: As of `export_bundle`, and so the others.
         name: Of the decoder.
         opset: Version of the standard operators.
-        precision: As of `export_bundle`.
+        precision: As of `export_bundle`, and so the next.
+        decoder_precision: Of the click.
         inline: Write the graphs a second time, without functions.
         weights: Where they come from.
         reference: Folder for `REFERENCE_FILES`, in another precision.
@@ -261,6 +270,7 @@ def write_bundle(
     graph = _write_graph(folder, ENCODER_FILE, encoder, tensors["encoder"], opset, inline)
     del encoder
     name = _name(name, model)
+    precisions = precision, decoder_precision
     manifest = Manifest(
         family=family,
         size=size,
@@ -268,7 +278,7 @@ def write_bundle(
             graph=graph, weights_sha256=weights_sha256(model), kept=list(of_family.KEPT), precision=precision
         ),
         decoders={
-            name: _write_decoder(folder, model, size, name, opset, precision, inline, weights or {}, reference, steps)
+            name: _write_decoder(folder, model, size, name, opset, precisions, inline, weights or {}, reference, steps)
         },
         preprocessing=of_family.preprocessing(),
         prompts=of_family.prompts(),
@@ -312,7 +322,7 @@ def verify_bundle(
     model = load_exported(stated, checkpoint)
     min_iou = (stated.agreement or {}).get("min_iou")
     with tempfile.TemporaryDirectory() as work:
-        _export_reference(model, Path(work), manifest, list(REFERENCE_FILES), progress)
+        _export_reference(model, Path(work), manifest, decoder, list(REFERENCE_FILES), progress)
         reference = _reference_in(Path(work), manifest, decoder, folder)
         parity, agreement = _compare(
             model, folder, manifest, decoder, reference, min_iou, custom_ops, num_threads, progress, always=True
@@ -446,29 +456,30 @@ def _write_decoder(
     size: int,
     name: str,
     opset: int,
-    precision: Precision,
+    precisions: tuple[Precision, DecoderPrecision],
     inline: bool,
     weights: dict[str, Any],
     reference: Path | None,
     steps: _Steps,
 ) -> DecoderEntry:
-    """The graphs of a decoder in its folder; in reduced precision, prepare.onnx in float32 in that of the reference."""
+    """The graphs of a decoder in its folder; of those in reduced precision, float32 in that of the reference."""
     (folder / name).mkdir()
     tensors = families.interface(model.config.family).graph_tensors(model.config, size)
     graphs = {}
     for graph, file in DECODER_FILES.items():
         with steps(f"export {graph}"):
             proto = export_model(model, graph, size=size, opset=opset)
-        if graph == "prepare" and precision != "fp32":
+        if precisions[graph == "click"] != "fp32":
             if reference is not None:
                 _save(proto, reference / REFERENCE_FILES[graph])
-            proto = reduce_preparation(proto)
+            proto = (reduce_click if graph == "click" else reduce_preparation)(proto)
         graphs[graph] = _write_graph(folder, f"{name}/{file}", proto, tensors[graph], opset, inline)
     return DecoderEntry(
         config=model.config.to_dict(),
         prepare=graphs["prepare"],
         click=graphs["click"],
         weights=weights,
+        precision=precisions[1],
         tools=tool_versions(),
         differences=list(families.graphs(model.config.family).DIFFERENCES),
     )
@@ -523,24 +534,40 @@ def _save(graph: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(graph.SerializeToString(deterministic=True))
 
 
+def _reduced_graphs(manifest: Manifest, name: str | None) -> dict[GraphName, bool]:
+    """Which graphs of the encoder and a decoder are in reduced precision."""
+    encoder = manifest.encoder.precision != "fp32"
+    return {"encoder": encoder, "prepare": encoder, "click": manifest.decoder(name).precision != "fp32"}
+
+
 def _export_reference(
-    model: Any, work: Path, manifest: Manifest, graphs: Sequence[GraphName], progress: Progress
+    model: Any, work: Path, manifest: Manifest, name: str | None, graphs: Sequence[GraphName], progress: Progress
 ) -> None:
-    """Exports graphs of `REFERENCE_FILES` into a folder, if the bundle is in reduced precision."""
-    if manifest.encoder.precision == "fp32":
-        return
+    """Exports those of some graphs that the bundle has in reduced precision into a folder, in float32."""
     opset = manifest.encoder.graph.opset or DEFAULT_OPSET
+    reduced = _reduced_graphs(manifest, name)
     for graph in graphs:
-        progress(f"export {graph} in fp32")
-        _save(export_model(model, graph, size=manifest.size, opset=opset), work / REFERENCE_FILES[graph])
+        if reduced[graph]:
+            progress(f"export {graph} in fp32")
+            _save(export_model(model, graph, size=manifest.size, opset=opset), work / REFERENCE_FILES[graph])
 
 
-def _reference_in(work: Path, manifest: Manifest, name: str | None, folder: Path | None = None) -> tuple[Path, Path]:
-    """Encoder and preparation in float32: those of the bundle (in `work` if there is no `folder`), or `work`'s own."""
-    if manifest.encoder.precision == "fp32":
-        graphs = manifest.encoder.graph, manifest.decoder(name).prepare
-        return (folder or work) / graphs[0].file, (folder or work) / graphs[1].file
-    return work / REFERENCE_FILES["encoder"], work / REFERENCE_FILES["prepare"]
+def _graphs_in(folder: Path, manifest: Manifest, name: str | None) -> dict[GraphName, Path]:
+    """The graphs of the encoder and a decoder."""
+    decoder = manifest.decoder(name)
+    graphs: dict[GraphName, GraphEntry] = {
+        "encoder": manifest.encoder.graph,
+        "prepare": decoder.prepare,
+        "click": decoder.click,
+    }
+    return {graph: folder / entry.file for graph, entry in graphs.items()}
+
+
+def _reference_in(work: Path, manifest: Manifest, name: str | None, folder: Path | None = None) -> Graphs:
+    """The graphs in float32: those of the bundle (in `work` if there is no `folder`), or `work`'s own."""
+    reduced = _reduced_graphs(manifest, name)
+    own = {graph: work / REFERENCE_FILES[graph] for graph in reduced if reduced[graph]}
+    return Graphs(**_graphs_in(folder or work, manifest, name) | own)
 
 
 def _compare(
@@ -548,7 +575,7 @@ def _compare(
     folder: Path,
     manifest: Manifest,
     name: str | None,
-    reference: tuple[Path, Path],
+    reference: Graphs,
     min_iou: float | None,
     custom_ops: bool,
     num_threads: int | None,
@@ -557,26 +584,27 @@ def _compare(
     always: bool = False,
 ) -> tuple[ParityReport, AgreementReport | None]:
     """The gates: of the graphs, and where these pass (or `always`) of masks in reduced precision."""
-    precision, decoder = manifest.encoder.precision, manifest.decoder(name)
-    encoder, prepare, click = (folder / g.file for g in (manifest.encoder.graph, decoder.prepare, decoder.click))
+    precision = manifest.encoder.precision
+    graphs = Graphs(**_graphs_in(folder, manifest, name))
     parity = families.gate(manifest.family).check_parity(
         model,
-        *reference,
-        click,
+        reference.encoder,
+        reference.prepare,
+        reference.click,
         size=manifest.size,
-        reduced=None if precision == "fp32" else (encoder, prepare, precision),
+        reduced=graphs,
+        precision=precision,
         custom_ops=custom_ops,
         num_threads=num_threads,
         progress=progress,
     )
-    if precision == "fp32" or not (always or parity.passed):
+    if graphs == reference or not (always or parity.passed):
         return parity, None
     agreement = check_agreement(
         model.config,
         reference,
-        (encoder, prepare),
-        click,
-        precision=precision,
+        graphs,
+        precision=manifest.decoder(name).precision if precision == "fp32" else precision,
         size=manifest.size,
         min_iou=min_iou,
         custom_ops=custom_ops,
@@ -660,10 +688,14 @@ def _check_settings(opset: int, custom_ops: bool) -> None:
         library.library_path()  # before the work begins, not after it
 
 
-def _check_precision(precision: Precision, min_iou: float | None) -> None:
+def _check_precision(precision: Precision, of_decoder: DecoderPrecision, min_iou: float | None) -> None:
     if precision not in get_args(Precision):
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-    if min_iou is not None and precision == "fp32":
+    if of_decoder not in get_args(DecoderPrecision):
+        raise ValueError(
+            f"decoder_precision must be one of {', '.join(get_args(DecoderPrecision))}, got {of_decoder!r}"
+        )
+    if min_iou is not None and precision == of_decoder == "fp32":
         raise ValueError("min_iou is a limit of reduced precision: name a precision, too")
     if min_iou is not None and not 0 <= min_iou <= 1:
         raise ValueError(f"min_iou must be 0 to 1, got {min_iou}")

@@ -96,6 +96,15 @@ def load_photograph() -> Array:
     return np.ascontiguousarray(image[..., ::-1])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Graphs:
+    """Files of the graphs of an encoder and a decoder."""
+
+    encoder: Path
+    prepare: Path
+    click: Path
+
+
 class Graph:
     """A graph in onnxruntime, by names.
 

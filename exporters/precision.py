@@ -9,7 +9,7 @@ embedding's deviation; in bf16 it makes 0.004. Attention in all blocks makes 0.0
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from inter2former_deploy.core.contract import DOMAIN
 from inter2former_deploy.core.manifest import Precision
 from inter2former_deploy.exporters.bodies import add_bodies
-from inter2former_deploy.operators.registry import operator_name
+from inter2former_deploy.operators.registry import OPERATORS, operator_name
 
 MIN_WEIGHTS = 1 << 12  # of a layer that is rewritten
 BF16_LAYERS = 1  # the first ones, in bfloat16 whatever the precision
@@ -91,11 +91,33 @@ def reduce_preparation(graph: onnx.ModelProto) -> onnx.ModelProto:
     Args:
         graph: prepare.onnx in float32, of any family; it is left as it is.
     """
+    return _in_bfloat16(graph, ("EdgeBlock",))
+
+
+def reduce_click(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """click.onnx with attention, experts and upsampling in bfloat16; decisions stay in float32.
+
+    Args:
+        graph: click.onnx in float32; it is left as it is.
+
+    Raises:
+        ValueError: There is none of these in it, as in HRSAM's.
+    """
+    reduced = _in_bfloat16(graph, ("HybridAttention", "HybridExperts", "LocalUpsample"))
+    if not any(node.op_type.startswith("Bf16") for node in reduced.graph.node):
+        raise ValueError("this decoder has no form in bfloat16: leave --decoder-precision out")
+    return reduced
+
+
+def _in_bfloat16(graph: onnx.ModelProto, formulas: Collection[str]) -> onnx.ModelProto:
+    """The graph with the operators of some formulas in their forms in bfloat16, which take the same."""
+    there = {name for operator in OPERATORS.values() for name in operator.operators}
+    renamed = {name: f"Bf16{name}" for formula in formulas for name in OPERATORS[formula].operators}
     reduced = onnx.ModelProto()
     reduced.CopyFrom(graph)
     for node in reduced.graph.node:
-        if node.domain == DOMAIN and node.op_type == "EdgeBlock":
-            node.op_type = "Bf16EdgeBlock"
+        if node.domain == DOMAIN and renamed.get(node.op_type) in there:
+            node.op_type = renamed[node.op_type]
     add_bodies(reduced)
     return reduced
 

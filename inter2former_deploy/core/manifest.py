@@ -19,6 +19,7 @@ from inter2former_deploy.core.files import replacing
 
 Json = dict[str, Any]
 Precision = Literal["fp32", "bf16", "int8"]  # of the encoder's linear layers
+DecoderPrecision = Literal["fp32", "bf16"]
 TENSOR_TYPES = ("float32", "uint8", "int64")
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -89,8 +90,14 @@ class DecoderEntry:
     weights: Json = field(default_factory=dict)  # where they come from
     tools: dict[str, str] = field(default_factory=dict)  # versions of what exported it
     differences: list[str] = field(default_factory=list)  # deliberate ones from the release
+    precision: DecoderPrecision = "fp32"  # of the click graph
     parity: Json | None = None  # the report of the parity gate
-    agreement: Json | None = None  # of masks with those of the float32 encoder, in another precision
+    agreement: Json | None = None  # of masks with those in float32, in another precision
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(DecoderPrecision):
+            stated = ", ".join(get_args(DecoderPrecision))
+            raise ValueError(f"a decoder's precision must be one of {stated}, got {self.precision!r}")
 
     @property
     def failed(self) -> bool:

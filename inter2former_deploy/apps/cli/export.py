@@ -72,6 +72,10 @@ def export(
             show_default="fp32, or that of --into",
         ),
     ] = None,
+    decoder_precision: Annotated[
+        Literal["fp32", "bf16"],
+        typer.Option(help="Of a click's attention, experts and upsampling. Masks are compared likewise."),
+    ] = "fp32",
     min_iou: Annotated[
         float | None,
         typer.Option(
@@ -124,6 +128,7 @@ def export(
         "config": configuration,
         "edge_rule": edge_rule,
         "opset": opset or DEFAULT_OPSET,
+        "decoder_precision": decoder_precision,
         "min_iou": min_iou,
         "custom_ops": custom_ops,
         "inline": inline,

@@ -39,7 +39,10 @@ def info(
         ),
     ]
     for name, decoder in manifest.decoders.items():
-        lines += [("decoder", name), *_decoder(bundle, read_config(decoder.config), decoder)]
+        lines += [
+            ("decoder", name if decoder.precision == "fp32" else f"{name}, {decoder.precision}"),
+            *_decoder(bundle, read_config(decoder.config), decoder),
+        ]
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         typer.echo(f"{name:<{width}}  {value}")

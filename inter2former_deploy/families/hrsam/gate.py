@@ -16,7 +16,7 @@ from inter2former_deploy.core.prompts import Box, Click
 from inter2former_deploy.exporters import parity, tolerances
 from inter2former_deploy.exporters.exact import ReducedLayers
 from inter2former_deploy.exporters.judgement import Exact, judged, limited, mask_difference
-from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Findings, Graph, ParityReport
+from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Findings, Graph, Graphs, ParityReport
 from inter2former_deploy.families.encoder_graph import EncoderGraph
 from inter2former_deploy.families.exact_embedding import ExactEmbedding
 from inter2former_deploy.families.hrsam.graphs import PrepareGraph
@@ -40,7 +40,8 @@ def check_parity(
     click: Path,
     *,
     size: int,
-    reduced: tuple[Path, Path, Precision] | None = None,
+    reduced: Graphs | None = None,
+    precision: Precision = "fp32",
     custom_ops: bool = True,
     num_threads: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
@@ -51,9 +52,10 @@ def check_parity(
         model: The reference, in evaluation mode.
         encoder: encoder.onnx in float32.
         prepare: prepare.onnx.
-        click: click.onnx.
+        click: click.onnx in float32.
         size: S.
-        reduced: encoder.onnx and prepare.onnx in reduced precision, too, and which.
+        reduced: The same, some of them in reduced precision.
+        precision: Of the encoder in `reduced`.
         custom_ops: Compare with the operator library, too.
         num_threads: Of onnxruntime; as many as this process may keep busy when None.
         progress: Told what comes next.
@@ -68,8 +70,8 @@ def check_parity(
             for file in (encoder, prepare, click):
                 parity.require_kernels(file)
         features = {backend: gate.check_encoder(encoder, prepare, backend, num_threads) for backend in backends}
-        if reduced is not None:
-            gate.check_reduced(*reduced, features, num_threads)
+        if reduced is not None and reduced.encoder != encoder:
+            gate.check_reduced(reduced.encoder, reduced.prepare, precision, features, num_threads)
         gate.check_click(click, features, num_threads)
         return gate.report()
 

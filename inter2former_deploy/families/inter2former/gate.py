@@ -25,6 +25,7 @@ from inter2former_deploy.exporters.parity import (
     Arrays,
     Findings,
     Graph,
+    Graphs,
     ParityReport,
     Progress,
     load_photograph,
@@ -89,7 +90,8 @@ def check_parity(
     click: Path,
     *,
     size: int,
-    reduced: tuple[Path, Path, Precision] | None = None,
+    reduced: Graphs | None = None,
+    precision: Precision = "fp32",
     custom_ops: bool = True,
     num_threads: int | None = None,
     progress: Progress = lambda _: None,
@@ -100,9 +102,10 @@ def check_parity(
         model: The reference, in evaluation mode.
         encoder: encoder.onnx in float32.
         prepare: prepare.onnx in float32.
-        click: click.onnx.
+        click: click.onnx in float32.
         size: S.
-        reduced: encoder.onnx and prepare.onnx in reduced precision, too, and which.
+        reduced: The same, some of them in reduced precision.
+        precision: Of the encoder in `reduced`.
         custom_ops: Compare with the operator library, too.
         num_threads: Of onnxruntime; as many as this process may keep busy when None.
         progress: Told what comes next.
@@ -117,9 +120,9 @@ def check_parity(
             for graph in (prepare, click):
                 require_kernels(graph)
             features[OPERATORS] = gate.check_encoder(encoder, prepare, OPERATORS, num_threads)
-        if reduced is not None:
-            gate.check_reduced(*reduced, features, num_threads)
-        gate.check_click(click, features, num_threads)
+        if reduced is not None and reduced.encoder != encoder:
+            gate.check_reduced(reduced.encoder, reduced.prepare, precision, features, num_threads)
+        gate.check_click(click, features, num_threads, None if reduced is None else reduced.click)
         return gate.report()
 
 
@@ -212,17 +215,30 @@ class Gate(Findings):
             with self._step(f"compare features in {precision}, {backend}"):
                 self.checks += self._preparation.judge_reduced(backend, given)
 
-    def check_click(self, click: Path, features: Mapping[str, Arrays], num_threads: int | None = None) -> None:
-        """Compare click.onnx in a session of clicks, by what each backend gave of the image."""
+    def check_click(
+        self,
+        click: Path,
+        features: Mapping[str, Arrays],
+        num_threads: int | None = None,
+        reduced: Path | None = None,
+    ) -> None:
+        """Compare click.onnx in a session of clicks, by what each backend gave of the image.
+
+        A graph in reduced precision computes in float32 where there is no library, and is as exact there.
+        """
+        files = dict.fromkeys(features, click)
+        if reduced is not None and reduced != click:
+            files[f"{PLAIN}, bf16"] = reduced
+            features = {**features, f"{PLAIN}, bf16": features[PLAIN]}
         graphs = {
             backend: Clicks(
-                click,
+                file,
                 CLICK_OUTPUTS,
                 tuple(INNER["click"]),
                 custom_ops=backend == OPERATORS,
                 num_threads=num_threads,
             )
-            for backend in features
+            for backend, file in files.items()
         }
         self._run_session(graphs, features)
         self._run_noise(graphs, features)
