@@ -125,8 +125,8 @@ def _in_bfloat16(graph: onnx.ModelProto, formulas: Collection[str]) -> onnx.Mode
 def count_layers(graph: onnx.ModelProto) -> int:
     """How many layers of a graph are in reduced precision."""
     names = [node.op_type for node in graph.graph.node if node.domain == DOMAIN]
-    single = sum(name.startswith(("Int8Linear", "Bf16Linear")) for name in names)
-    return single + 2 * sum(name in ("Int8Mlp", "Bf16Mlp") for name in names)
+    single = [name for name in names if name.startswith(("Int8Linear", "Bf16Linear"))]
+    return len(single) + 2 * len([name for name in names if name in ("Int8Mlp", "Bf16Mlp")])
 
 
 def quantize_weight(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
