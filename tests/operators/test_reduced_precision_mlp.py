@@ -29,7 +29,7 @@ SIZES = [
 ]
 # Besides the error of the plain formula, as a share of the largest value: another compiler's LayerNorm may round one
 # number to the neighbouring code or bfloat16, where the plain formula does not. One such step of a number of size 1
-# makes about so much at three numbers a row, and less at more. Here 8e-7 of it was needed, on avx2 and amx, in bfloat16.
+# makes about so much at three numbers a row, and less at more. Here 8e-7 was needed, on avx2 and amx, in bfloat16.
 STEP = {"Int8Mlp": 1e-3, "Bf16Mlp": 5e-4}
 
 
