@@ -578,6 +578,22 @@ def known_answers() -> list[OperatorCase]:
             (full(3.5, 2, 2, 1),),
             {"epsilon": 1e-5},
         ),
+        OperatorCase(  # the same of 32 channels, all of them in each of 16: 32 * 2
+            "Bf16LocalUpsampleLinear",
+            {
+                "x": full(9, 1, 1, 32),
+                "box": np.array([0, 0, 1, 1]),
+                "norm_weight": full(1, 32),
+                "norm_bias": full(2, 32),
+                "conv_weight": np.broadcast_to(centre_tap, (16, 32, 3, 3)).copy(),
+                "conv_bias": full(0.5, 16),
+                "edge_map": full(1, 2, 2, 16),
+                "edge_border": zeros(4, 1, 2, 16),
+                "edge_corner": zeros(4, 1, 1, 16),
+            },
+            (full(65.5, 2, 2, 16),),
+            {"epsilon": 1e-5},
+        ),
     ]
 
 

@@ -87,6 +87,7 @@ class Decoder {
                                {"HybridAttention", &Decoder::hybrid_attention},
                                {"HybridExperts", &Decoder::hybrid_experts},
                                {"LocalUpsample", &Decoder::local_upsample},
+                               {"Bf16LocalUpsample", &Decoder::bf16_local_upsample, true},
                                {"CannyMaps", &Decoder::canny_maps},
                                {"EdgeStem", &Decoder::edge_stem},
                                {"EdgeBlock", &Decoder::edge_block},
@@ -462,6 +463,11 @@ class Decoder {
     weights("value_weight", {width, channels});
     floats("value", {one_in(2) ? rows : 1, width});
     integer("heads", heads);
+  }
+
+  void bf16_local_upsample() {
+    local_upsample();
+    case_.op = "Bf16" + case_.op;
   }
 
   void local_upsample() {

@@ -281,13 +281,12 @@ void run_block(const float* x, int64_t rows, int64_t columns, int64_t channels,
            parallel);
 }
 
-// The bits of a number, and those of the nearest bfloat16 number.
+// The bits of a number.
 uint32_t bits_of(float x) {
   uint32_t bits;
   __builtin_memcpy(&bits, &x, sizeof bits);
   return bits;
 }
-uint32_t bfloat16_of(float x) { return to_bfloat16(broadcast(x))[0] >> 16; }
 
 void pack_half(const EdgeBlockHalf& half, int64_t channels, const Layout& layout,
                uint32_t* packed) {

@@ -14,6 +14,9 @@ inline VecWord to_bfloat16(Vec x) {
   return near & 0xffff0000;
 }
 
+// The bits of the bfloat16 number that is nearest.
+inline uint32_t bfloat16_of(float x) { return to_bfloat16(broadcast(x))[0] >> 16; }
+
 // 2 * kLanes numbers as words of two neighbours, the first in the lower half. Subnormal ones may
 // become 0, as which the unit that multiplies them takes them anyway.
 inline VecWord bfloat16_pairs(Vec low, Vec high) {

@@ -5,6 +5,7 @@
 #include "kernels/gemm.h"
 #include "kernels/local_upsample.h"
 #include "kernels/math.h"
+#include "kernels/moments.h"
 
 namespace i2f::I2F_TIER {
 
@@ -32,6 +33,31 @@ struct UpsampleStage {
   // Floats of x to what is fetched early: the hardware does not foresee so many short runs.
   int64_t ahead() const { return columns * in; }
 };
+
+// Numbers of a norm's parameters, as UpsampleStage has them.
+inline int64_t norm_period(int64_t in) { return in % kLanes == 0 ? in : in * kLanes; }
+
+// Writes the norm's parameters in front of what else is packed, and gives back where that begins.
+inline float* pack_norm(const UpsampleWeights& weights, float* packed) {
+  const int64_t period = norm_period(weights.in_channels);
+  for (int64_t i = 0; i < period; ++i) {
+    packed[i] = weights.norm_weight[i % weights.in_channels];
+    packed[period + i] = weights.norm_bias[i % weights.in_channels];
+  }
+  return packed + 2 * period;
+}
+
+// A stage with its norm: `packed` begins as pack_norm() wrote it, `scale` is memory for the scales.
+inline UpsampleStage normed_stage(const float* x, int64_t rows, int64_t columns, int64_t in,
+                                  int64_t out, const float* packed, float epsilon, float* scale,
+                                  const Memory& memory, const Parallel& parallel) {
+  const Moments moments = moments_of_all(x, rows * columns * in, memory, parallel);
+  const float inverse = moments.inverse_deviation(epsilon);
+  const int64_t period = norm_period(in);
+  for (int64_t i = 0; i < period; ++i) scale[i] = packed[i] * inverse;
+  return {x,     rows, columns, in, out, static_cast<float>(moments.mean), scale, packed + period,
+          period};
+}
 
 // From a sum of taps and its share of the edge features to the result.
 struct Finish {

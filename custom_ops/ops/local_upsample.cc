@@ -1,7 +1,8 @@
-// LocalUpsample: one stage of local upsampling (OPERATORS.md).
+// LocalUpsample and Bf16LocalUpsample: one stage of local upsampling (OPERATORS.md).
 
 #include "kernels/local_upsample.h"
 
+#include "kernels/bf16_local_upsample.h"
 #include "ops/operator.h"
 
 namespace i2f {
@@ -9,6 +10,10 @@ namespace i2f {
 I2F_KERNEL(PackedUpsampleSizeKernel, packed_upsample_size)
 I2F_KERNEL(PackUpsampleKernel, pack_upsample)
 I2F_KERNEL(LocalUpsampleKernel, local_upsample)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackedBf16UpsampleSizeKernel,
+                             packed_bf16_upsample_size)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackBf16UpsampleKernel, pack_bf16_upsample)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, Bf16LocalUpsampleKernel, bf16_local_upsample)
 
 namespace {
 
@@ -20,9 +25,10 @@ std::string text(std::initializer_list<int64_t> values) {
   return result + "]";
 }
 
-// The parameters in a kernel's own order.
+// The parameters in a kernel's own order: that of bfloat16 numbers where it is asked for and serves
+// so many channels.
 struct PackedStage {
-  explicit PackedStage(const Inputs& inputs) {
+  PackedStage(const Inputs& inputs, bool bfloat16) {
     const auto conv = inputs.get<float>(4, "conv_weight", {"Co", "Ci", 3, 3});
     out = conv.dim(0);
     in = conv.dim(1);
@@ -36,24 +42,31 @@ struct PackedStage {
     weights.norm_bias = inputs.get<float>(3, "norm_bias", {ci}).data;
     weights.conv_weight = conv.data;
     weights.conv_bias = inputs.get<float>(5, "conv_bias", {{"Co", out}}).data;
-    data = Buffer<float>(kernels::packed_upsample_size(in, out));
-    kernels::pack_upsample(weights, data.data());
+    const size_t bytes = bfloat16 ? kernels::packed_bf16_upsample_size(in, out) : 0;
+    if (bytes > 0) {
+      bf16 = Buffer<char>(bytes);
+      kernels::pack_bf16_upsample(weights, bf16.data());
+    } else {
+      fp32 = Buffer<float>(kernels::packed_upsample_size(in, out));
+      kernels::pack_upsample(weights, fp32.data());
+    }
   }
 
   int64_t in, out;
-  Buffer<float> data;
+  Buffer<float> fp32;
+  Buffer<char> bf16;
 };
 
-template <bool kSilu>
+template <bool kSilu, bool kBfloat16>
 class LocalUpsample final : public Kernel {
  public:
   explicit LocalUpsample(const KernelInfo& info) : epsilon_(info.attribute("epsilon", 1e-5f)) {
-    if (info.known(2, 6)) packed_ = std::make_unique<PackedStage>(info);
+    if (info.known(2, 6)) packed_ = std::make_unique<PackedStage>(info, kBfloat16);
   }
 
   void compute(KernelContext& context) const override {
     if (packed_ != nullptr) return run(context, *packed_);
-    run(context, PackedStage(context));
+    run(context, PackedStage(context, kBfloat16));
   }
 
  private:
@@ -102,20 +115,30 @@ class LocalUpsample final : public Kernel {
                             border_at(3, right - 1, first_row),
                             {corner_at(0, top, left), corner_at(1, top, right - 1),
                              corner_at(2, bottom - 1, left), corner_at(3, bottom - 1, right - 1)}};
-    kernels::local_upsample(x.data, rows, columns, stage.in, stage.out, crop, stage.data.data(),
-                            epsilon_, kSilu,
-                            context.output<float>(0, {2 * rows, 2 * columns, stage.out}),
-                            context.memory(), context.parallel());
+    float* y = context.output<float>(0, {2 * rows, 2 * columns, stage.out});
+    if (stage.bf16.data() != nullptr) {
+      kernels::bf16_local_upsample(x.data, rows, columns, stage.in, stage.out, crop,
+                                   stage.bf16.data(), epsilon_, kSilu, y, context.memory(),
+                                   context.parallel());
+    } else {
+      kernels::local_upsample(x.data, rows, columns, stage.in, stage.out, crop, stage.fp32.data(),
+                              epsilon_, kSilu, y, context.memory(), context.parallel());
+    }
   }
 
   float epsilon_;
   std::unique_ptr<PackedStage> packed_;  // when the parameters are constants
 };
 
-const Registration kLocalUpsample(
-    {"LocalUpsample", 9, false, {kElementType<float>}, create_kernel<LocalUpsample<true>>});
-const Registration kLocalUpsampleLinear(
-    {"LocalUpsampleLinear", 9, false, {kElementType<float>}, create_kernel<LocalUpsample<false>>});
+template <bool kSilu, bool kBfloat16>
+OperatorSpec spec_of(const char* name) {
+  return {name, 9, false, {kElementType<float>}, create_kernel<LocalUpsample<kSilu, kBfloat16>>};
+}
+
+const Registration kLocalUpsample(spec_of<true, false>("LocalUpsample"));
+const Registration kLocalUpsampleLinear(spec_of<false, false>("LocalUpsampleLinear"));
+const Registration kBf16LocalUpsample(spec_of<true, true>("Bf16LocalUpsample"));
+const Registration kBf16LocalUpsampleLinear(spec_of<false, true>("Bf16LocalUpsampleLinear"));
 
 }  // namespace
 }  // namespace i2f

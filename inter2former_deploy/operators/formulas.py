@@ -785,6 +785,25 @@ def local_upsample(
     raise ValueError(f"activation must be 'silu' or 'none', got {activation!r}")
 
 
+@operator(_upsampled)
+def bf16_local_upsample(
+    x: Tensor,
+    box: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    conv_weight: Tensor,
+    conv_bias: Tensor,
+    edge_map: Tensor,
+    edge_border: Tensor,
+    edge_corner: Tensor,
+    activation: str,
+    epsilon: float,
+) -> Tensor:
+    """`local_upsample` where a kernel may round normalised inputs and the convolution's weights to bfloat16."""
+    weights = norm_weight, norm_bias, conv_weight, conv_bias
+    return local_upsample(x, box, *weights, edge_map, edge_border, edge_corner, activation, epsilon)
+
+
 def upsample(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, epsilon: float) -> Tensor:
     """GroupNorm with one group, then bicubic resize to twice the size.
 

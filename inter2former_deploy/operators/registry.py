@@ -47,6 +47,7 @@ _FORMULAS = "inter2former_deploy.operators.formulas"
 _EDGES = "inter2former_deploy.operators.edge_formulas"
 _LOW_RANK = "inter2former_deploy.operators.low_rank"
 _GELU = ("activation", {"none": "", "gelu": "Gelu"})
+_SILU = ("activation", {"silu": "", "none": "Linear"})
 OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
@@ -54,6 +55,7 @@ OPERATORS: dict[str, Operator] = {
         Operator("Bf16Linear", _FORMULAS, choice=_GELU, reduced_precision=True),
         Operator("Bf16Mlp", _FORMULAS, reduced_precision=True),
         Operator("Bf16WindowAttention", _FORMULAS, reduced_precision=True),
+        Operator("Bf16LocalUpsample", _FORMULAS, choice=_SILU, reduced_precision=True),
         Operator("CannyMaps", _EDGES),
         Operator("CycleScan", "inter2former_deploy.operators.scan"),
         Operator("EdgeBlock", _EDGES),
@@ -69,7 +71,7 @@ OPERATORS: dict[str, Operator] = {
         Operator("Int8Mlp", _FORMULAS, reduced_precision=True),
         Operator("LabelBox", _FORMULAS),
         Operator("LinearAdd", _FORMULAS),
-        Operator("LocalUpsample", _FORMULAS, choice=("activation", {"silu": "", "none": "Linear"})),
+        Operator("LocalUpsample", _FORMULAS, choice=_SILU),
         Operator("LowRankAdd", _LOW_RANK),
         Operator("LowRankLinear", _LOW_RANK, choice=("activation", {"none": "", "gated": "Gated"})),
         Operator("MaskUpscaling", _FORMULAS),

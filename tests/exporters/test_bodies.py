@@ -397,13 +397,14 @@ def upsample_inputs(
 @pytest.mark.parametrize("channels", [(6, 4), (4, 1)])
 @pytest.mark.parametrize("pixels", [1, 2, 4, 8])
 @pytest.mark.parametrize("box", [(0, 0, 5, 5), (0, 0, 1, 1), (4, 4, 5, 5), (2, 1, 3, 2), (1, 0, 5, 3), (0, 2, 3, 5)])
+@pytest.mark.parametrize("operator", ["LocalUpsample", "Bf16LocalUpsample"])
 def test_local_upsample(
-    activation: Any, channels: tuple[int, int], pixels: int, box: tuple[int, int, int, int]
+    operator: str, activation: Any, channels: tuple[int, int], pixels: int, box: tuple[int, int, int, int]
 ) -> None:
     rng = np.random.default_rng([pixels, *box])
     inputs = upsample_inputs(rng, grid=5, box=box, pixels=pixels, channels=channels)
     weights = ("norm_weight", "norm_bias", "conv_weight", "conv_bias")
-    out = run("LocalUpsample", inputs, constant=weights, activation=activation, epsilon=1e-4)
+    out = run(operator, inputs, constant=weights, activation=activation, epsilon=1e-4)
     assert_accurate(out, twins.local_upsample, *inputs.values(), activation=activation, epsilon=1e-4)
 
 

@@ -445,6 +445,10 @@ def edge_stem() -> Iterator[Case]:
         yield {"maps": floats(2, height, width), **weights}, {}
 
 
+def bf16_local_upsample() -> Iterator[Case]:
+    return local_upsample()
+
+
 def edge_block() -> Iterator[Case]:
     for (height, width), channels in product(MAPS, (1, 2, *SIZES)):
         inputs = {"x": floats(height, width, channels)}

@@ -564,8 +564,12 @@ def local_upsample(
     activation: Literal["silu", "none"] = "silu",
     epsilon: float = 1e-5,
     dtype: DTypeLike = np.float64,
+    bfloat16: bool = False,
 ) -> Array:
-    """One stage of local upsampling: x [Hc, Wc, Ci] -> [2 * Hc, 2 * Wc, Co]."""
+    """One stage of local upsampling: x [Hc, Wc, Ci] -> [2 * Hc, 2 * Wc, Co].
+
+    `bfloat16`: normalised inputs and the weights of the convolution are rounded to it.
+    """
     x, edge, edge_border, edge_corner = (array.astype(dtype) for array in (x, edge, edge_border, edge_corner))
     norm_weight, norm_bias = norm_weight.astype(dtype), norm_bias.astype(dtype)
     conv_weight, conv_bias = conv_weight.astype(dtype), conv_bias.astype(dtype)
@@ -574,6 +578,8 @@ def local_upsample(
 
     centred = x - x.mean()
     x = centred / np.sqrt((centred**2).mean() + np.asarray(epsilon, dtype)) * norm_weight + norm_bias
+    if bfloat16:
+        x, conv_weight = (factor.astype(ml_dtypes.bfloat16).astype(dtype) for factor in (x, conv_weight))
     x = np.einsum("Yy,yxc->Yxc", cubic_matrix(x.shape[0]).astype(dtype), x)
     x = np.einsum("Xx,Yxc->YXc", cubic_matrix(x.shape[1]).astype(dtype), x)
 

@@ -51,6 +51,7 @@ TWINS = {
     "EdgeProjection": twins.edge_projection,
     "TokenBox": twins.token_box,
     "LocalUpsampleLinear": partial(twins.local_upsample, activation="none"),
+    "Bf16LocalUpsampleLinear": partial(twins.local_upsample, activation="none"),
 }
 CASES = {case.operator: case for case in doctor.known_answers()}
 

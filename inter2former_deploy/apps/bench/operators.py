@@ -424,6 +424,12 @@ def local_upsample(side: int, share: float, stage: int) -> Case:
     )
 
 
+@measured(share=SHARES, stage=range(4))
+def bf16_local_upsample(side: int, share: float, stage: int) -> Case:
+    """The same where bfloat16 serves."""
+    return replace(local_upsample(side, share, stage), operator="Bf16LocalUpsample")
+
+
 @measured()
 def full_attention(side: int) -> Case:
     """Attention of `side * side` tokens before any click, once an image."""
