@@ -249,6 +249,7 @@ def known_answers() -> list[OperatorCase]:
     centre_tap[0, 0, 1, 1] = 1
     centre_taps = zeros(3, 3, 3, 3)
     centre_taps[:, :, 1, 1] = 1
+    signs = np.tile(np.array([1, -1], np.float32), 16)
     labels = np.ones((32, 32), np.uint8)
     labels[20, 5] = 4
     tall_labels = np.ones((96, 48), np.uint8)
@@ -408,6 +409,28 @@ def known_answers() -> list[OperatorCase]:
                 "b3": np.array([[1, 1], [3, 3]], np.float32),
             },
             (np.array([[6, 6], [7, 7]], np.float32),),
+            {"epsilon": 1e-5},
+        ),
+        OperatorCase(  # hidden values are 20 silu(20) and its negative, normalised 1 and -1; their sums 1 and 3
+            "Bf16HybridExperts",
+            {
+                "x": full(5, 2, 32),
+                "edge_tokens": np.array([1]),
+                "input_norm_weight": full(1, 32),
+                "input_norm_bias": zeros(32),
+                "gate_weight": zeros(2, 32),
+                "gate_bias": zeros(2),
+                "expert_bias": zeros(1),
+                "w1": zeros(2, 32, 32),
+                "b1": full(20, 2, 32),
+                "w2": zeros(2, 32, 32),
+                "b2": 20 * signs + zeros(2, 32),
+                "norm_weight": full(1, 2, 32),
+                "norm_bias": zeros(2, 32),
+                "w3": np.array([1 / 32, 3 / 32], np.float32)[:, None, None] * signs + zeros(2, 32, 32),
+                "b3": zeros(2, 32),
+            },
+            (np.stack([full(6, 32), full(7, 32)]),),
             {"epsilon": 1e-5},
         ),
         OperatorCase(  # 127 is the largest of its row, so that the row's scale is 1

@@ -86,6 +86,7 @@ class Decoder {
                                {"PromptEmbedding", &Decoder::prompt_embedding},
                                {"HybridAttention", &Decoder::hybrid_attention},
                                {"HybridExperts", &Decoder::hybrid_experts},
+                               {"Bf16HybridExperts", &Decoder::bf16_hybrid_experts, true},
                                {"LocalUpsample", &Decoder::local_upsample},
                                {"Bf16LocalUpsample", &Decoder::bf16_local_upsample, true},
                                {"CannyMaps", &Decoder::canny_maps},
@@ -357,6 +358,11 @@ class Decoder {
     weights("w3", {all, channels, hidden});
     weights("b3", {all, channels});
     epsilon();
+  }
+
+  void bf16_hybrid_experts() {
+    hybrid_experts();
+    case_.op = "Bf16HybridExperts";
   }
 
   void norm_linear() {

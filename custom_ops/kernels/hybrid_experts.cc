@@ -5,6 +5,7 @@
 
 #include "kernels/hybrid_experts.h"
 
+#include "kernels/expert_routing.h"
 #include "kernels/gemm.h"
 #include "kernels/layer_norm.h"
 #include "kernels/math.h"
@@ -19,49 +20,29 @@ constexpr int64_t kBatchRows = 8 * kRows;  // tokens of a task of a routed exper
 constexpr int64_t kBlock = 1 << 20;        // floats of the tokens that are done with before others
 
 // Where the packed parameters lie, in floats.
-//   gate     ceil((1+R) / kLanes) panels of one vector
-//   bias     R
+//   gates    as Gates has them
 //   experts  1+R times: `up`, panels of two vectors, the one of w1 and the one of w2 for the same
 //            hidden units, then `down`, panels of two vectors of w3
-// The norms' scales and shifts are folded in: of the tokens into gate and `up`, of the hidden
+// The norms' scales and shifts are folded in: of the tokens into gates and `up`, of the hidden
 // values into `down`.
 struct Layout {
   explicit Layout(const ExpertSizes& sizes)
-      : gate_panels(ceil_div(1 + sizes.routed, kLanes)),
+      : gates(sizes),
         up_panels(ceil_div(sizes.hidden, kLanes)),
         down_panels(ceil_div(sizes.channels, 2 * kLanes)),
         row_floats(down_panels * 2 * kLanes),
         up_panel(panel_floats<2>(sizes.channels)),
         down_panel(panel_floats<2>(sizes.hidden)),
-        bias(gate_panels * panel_floats<1>(sizes.channels)),
-        experts(bias + ceil_div(sizes.routed, kLanes) * kLanes),
         down(up_panels * up_panel),
         expert(down + down_panels * down_panel),
-        total(experts + (1 + sizes.routed) * expert) {}
+        total(gates.total + (1 + sizes.routed) * expert) {}
 
-  int64_t gate_panels, up_panels, down_panels;
+  Gates gates;
+  int64_t up_panels, down_panels;
   int64_t row_floats;            // of a token, in whole panels
   int64_t up_panel, down_panel;  // floats of one
-  int64_t bias, experts;         // offsets; the gate's is 0
-  int64_t down, expert;          // of `down` in an expert, and an expert's size
+  int64_t down, expert;          // offset of `down` in an expert, and an expert's size
   int64_t total;
-};
-
-// An edge token on its way to its expert.
-struct Routed {
-  int64_t token;
-  float gap;  // gate of its expert minus that of the shared one
-};
-
-// Edge tokens [begin, end) in the order of experts, all of one expert.
-struct Batch {
-  int64_t expert, begin, end;
-};
-
-// What the gates say of each edge token: its expert, 0..R-1, and Routed::gap.
-struct Choices {
-  int32_t* expert;
-  float* gap;
 };
 
 // to = plus + (to + odds v) / (1 + odds), as store_pair(). One function for tiles of every height:
@@ -117,7 +98,7 @@ struct Experts {
   template <int M, class Write>
   void tile(int64_t index, const float* const* rows, const Ahead& ahead, float* hidden,
             const Write& write) const {
-    const float* up = packed + layout.experts + index * layout.expert;
+    const float* up = packed + layout.gates.total + index * layout.expert;
     const int64_t stride = layout.up_panels * kLanes;
     Vec sums[M][2], results[M][2];  // one in registers, one in memory: the epilogues are loops
     for (int64_t p = 0; p < layout.up_panels; ++p) {
@@ -171,7 +152,9 @@ struct Experts {
           plus[m] = is_edge ? scratch.zeros : rows[m];
           if (is_edge) gated[edges++] = normed[m];
         }
-        if (edges > 0) gate(gated, edges, edge.next, scratch.hidden, choices);
+        if (edges > 0) {
+          layout.gates.choose<kRows>(gated, edges, edge.next, packed, scratch.hidden, choices);
+        }
         edge.next += edges;
         tile<M>(0, normed, ahead, scratch.hidden,
                 [&](int m, int64_t c, const Vec* v, int64_t count) {
@@ -179,35 +162,6 @@ struct Experts {
                 });
       });
     });
-  }
-
-  // Gates of edge tokens from the `first` on, normalised: which expert, and by how much it is ahead
-  // of the shared one.
-  __attribute__((noinline)) void gate(const float* const* normed, int64_t count, int64_t first,
-                                      float* gates, const Choices& choices) const {
-    const int64_t stride = layout.gate_panels * kLanes;
-    with_rows<kRows>(count, [&](auto height) {
-      constexpr int M = decltype(height)::kCount;
-      for (int64_t p = 0; p < layout.gate_panels; ++p) {
-        Vec sums[M][1];
-        multiply<M, 1>(normed, packed + p * panel_floats<1>(sizes.channels), sizes.channels, sums);
-        for (int m = 0; m < M; ++m) store(gates + m * stride + p * kLanes, sigmoid(sums[m][0]));
-      }
-    });
-    for (int64_t i = 0; i < count; ++i) choose(gates + i * stride, first + i, choices);
-  }
-
-  void choose(const float* gates, int64_t i, const Choices& choices) const {
-    const float* bias = packed + layout.bias;
-    int64_t best = 0;
-    float highest = -__builtin_inff();
-    for (int64_t r = 0; r < sizes.routed; ++r) {
-      const float score = gates[1 + r] + bias[r];
-      best = score > highest ? r : best;  // a NaN is not
-      highest = score > highest ? score : highest;
-    }
-    choices.expert[i] = static_cast<int32_t>(best);
-    choices.gap[i] = gates[1 + best] - gates[0];
   }
 
   // Mixes a batch's expert into what the shared one wrote, and adds the tokens.
@@ -245,34 +199,6 @@ struct Experts {
   }
 };
 
-// First index of `edge` whose token is `token` or later.
-int64_t first_from(const int64_t* edge, int64_t edges, int64_t token) {
-  int64_t low = 0, high = edges;
-  while (low < high) {
-    const int64_t middle = low + (high - low) / 2;
-    edge[middle] < token ? low = middle + 1 : high = middle;
-  }
-  return low;
-}
-
-// Counting sort of edge tokens by expert, stable; returns the number of batches. `next` has R + 1
-// elements to work with.
-int64_t sort_by_expert(const int64_t* edge, int64_t edges, int64_t routed, const Choices& choices,
-                       int64_t* next, Routed* sorted, Batch* batches) {
-  for (int64_t r = 0; r <= routed; ++r) next[r] = 0;
-  for (int64_t i = 0; i < edges; ++i) ++next[choices.expert[i] + 1];
-  int64_t count = 0;
-  for (int64_t r = 0; r < routed; ++r) {
-    for_parts(next[r], next[r] + next[r + 1], kBatchRows,
-              [&](int64_t begin, int64_t end) { batches[count++] = {r, begin, end}; });
-    next[r + 1] += next[r];
-  }
-  for (int64_t i = 0; i < edges; ++i) {
-    sorted[next[choices.expert[i]]++] = {edge[i], choices.gap[i]};
-  }
-  return count;
-}
-
 }  // namespace
 
 size_t packed_experts_size(const ExpertSizes& sizes) {
@@ -283,15 +209,11 @@ void pack_experts(const ExpertSizes& sizes, const ExpertWeights& weights, float*
   const Layout layout(sizes);
   const int64_t channels = sizes.channels, hidden = sizes.hidden;
   const Fold input{weights.input_norm_weight, weights.input_norm_bias};
-  for (int64_t p = 0; p < layout.gate_panels; ++p) {
-    pack_columns(weights.gate_weight, weights.gate_bias, &input, 1 + sizes.routed, channels,
-                 p * kLanes, 0, 1, packed + p * panel_floats<1>(channels));
-  }
-  for (int64_t r = 0; r < sizes.routed; ++r) packed[layout.bias + r] = weights.expert_bias[r];
+  layout.gates.pack(weights, packed);
   for (int64_t index = 0; index <= sizes.routed; ++index) {
     const int64_t norm = index == 0 ? 0 : hidden;
     const Fold normed{weights.norm_weight + norm, weights.norm_bias + norm};
-    float* up = packed + layout.experts + index * layout.expert;
+    float* up = packed + layout.gates.total + index * layout.expert;
     for (int64_t p = 0; p < layout.up_panels; ++p) {
       pack_columns(weights.w1 + index * hidden * channels, weights.b1 + index * hidden, &input,
                    hidden, channels, p * kLanes, 0, 2, up + p * layout.up_panel);
@@ -312,16 +234,15 @@ void hybrid_experts(const float* x, int64_t tokens, const int64_t* edge, int64_t
   if (tokens == 0) return;
   const Layout layout(sizes);
   const Experts experts{sizes, layout, packed, epsilon};
-  const int64_t wide =
-      layout.up_panels > layout.gate_panels ? layout.up_panels : layout.gate_panels;
+  const int64_t wide = max(layout.up_panels, layout.gates.panels);
   const int64_t tile = kRows * (layout.row_floats + wide * kLanes);
 
   // Tokens are mixed while the last cache still holds them and their shared results.
   const int64_t block = min(tokens, max(kTaskRows, kBlock / sizes.channels));
   const int64_t max_tasks = min(kMaxTasks, ceil_div(block, kTaskRows));
   const int64_t max_edges = min(block, edges);
-  const int64_t max_batches = min(max_edges, sizes.routed) + max_edges / kBatchRows;
-  float* tiles = take<float>(memory, max(max_tasks, max_batches) * tile);
+  const int64_t most_batches = max_batches(max_edges, sizes.routed, kBatchRows);
+  float* tiles = take<float>(memory, max(max_tasks, most_batches) * tile);
   float* zeros = take<float>(memory, layout.row_floats);
   for (int64_t c = 0; c < layout.row_floats; ++c) zeros[c] = 0;
   const auto scratch = [=](int64_t task) {
@@ -330,7 +251,7 @@ void hybrid_experts(const float* x, int64_t tokens, const int64_t* edge, int64_t
   };
   const Choices choices{take<int32_t>(memory, max_edges), take<float>(memory, max_edges)};
   Routed* sorted = take<Routed>(memory, max_edges);
-  Batch* batches = take<Batch>(memory, max_batches);
+  Batch* batches = take<Batch>(memory, most_batches);
   int64_t* next = take<int64_t>(memory, sizes.routed + 1);
 
   for_parts(0, tokens, block, [&](int64_t begin, int64_t end) {
@@ -348,7 +269,8 @@ void hybrid_experts(const float* x, int64_t tokens, const int64_t* edge, int64_t
     });
     if (count == 0) return;
 
-    const int64_t used = sort_by_expert(own, count, sizes.routed, choices, next, sorted, batches);
+    const int64_t used =
+        sort_by_expert(own, count, sizes.routed, kBatchRows, choices, next, sorted, batches);
     parallel_for(parallel, static_cast<size_t>(used), [&](size_t task) {
       experts.routed(x, batches[task], sorted, scratch(static_cast<int64_t>(task)), out);
     });

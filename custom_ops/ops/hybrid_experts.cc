@@ -1,7 +1,9 @@
-// HybridExperts: a shared expert for all tokens, routed experts for edge tokens (OPERATORS.md).
+// HybridExperts, Bf16HybridExperts: a shared expert for all tokens, routed experts for edge tokens
+// (OPERATORS.md).
 
 #include "kernels/hybrid_experts.h"
 
+#include "kernels/bf16_hybrid_experts.h"
 #include "ops/token_list.h"
 
 namespace i2f {
@@ -9,12 +11,17 @@ namespace i2f {
 I2F_KERNEL(PackedExpertsSizeKernel, packed_experts_size)
 I2F_KERNEL(PackExpertsKernel, pack_experts)
 I2F_KERNEL(HybridExpertsKernel, hybrid_experts)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackedBf16ExpertsSizeKernel,
+                             packed_bf16_experts_size)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackBf16ExpertsKernel, pack_bf16_experts)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, Bf16HybridExpertsKernel, bf16_hybrid_experts)
 
 namespace {
 
-// The parameters in a kernel's own order.
+// The parameters in a kernel's own order: that of bfloat16 numbers where it is asked for and serves
+// such sizes.
 struct PackedExperts {
-  explicit PackedExperts(const Inputs& inputs) {
+  PackedExperts(const Inputs& inputs, bool bfloat16) {
     const auto gate = inputs.get<float>(4, "gate_weight", {"1+R", "C"});
     const int64_t experts = gate.dim(0), channels = gate.dim(1);
     expect(experts >= 2 && channels >= 1, "gate_weight [1+R, C] with R >= 1 and C >= 1",
@@ -41,23 +48,31 @@ struct PackedExperts {
     weights.norm_bias = take(12, "norm_bias", {2, h});
     weights.w3 = take(13, "w3", {all, c, h});
     weights.b3 = take(14, "b3", {all, c});
-    data = Buffer<float>(kernels::packed_experts_size(sizes));
-    kernels::pack_experts(sizes, weights, data.data());
+    const size_t bytes = bfloat16 ? kernels::packed_bf16_experts_size(sizes) : 0;
+    if (bytes > 0) {
+      bf16 = Buffer<char>(bytes);
+      kernels::pack_bf16_experts(sizes, weights, bf16.data());
+    } else {
+      fp32 = Buffer<float>(kernels::packed_experts_size(sizes));
+      kernels::pack_experts(sizes, weights, fp32.data());
+    }
   }
 
   ExpertSizes sizes;
-  Buffer<float> data;
+  Buffer<float> fp32;
+  Buffer<char> bf16;
 };
 
+template <bool kBfloat16>
 class HybridExperts final : public Kernel {
  public:
   explicit HybridExperts(const KernelInfo& info) : epsilon_(info.attribute("epsilon", 1e-5f)) {
-    if (info.known(2, 15)) packed_ = std::make_unique<PackedExperts>(info);
+    if (info.known(2, 15)) packed_ = std::make_unique<PackedExperts>(info, kBfloat16);
   }
 
   void compute(KernelContext& context) const override {
     if (packed_ != nullptr) return run(context, *packed_);
-    run(context, PackedExperts(context));
+    run(context, PackedExperts(context, kBfloat16));
   }
 
  private:
@@ -65,10 +80,16 @@ class HybridExperts final : public Kernel {
     const auto x = context.get<float>(0, "x", {"L", {"C", experts.sizes.channels}});
     const int64_t tokens = x.dim(0);
     const auto edge = edge_tokens(context, 1, tokens);
-    kernels::hybrid_experts(x.data, tokens, edge.data, edge.dim(0), experts.sizes,
-                            experts.data.data(), epsilon_,
-                            context.output<float>(0, {tokens, experts.sizes.channels}),
-                            context.memory(), context.parallel());
+    float* out = context.output<float>(0, {tokens, experts.sizes.channels});
+    if (experts.bf16.data() != nullptr) {
+      kernels::bf16_hybrid_experts(x.data, tokens, edge.data, edge.dim(0), experts.sizes,
+                                   experts.bf16.data(), epsilon_, out, context.memory(),
+                                   context.parallel());
+    } else {
+      kernels::hybrid_experts(x.data, tokens, edge.data, edge.dim(0), experts.sizes,
+                              experts.fp32.data(), epsilon_, out, context.memory(),
+                              context.parallel());
+    }
   }
 
   float epsilon_;
@@ -76,7 +97,9 @@ class HybridExperts final : public Kernel {
 };
 
 const Registration kHybridExperts(
-    {"HybridExperts", 15, false, {kElementType<float>}, create_kernel<HybridExperts>});
+    {"HybridExperts", 15, false, {kElementType<float>}, create_kernel<HybridExperts<false>>});
+const Registration kBf16HybridExperts(
+    {"Bf16HybridExperts", 15, false, {kElementType<float>}, create_kernel<HybridExperts<true>>});
 
 }  // namespace
 }  // namespace i2f

@@ -475,6 +475,30 @@ def hybrid_experts(
     return x + mix_experts(normed, edge_tokens, *parameters, epsilon)
 
 
+@operator(_like_first)
+def bf16_hybrid_experts(
+    x: Tensor,
+    edge_tokens: Tensor,
+    input_norm_weight: Tensor,
+    input_norm_bias: Tensor,
+    gate_weight: Tensor,
+    gate_bias: Tensor,
+    expert_bias: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    w3: Tensor,
+    b3: Tensor,
+    epsilon: float,
+) -> Tensor:
+    """`hybrid_experts` where a kernel may round to bfloat16 what w1, w2 and w3 multiply, and those."""
+    norm_and_gates = input_norm_weight, input_norm_bias, gate_weight, gate_bias, expert_bias
+    return hybrid_experts(x, edge_tokens, *norm_and_gates, w1, b1, w2, b2, norm_weight, norm_bias, w3, b3, epsilon)
+
+
 def mix_experts(
     x: Tensor,
     edge_tokens: Tensor,

@@ -52,6 +52,7 @@ OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
         Operator("Bf16EdgeBlock", _EDGES, reduced_precision=True),
+        Operator("Bf16HybridExperts", _FORMULAS, reduced_precision=True),
         Operator("Bf16Linear", _FORMULAS, choice=_GELU, reduced_precision=True),
         Operator("Bf16Mlp", _FORMULAS, reduced_precision=True),
         Operator("Bf16WindowAttention", _FORMULAS, reduced_precision=True),

@@ -102,7 +102,9 @@ def test_opsets(opset: int) -> None:
     assert_accurate(out, twins.hybrid_attention, *attention.values(), **given)
     check_full_attention(attention["qkv"], opset, heads=2, grid_width=3)
     experts = expert_inputs(rng, 9, np.arange(0, 9, 2))
-    assert_accurate(run("HybridExperts", experts, opset=opset), twins.hybrid_experts, *experts.values())
+    out = run("HybridExperts", experts, opset=opset)
+    assert_accurate(out, twins.hybrid_experts, *experts.values())
+    np.testing.assert_array_equal(run("Bf16HybridExperts", experts, opset=opset), out)
     for operator, linear in (("NormLinear", norm_linear_inputs(rng, 9)), ("LinearAdd", linear_add_inputs(rng, 9))):
         assert_accurate(run(operator, linear, opset=opset), LINEAR[operator], *linear.values())
     upsample = upsample_inputs(rng, grid=3, box=(1, 0, 3, 2), pixels=2, channels=(4, 3))
@@ -269,10 +271,10 @@ def test_hybrid_experts(length: int, share: float, only: int | None) -> None:
     inputs = expert_inputs(rng, length, np.flatnonzero(rng.random(length) < share))
     if only:
         inputs["expert_bias"][only - 1] = 9
-    out = run(
-        "HybridExperts", inputs, constant=[name for name in inputs if name not in ("x", "edge_tokens")], epsilon=1e-3
-    )
+    given = {"constant": [name for name in inputs if name not in ("x", "edge_tokens")], "epsilon": 1e-3}
+    out = run("HybridExperts", inputs, **given)
     assert_accurate(out, twins.hybrid_experts, *inputs.values(), epsilon=1e-3)
+    np.testing.assert_array_equal(run("Bf16HybridExperts", inputs, **given), out)
 
 
 def test_nan_never_wins_an_expert() -> None:

@@ -172,33 +172,41 @@ def hybrid_attention() -> Iterator[Case]:
         yield case(21, some(21)[1], 2, 12, scores, "bsq")
 
 
-def hybrid_experts() -> Iterator[Case]:
-    def cases(length: int, channels: int, hidden: int, routed: int) -> Iterator[Case]:
-        n = 1 + routed
-        weights = {
-            "input_norm_weight": floats(channels),
-            "input_norm_bias": floats(channels),
-            "gate_weight": floats(n, channels),
-            "gate_bias": floats(n),
-            "expert_bias": floats(routed),
-            "w1": floats(n, hidden, channels),
-            "b1": floats(n, hidden),
-            "w2": floats(n, hidden, channels),
-            "b2": floats(n, hidden),
-            "norm_weight": floats(2, hidden),
-            "norm_bias": floats(2, hidden),
-            "w3": floats(n, channels, hidden),
-            "b3": floats(n, channels),
-        }
-        for edge in some(length):
-            yield {"x": floats(length, channels), "edge_tokens": edge, **weights}, {}
+def expert_cases(length: int, channels: int, hidden: int, routed: int) -> Iterator[Case]:
+    n = 1 + routed
+    weights = {
+        "input_norm_weight": floats(channels),
+        "input_norm_bias": floats(channels),
+        "gate_weight": floats(n, channels),
+        "gate_bias": floats(n),
+        "expert_bias": floats(routed),
+        "w1": floats(n, hidden, channels),
+        "b1": floats(n, hidden),
+        "w2": floats(n, hidden, channels),
+        "b2": floats(n, hidden),
+        "norm_weight": floats(2, hidden),
+        "norm_bias": floats(2, hidden),
+        "w3": floats(n, channels, hidden),
+        "b3": floats(n, channels),
+    }
+    for edge in some(length):
+        yield {"x": floats(length, channels), "edge_tokens": edge, **weights}, {}
 
+
+def hybrid_experts() -> Iterator[Case]:
     for size in SIZES:
-        yield from cases(3, size, 5, 2)
-        yield from cases(3, 5, size, 2)
-        yield from cases(3, 5, 2, size)
-        yield from cases(size, 9, 17, 3)
-    yield from cases(131, 64, 33, 16)
+        yield from expert_cases(3, size, 5, 2)
+        yield from expert_cases(3, 5, size, 2)
+        yield from expert_cases(3, 5, 2, size)
+        yield from expert_cases(size, 9, 17, 3)
+    yield from expert_cases(131, 64, 33, 16)
+
+
+def bf16_hybrid_experts() -> Iterator[Case]:
+    for size in SIZES:
+        yield from expert_cases(size, 32, 64, 2)
+        yield from expert_cases(3, 64, 32, size)
+    yield from expert_cases(131, 96, 32, 3)
 
 
 def local_upsample() -> Iterator[Case]:

@@ -450,10 +450,14 @@ def hybrid_experts(
     *parameters: Array,
     epsilon: float = 1e-5,
     dtype: DTypeLike = np.float64,
+    bfloat16: bool = False,
 ) -> Array:
-    """Tokens plus what the experts make of the normalised tokens -> [L, C]."""
+    """Tokens plus what the experts make of the normalised tokens -> [L, C].
+
+    `bfloat16`: normalised tokens and hidden values, and what they are multiplied with in experts, are rounded to it.
+    """
     normed = layer_norm(x, input_norm_weight, input_norm_bias, epsilon, dtype)
-    return x.astype(dtype) + mix_experts(normed, edge, *parameters, epsilon=epsilon, dtype=dtype)
+    return x.astype(dtype) + mix_experts(normed, edge, *parameters, epsilon=epsilon, dtype=dtype, bfloat16=bfloat16)
 
 
 def mix_experts(
@@ -473,17 +477,24 @@ def mix_experts(
     *,
     epsilon: float = 1e-5,
     dtype: DTypeLike = np.float64,
+    bfloat16: bool = False,
 ) -> Array:
     """The shared expert for all tokens, a routed one beside it for edge tokens -> [L, C]."""
+
+    def factor(values: Array) -> Array:
+        return values.astype(ml_dtypes.bfloat16).astype(dtype) if bfloat16 else values.astype(dtype)
+
     x = x.astype(dtype)
-    w1, b1, w2, b2, w3, b3 = (parameter.astype(dtype) for parameter in (w1, b1, w2, b2, w3, b3))
+    b1, b2, b3 = (bias.astype(dtype) for bias in (b1, b2, b3))
+    w1, w2, w3 = (factor(weight) for weight in (w1, w2, w3))
 
     def expert(index: int, x: Array) -> Array:
+        x = factor(x)
         up = x @ w1[index].T + b1[index]
         hidden = up * _sigmoid(up) * (x @ w2[index].T + b2[index])
         norm = min(index, 1)
         normed = layer_norm(hidden, norm_weight[norm], norm_bias[norm], epsilon, dtype)
-        return normed @ w3[index].T + b3[index]
+        return factor(normed) @ w3[index].T + b3[index]
 
     out = expert(0, x)
     gates = _sigmoid(x[edge] @ gate_weight.astype(dtype).T + gate_bias.astype(dtype))

@@ -28,6 +28,7 @@ TWINS = {
     "HybridAttention": twins.hybrid_attention,
     "FullAttention": lambda qkv, **kw: (twins.full_attention(qkv, **kw), twins.attention_logsum(qkv, **kw)),
     "HybridExperts": twins.hybrid_experts,
+    "Bf16HybridExperts": partial(twins.hybrid_experts, bfloat16=True),
     "NormLinear": twins.norm_linear,
     "LinearAdd": twins.linear_add,
     "LabelBox": twins.token_label_box,

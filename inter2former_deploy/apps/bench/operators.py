@@ -138,6 +138,12 @@ def hybrid_experts(side: int, share: float, experts: int = DECODER.experts) -> C
     )
 
 
+@measured(share=(0.0, *SHARES))
+def bf16_hybrid_experts(side: int, share: float, experts: int = DECODER.experts) -> Case:
+    """The same where bfloat16 serves."""
+    return replace(hybrid_experts(side, share, experts), operator="Bf16HybridExperts")
+
+
 @measured()
 def norm_linear(side: int) -> Case:
     """Queries, keys and values of `side * side` tokens."""

@@ -21,6 +21,7 @@ from inter2former_deploy.operators.registry import OPERATORS
 SMALL = {
     "hybrid_attention": {"side": 8, "share": 0.2},
     "hybrid_experts": {"side": 8, "share": 0.2, "experts": 4},
+    "bf16_hybrid_experts": {"side": 8, "share": 0.2, "experts": 4},
     "norm_linear": {"side": 8},
     "linear_add": {"side": 8},
     "low_rank_linear": {"side": 8, "share": 0.2},
@@ -50,7 +51,7 @@ SMALL = {
 }
 
 
-ROUNDED = ("bf16_edge_block", "bf16_local_upsample")
+ROUNDED = ("bf16_edge_block", "bf16_hybrid_experts", "bf16_local_upsample")
 
 
 @pytest.mark.parametrize("case", operators.CASES)
