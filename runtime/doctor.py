@@ -287,6 +287,18 @@ def known_answers() -> list[OperatorCase]:
             (full(2, 2, 4),),
             {"heads": 1, "grid_width": 2},
         ),
+        OperatorCase(  # the same in numbers that bfloat16 holds, in a head of a width that is served
+            "Bf16HybridAttention",
+            {
+                "qkv": np.array([[0] * 64 + [1] * 32, [0] * 64 + [3] * 32], np.float32),
+                "edge_tokens": np.array([0]),
+                "code_weight": zeros(1, 32),
+                "code_bias": zeros(1),
+                "codewords": zeros(2, 32),
+            },
+            (full(2, 2, 32),),
+            {"heads": 1, "grid_width": 2},
+        ),
         OperatorCase(  # the same, for both tokens; two exponentials of 0 add up to 2
             "FullAttention",
             {"qkv": np.array([[0] * 8 + [1] * 4, [0] * 8 + [3] * 4], np.float32)},

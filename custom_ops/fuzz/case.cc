@@ -85,6 +85,7 @@ class Decoder {
                                {"TokenBox", &Decoder::token_box},
                                {"PromptEmbedding", &Decoder::prompt_embedding},
                                {"HybridAttention", &Decoder::hybrid_attention},
+                               {"Bf16HybridAttention", &Decoder::bf16_hybrid_attention, true},
                                {"HybridExperts", &Decoder::hybrid_experts},
                                {"Bf16HybridExperts", &Decoder::bf16_hybrid_experts, true},
                                {"LocalUpsample", &Decoder::local_upsample},
@@ -311,6 +312,11 @@ class Decoder {
       case_.op += "Known";
       known(rows * columns, width, heads);
     }
+  }
+
+  void bf16_hybrid_attention() {
+    hybrid_attention();
+    case_.op = "Bf16" + case_.op;
   }
 
   // What is known of a qkv that differs in some tokens from the first input.

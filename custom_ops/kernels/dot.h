@@ -34,6 +34,48 @@ inline void end_of_stream() {
 #endif
 }
 
+// Words as pairs of numbers of 16 bits, the first in the lower half.
+typedef uint16_t VecHalves __attribute__((vector_size(I2F_VECTOR_BYTES)));
+
+// Numbers rounded to whole ones (nearest even) of 16 bits: 0 for those below, 65535 for those above
+// and below 2^31. Of each 4 neighbours, first those of `first` come, then those of `second`.
+inline VecHalves round_to_halves(Vec first, Vec second) {
+#if defined(__AVX512BW__) && !defined(I2F_EMULATED)
+  return (VecHalves)_mm512_packus_epi32(_mm512_cvtps_epi32((__m512)first),
+                                        _mm512_cvtps_epi32((__m512)second));
+#else
+  VecHalves halves;
+  for (int i = 0; i < 2 * kLanes; ++i) {
+    const int lane = i / 8 * 4 + i % 4;
+    float x = i % 8 < 4 ? first[lane] : second[lane];
+    x = x > 0 ? x : 0;
+    x = x < 65535 ? x : 65535;
+    const float shifted = x + 0x1p23f;  // which rounds
+    halves[i] = static_cast<uint16_t>(static_cast<int32_t>(shifted - 0x1p23f));
+  }
+  return halves;
+#endif
+}
+
+// The upper halves of products.
+inline VecHalves multiply_high(VecHalves x, VecHalves y) {
+#if defined(__AVX512BW__) && !defined(I2F_EMULATED)
+  return (VecHalves)_mm512_mulhi_epu16((__m512i)x, (__m512i)y);
+#else
+  for (int i = 0; i < 2 * kLanes; ++i) x[i] = static_cast<uint16_t>(uint32_t{x[i]} * y[i] >> 16);
+  return x;
+#endif
+}
+
+// Differences, 0 for those below.
+inline VecHalves subtract_down_to_zero(VecHalves x, VecHalves y) {
+#if defined(__AVX512BW__) && !defined(I2F_EMULATED)
+  return (VecHalves)_mm512_subs_epu16((__m512i)x, (__m512i)y);
+#else
+  return (VecHalves)(x > y) & (x - y);
+#endif
+}
+
 }  // namespace i2f::I2F_TIER
 
 // The instructions, each with a macro that says that the tier has it: I2F_BYTE_DOTS,

@@ -547,12 +547,17 @@ RotaryTable make_rotary_table(const Shape& shape, const Memory& memory) {
 
 void hybrid_attention(const Shape& shape, const float* qkv, const int64_t* edge_tokens,
                       const float* code_weight, const float* codewords, const float* summed,
-                      const KnownAttention& known, float* out, const Memory& memory,
-                      const Parallel& parallel) {
+                      const KnownAttention& known, FullRowsKernel* full_rows, float* out,
+                      const Memory& memory, const Parallel& parallel) {
   if (shape.tokens == 0) return;
   const RotaryTable rotary = shape.edges > 0 ? make_rotary_table(shape, memory) : RotaryTable{};
-  const TokenList left = update_attention(shape, known, rotary, qkv, {edge_tokens, shape.edges},
-                                          out, memory, parallel);
+  TokenList left = update_attention(shape, known, rotary, qkv, {edge_tokens, shape.edges}, out,
+                                    memory, parallel);
+  if (full_rows != nullptr && left.count > 0) {
+    int64_t* others = take<int64_t>(memory, left.count);
+    left.count = full_rows(shape, qkv, left.tokens, left.count, out, others, memory, parallel);
+    left.tokens = others;
+  }
   const Plan plan(shape, left.count, memory);
   HybridAttention{shape, plan, rotary, qkv, edge_tokens, left, code_weight, codewords, summed, out}
       .run(parallel);

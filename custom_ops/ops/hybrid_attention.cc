@@ -1,5 +1,5 @@
-// HybridAttention: full attention for edge tokens, codebook attention for the others.
-// FullAttention: full attention for all tokens (OPERATORS.md).
+// HybridAttention and Bf16HybridAttention: full attention for edge tokens, codebook attention for
+// the others. FullAttention: full attention for all tokens (OPERATORS.md).
 
 #include "kernels/hybrid_attention.h"
 
@@ -13,6 +13,7 @@ namespace i2f {
 
 I2F_KERNEL(HybridAttentionKernel, hybrid_attention)
 I2F_KERNEL(FullAttentionKernel, full_attention)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, Bf16FullRowsKernel, bf16_full_rows)
 
 namespace {
 
@@ -54,8 +55,8 @@ class Heads {
 };
 
 // `kArgmax`: a code is the highest score, not the scores' signs. `kKnown`: another attention is
-// known.
-template <bool kArgmax, bool kKnown>
+// known. `kBfloat16`: full attention may round its factors.
+template <bool kArgmax, bool kKnown, bool kBfloat16>
 class HybridAttention final : public Kernel {
  public:
   explicit HybridAttention(const KernelInfo& info) : heads_(info) {
@@ -83,10 +84,10 @@ class HybridAttention final : public Kernel {
     const Buffer<float> packed = packed_.data() != nullptr ? Buffer<float>() : pack(context);
     const float* code_weight = packed_.data() != nullptr ? packed_.data() : packed.data();
     const Buffer<float> fed = searched_ ? Buffer<float>() : sum_of_bits(context);
-    kernels::hybrid_attention(shape, qkv, edge.data, code_weight, codewords.data,
-                              searched_ ? summed_.data() : fed.data(), known(context, shape),
-                              context.output<float>(0, {shape.tokens, width}), context.memory(),
-                              context.parallel());
+    kernels::hybrid_attention(
+        shape, qkv, edge.data, code_weight, codewords.data, searched_ ? summed_.data() : fed.data(),
+        known(context, shape), kBfloat16 ? kernels::bf16_full_rows(shape.head_width) : nullptr,
+        context.output<float>(0, {shape.tokens, width}), context.memory(), context.parallel());
   }
 
  private:
@@ -193,19 +194,25 @@ class FullAttention final : public Kernel {
   Heads heads_;
 };
 
-template <bool kArgmax, bool kKnown>
+template <bool kArgmax, bool kKnown, bool kBfloat16 = false>
 OperatorSpec spec_of(const char* name) {
   return {name,
           kKnown ? size_t{8} : size_t{5},
           false,
           {kElementType<float>},
-          create_kernel<HybridAttention<kArgmax, kKnown>>};
+          create_kernel<HybridAttention<kArgmax, kKnown, kBfloat16>>};
 }
 
 const Registration kHybridAttention(spec_of<false, false>("HybridAttention"));
 const Registration kHybridAttentionVq(spec_of<true, false>("HybridAttentionVq"));
 const Registration kHybridAttentionKnown(spec_of<false, true>("HybridAttentionKnown"));
 const Registration kHybridAttentionVqKnown(spec_of<true, true>("HybridAttentionVqKnown"));
+const Registration kBf16HybridAttention(spec_of<false, false, true>("Bf16HybridAttention"));
+const Registration kBf16HybridAttentionVq(spec_of<true, false, true>("Bf16HybridAttentionVq"));
+const Registration kBf16HybridAttentionKnown(
+    spec_of<false, true, true>("Bf16HybridAttentionKnown"));
+const Registration kBf16HybridAttentionVqKnown(
+    spec_of<true, true, true>("Bf16HybridAttentionVqKnown"));
 const Registration kFullAttention({"FullAttention",
                                    1,
                                    false,

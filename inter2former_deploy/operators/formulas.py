@@ -221,6 +221,25 @@ def hybrid_attention(
     return out
 
 
+@operator(_like_values)
+def bf16_hybrid_attention(
+    qkv: Tensor,
+    edge_tokens: Tensor,
+    code_weight: Tensor,
+    code_bias: Tensor,
+    codewords: Tensor,
+    heads: int,
+    grid_width: int,
+    quantizer: str,
+    known_qkv: Tensor | None = None,
+    known_out: Tensor | None = None,
+    known_logsum: Tensor | None = None,
+) -> Tensor:
+    """`hybrid_attention` where a kernel may round queries, keys, weights and values of edge tokens to bfloat16."""
+    known = known_qkv, known_out, known_logsum
+    return hybrid_attention(qkv, edge_tokens, code_weight, code_bias, codewords, heads, grid_width, quantizer, *known)
+
+
 def all_but(tokens: Tensor, length: int) -> Tensor:
     """The tokens 0 to `length` - 1 that are not among some int64 [E]; int64 [length - E], ascending."""
     other = torch.ones(length, dtype=torch.bool, device=tokens.device).index_fill(0, tokens, False)

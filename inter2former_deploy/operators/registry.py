@@ -48,10 +48,12 @@ _EDGES = "inter2former_deploy.operators.edge_formulas"
 _LOW_RANK = "inter2former_deploy.operators.low_rank"
 _GELU = ("activation", {"none": "", "gelu": "Gelu"})
 _SILU = ("activation", {"silu": "", "none": "Linear"})
+_QUANTIZER = ("quantizer", {"bsq": "", "vq": "Vq"})
 OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
         Operator("Bf16EdgeBlock", _EDGES, reduced_precision=True),
+        Operator("Bf16HybridAttention", _FORMULAS, choice=_QUANTIZER, takes_known=True, reduced_precision=True),
         Operator("Bf16HybridExperts", _FORMULAS, reduced_precision=True),
         Operator("Bf16Linear", _FORMULAS, choice=_GELU, reduced_precision=True),
         Operator("Bf16Mlp", _FORMULAS, reduced_precision=True),
@@ -65,7 +67,7 @@ OPERATORS: dict[str, Operator] = {
         Operator("EdgeStem", _EDGES),
         Operator("EdgeTokens", _FORMULAS, choice=("rule", {"released": "", "exact": "Exact"})),
         Operator("FullAttention", _FORMULAS, outputs=2),
-        Operator("HybridAttention", _FORMULAS, choice=("quantizer", {"bsq": "", "vq": "Vq"}), takes_known=True),
+        Operator("HybridAttention", _FORMULAS, choice=_QUANTIZER, takes_known=True),
         Operator("HybridExperts", _FORMULAS),
         Operator("ImageToTokenAttention", _FORMULAS),
         Operator("Int8Linear", _FORMULAS, choice=_GELU, reduced_precision=True),

@@ -219,6 +219,17 @@ def test_what_is_known_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("quantizer", ["bsq", "vq"])
+def test_bf16_hybrid_attention_is_in_float32_here(quantizer: str) -> None:
+    rng = np.random.default_rng(9)
+    inputs = attention_inputs(rng, 5, 4, np.array([3, 7]), quantizer=quantizer)
+    known = {"known_qkv": inputs["qkv"], "known_out": normal(rng, 20, D), "known_logsum": normal(rng, 20, 2)}
+    given = {"heads": 2, "grid_width": 4, "quantizer": quantizer}
+    expected = run("HybridAttention", inputs, **given)
+    for form in (inputs, inputs | known):
+        np.testing.assert_array_equal(run("Bf16HybridAttention", form, **given), expected)
+
+
+@pytest.mark.parametrize("quantizer", ["bsq", "vq"])
 def test_hybrid_attention_keeps_nan_where_the_formula_has_it(quantizer: str) -> None:
     """A NaN query spoils its own row; a key that is NaN still has a code, so only full attention sees it."""
     rng = np.random.default_rng(5)

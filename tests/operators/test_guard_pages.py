@@ -144,32 +144,40 @@ def full_attention() -> Iterator[Case]:
         yield case(35, heads, head_width)
 
 
-def hybrid_attention() -> Iterator[Case]:
-    def case(length: int, edge: Array, heads: int, head_width: int, scores: int, quantizer: str) -> Case:
-        width = heads * head_width
-        inputs = {
-            "qkv": floats(length, 3 * width),
-            "edge_tokens": edge,
-            "code_weight": floats(scores, width),
-            "code_bias": floats(scores),
-            "codewords": floats(2**scores if quantizer == "bsq" else scores, width),
-        }
-        if length % 2 == 0 and length > 0:  # with what is known of tokens few of which, or all, are others
-            known = inputs["qkv"].copy()
-            known[:: 40 if length % 4 == 0 else 1] += 1
-            inputs |= {"known_qkv": known, "known_out": floats(length, width), "known_logsum": floats(length, heads)}
-        return inputs, {"heads": heads, "grid_width": length // rows_of(length), "quantizer": quantizer}
+def attention_case(length: int, edge: Array, heads: int, head_width: int, scores: int, quantizer: str) -> Case:
+    width = heads * head_width
+    inputs = {
+        "qkv": floats(length, 3 * width),
+        "edge_tokens": edge,
+        "code_weight": floats(scores, width),
+        "code_bias": floats(scores),
+        "codewords": floats(2**scores if quantizer == "bsq" else scores, width),
+    }
+    if length % 2 == 0 and length > 0:  # with what is known of tokens few of which, or all, are others
+        known = inputs["qkv"].copy()
+        known[:: 40 if length % 4 == 0 else 1] += 1
+        inputs |= {"known_qkv": known, "known_out": floats(length, width), "known_logsum": floats(length, heads)}
+    return inputs, {"heads": heads, "grid_width": length // rows_of(length), "quantizer": quantizer}
 
+
+def hybrid_attention() -> Iterator[Case]:
     for length in (*SIZES, 255, 257, 300, 600):
         for edge in some(length):
-            yield case(length, edge, 1, 4, 3, "bsq")
-            yield case(length, edge, 2, 20, length % 40 + 1, "vq")
+            yield attention_case(length, edge, 1, 4, 3, "bsq")
+            yield attention_case(length, edge, 2, 20, length % 40 + 1, "vq")
     for head_width, heads in product((4, 8, 12, 16, 28, 32, 36, 60, 68, 256), (1, 3)):
-        yield case(35, some(35)[1], heads, head_width, 2, "bsq")
+        yield attention_case(35, some(35)[1], heads, head_width, 2, "bsq")
     for scores in SIZES:
-        yield case(21, some(21)[1], 2, 12, scores, "vq")
+        yield attention_case(21, some(21)[1], 2, 12, scores, "vq")
     for scores in (1, 8, 11):
-        yield case(21, some(21)[1], 2, 12, scores, "bsq")
+        yield attention_case(21, some(21)[1], 2, 12, scores, "bsq")
+
+
+def bf16_hybrid_attention() -> Iterator[Case]:
+    yield from hybrid_attention()
+    for length, head_width in product((*SIZES, 255, 257, 600), (32, 128)):
+        for edge in some(length):
+            yield attention_case(length, edge, 1 + length % 2, head_width, 3, "bsq")
 
 
 def expert_cases(length: int, channels: int, hidden: int, routed: int) -> Iterator[Case]:

@@ -127,9 +127,13 @@ def hybrid_attention(
     heads: int,
     grid_width: int,
     quantizer: Literal["bsq", "vq"] = "bsq",
+    bf16: bool = False,
     dtype: DTypeLike = np.float64,
 ) -> Array:
-    """Full attention for edge tokens, codebook attention for the others -> [L, D]; what is known changes nothing."""
+    """Full attention for edge tokens, codebook attention for the others -> [L, D]; what is known changes nothing.
+
+    With `bf16` queries, keys, weights and values of full attention round before they are multiplied.
+    """
     qkv, codewords = qkv.astype(dtype), codewords.astype(dtype)
     length, width = qkv.shape[0], qkv.shape[1] // 3
     if length == 0:
@@ -143,7 +147,11 @@ def hybrid_attention(
         part = slice(head * width // heads, (head + 1) * width // heads)
         q, k, v = (qkv[:, i * width : (i + 1) * width][:, part] for i in range(3))
         scale = np.asarray((width // heads) ** -0.5, dtype)
-        out[edge, part] = _softmax(_logits(q, k, edge, grid_width)) @ v
+        if bf16:
+            queries, keys = (rotate(x, np.arange(length), grid_width) for x in (q, k))
+            out[edge, part] = _attend_in_bf16(queries[edge] * scale, keys, v)
+        else:
+            out[edge, part] = _softmax(_logits(q, k, edge, grid_width)) @ v
         values = np.zeros((len(occurring), v.shape[1]), dtype)
         np.add.at(values, code_of_key, v)
         scores = q[others] @ codewords[occurring, part].T * scale

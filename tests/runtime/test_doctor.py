@@ -26,6 +26,7 @@ TWINS = {
     "EdgeTokensExact": partial(twins.edge_tokens, rule="exact"),
     "PromptEmbedding": twins.prompt_embedding,
     "HybridAttention": twins.hybrid_attention,
+    "Bf16HybridAttention": partial(twins.hybrid_attention, bf16=True),
     "FullAttention": lambda qkv, **kw: (twins.full_attention(qkv, **kw), twins.attention_logsum(qkv, **kw)),
     "HybridExperts": twins.hybrid_experts,
     "Bf16HybridExperts": partial(twins.hybrid_experts, bfloat16=True),

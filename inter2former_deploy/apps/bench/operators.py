@@ -98,6 +98,12 @@ def hybrid_attention(side: int, share: float, quantizer: str = "bsq") -> Case:
     )
 
 
+@measured(share=(0.0, *SHARES))
+def bf16_hybrid_attention(side: int, share: float, quantizer: str = "bsq") -> Case:
+    """The same where bfloat16 serves."""
+    return replace(hybrid_attention(side, share, quantizer), operator="Bf16HybridAttention")
+
+
 def _codewords(rng: np.random.Generator, dim: int) -> Array:
     """As BSQ has them: of each bit of a code one of two vectors."""
     bits = DECODER.code_bits

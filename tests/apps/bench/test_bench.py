@@ -20,6 +20,7 @@ from inter2former_deploy.operators.registry import OPERATORS
 
 SMALL = {
     "hybrid_attention": {"side": 8, "share": 0.2},
+    "bf16_hybrid_attention": {"side": 8, "share": 0.2},
     "hybrid_experts": {"side": 8, "share": 0.2, "experts": 4},
     "bf16_hybrid_experts": {"side": 8, "share": 0.2, "experts": 4},
     "norm_linear": {"side": 8},
@@ -37,6 +38,7 @@ SMALL = {
     "bf16_local_upsample": {"side": 8, "share": 0.2, "stage": 1},
     "full_attention": {"side": 8},
     "window_attention": {"side": 6},
+    "bf16_window_attention": {"side": 6},
     "cycle_scan": {"side": 2, "apart": True},
     "int8_linear": {"side": 2},
     "bf16_linear": {"side": 2},
@@ -51,7 +53,13 @@ SMALL = {
 }
 
 
-ROUNDED = ("bf16_edge_block", "bf16_hybrid_experts", "bf16_local_upsample")
+ROUNDED = (
+    "bf16_edge_block",
+    "bf16_hybrid_attention",
+    "bf16_hybrid_experts",
+    "bf16_local_upsample",
+    "bf16_window_attention",
+)
 
 
 @pytest.mark.parametrize("case", operators.CASES)
