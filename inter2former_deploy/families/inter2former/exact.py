@@ -207,7 +207,8 @@ class ExactPreparation:
         checks: list[Check] = []
         for name, exact in self._of(actual[EMBEDDING], self._judge_tokens_by).items():
             checks += judged(name, backend, actual[name], exact)
-        edges, own = (self._of(actual["canny_maps"], by) for by in (self._judge_edges_by, self._rounded_edges))
+        edges = self._of(actual["canny_maps"], self._judge_edges_by)
+        own = self._of(actual["canny_maps"], self._rounded_edges)
         multiples = tolerances.REDUCED_LARGEST, tolerances.REDUCED_MEAN
 
         def rounded(exact: Exact, values: Tensor, size_of: Exact) -> Exact:
