@@ -13,11 +13,11 @@ pytestmark = pytest.mark.parametrize("library", ALL_TIERS, indirect=True)
 TILED = {"amx"}  # tiers that round
 
 
-@pytest.mark.parametrize("channels", [(32, 16), (64, 48), (256, 64), (16, 16), (32, 8), (33, 16)])
-@pytest.mark.parametrize("box", BOXES)
-@pytest.mark.parametrize("activation", ["silu", "none"])
-def test_as_if_rounded(library: Library, box: str, channels: tuple[int, int], activation: str) -> None:
+@pytest.mark.parametrize("channels", [(32, 16), (256, 64), (64, 48), (32, 8), (33, 16)])
+@pytest.mark.parametrize("box", ["whole", "inside", "one token in a corner", "one row"])
+def test_as_if_rounded(library: Library, box: str, channels: tuple[int, int]) -> None:
     """As if what is multiplied were rounded, but for values that another rounding of the norm moves to the next one."""
+    activation = "none" if channels == (64, 48) else "silu"
     for u in (1, 8) if channels[0] < 256 else (3,):
         inputs = make_inputs(channels, u, BOXES[box])
         y = library.run_all_ways("Bf16LocalUpsample", inputs, constant=WEIGHTS, activation=activation)
