@@ -3,7 +3,8 @@
 //
 // The unit is so fast that memory decides: a token is read once for the gates, where it has any,
 // and once for its experts, and its result is written once. So an edge token meets the shared
-// expert in one go with its own, among the tokens of that one.
+// expert in one go with its own, among the tokens of that one. Its norm is the gates', by which
+// the float32 kernel chooses as well.
 
 #include "kernels/bf16_hybrid_experts.h"
 
@@ -31,10 +32,9 @@ static_assert(kLanes == kTile, "a vector is a row of a tile");
 
 // Where the packed parameters lie, in words.
 //   gates    as Gates has them
-//   experts  1+R times: b1, b2, b3; `up`, for 16 hidden units after the other, and of those for
-//   each
-//            32 channels, a tile of w1 and one of w2; `down`, for 32 channels after the other, and
-//            of those for each 32 hidden units, two tiles of w3
+//   experts  1+R times: b1, b2, b3; then `up`, panels of a tile of w1 and the one of w2 for the
+//            same hidden units, for one step of 32 channels after the other; then `down`, panels
+//            of two tiles of w3, for one step of 32 hidden units after the other
 // The norms' scales and shifts are folded in: of the tokens into gates and `up`, of the hidden
 // values into `down`.
 struct Layout {
@@ -111,16 +111,12 @@ inline __attribute__((always_inline)) Vec sums_of_rows(Vec (&rows)[kLanes]) {
   return rows[0];
 }
 
-// Normalises 16 rows of `count` floats, of which `rows` says where they are, into tiles of bfloat16
-// numbers behind each other; those from `height` on become 0.
-inline __attribute__((noinline)) void normalise_to_tiles(const float* const* rows, int64_t height,
-                                                         int64_t count, float epsilon,
-                                                         uint32_t* to) {
-  const float size = static_cast<float>(count);
-  Vec sums[kTile];
-  for (int m = 0; m < kTile; ++m) {
-    sums[m] = Vec{};
-    if (m >= height) continue;
+// How the first `height` of 16 rows of `count` floats, a multiple of 32, are normalised.
+inline __attribute__((noinline)) void norms_of(const float* const* rows, int64_t height,
+                                               int64_t count, float epsilon, RowNorm* to) {
+  const auto size = static_cast<float>(count);
+  Vec sums[kTile] = {};
+  for (int64_t m = 0; m < height; ++m) {
     Vec a = load(rows[m]), b = load(rows[m] + kLanes);
     for (int64_t i = kDepth; i < count; i += kDepth) {
       a += load(rows[m] + i);
@@ -129,33 +125,37 @@ inline __attribute__((noinline)) void normalise_to_tiles(const float* const* row
     sums[m] = a + b;
   }
   const Vec means = sums_of_rows(sums) / size;
-  alignas(64) float mean[kTile], scale[kTile];
-  store(mean, means);
-  for (int m = 0; m < kTile; ++m) {
-    sums[m] = Vec{};
-    if (m >= height) continue;
-    const Vec from = broadcast(mean[m]);
+  for (Vec& sum : sums) sum = Vec{};
+  for (int64_t m = 0; m < height; ++m) {
+    to[m].mean = means[m];
+    const Vec mean = broadcast(to[m].mean);
     Vec a{}, b{};
     for (int64_t i = 0; i < count; i += kDepth) {
-      const Vec d = load(rows[m] + i) - from, e = load(rows[m] + i + kLanes) - from;
+      const Vec d = load(rows[m] + i) - mean, e = load(rows[m] + i + kLanes) - mean;
       a += d * d;
       b += e * e;
     }
     sums[m] = a + b;
   }
-  Vec variances = sums_of_rows(sums) / size + epsilon;
-  for (int m = 0; m < kTile; ++m) variances[m] = __builtin_sqrtf(variances[m]);
-  store(scale, 1.0f / variances);
-  for (int m = 0; m < kTile; ++m) {
+  const Vec variances = sums_of_rows(sums) / size + epsilon;
+  for (int64_t m = 0; m < height; ++m) to[m].scale = 1.0f / __builtin_sqrtf(variances[m]);
+}
+
+// The first `height` of 16 rows of `count` floats, normalised, in tiles of bfloat16 numbers behind
+// each other, where the other rows are 0.
+inline __attribute__((noinline)) void normalise_to_tiles(const float* const* rows, int64_t height,
+                                                         int64_t count, const RowNorm* norms,
+                                                         uint32_t* to) {
+  for (int64_t m = 0; m < kTile; ++m) {
     uint32_t* tile = to + m * kTile;
     if (m >= height) {
       for (int64_t i = 0; i < count; i += kDepth, tile += kWords) store(tile, VecWord{});
       continue;
     }
-    const Vec from = broadcast(mean[m]), by = broadcast(scale[m]);
+    const Vec mean = broadcast(norms[m].mean), scale = broadcast(norms[m].scale);
     for (int64_t i = 0; i < count; i += kDepth, tile += kWords) {
-      store(tile, bfloat16_pairs((load(rows[m] + i) - from) * by,
-                                 (load(rows[m] + i + kLanes) - from) * by));
+      store(tile, bfloat16_pairs((load(rows[m] + i) - mean) * scale,
+                                 (load(rows[m] + i + kLanes) - mean) * scale));
     }
   }
 }
@@ -167,23 +167,25 @@ struct Experts {
   float epsilon;
   bool past_caches;
 
+  // Of a task: tiles of normalised tokens, of both experts' normalised hidden values, and those
+  // before they are normalised.
   int64_t scratch_words() const {
-    return kSquare / 2 * sizes.channels + 2 * kSquare * sizes.hidden;
+    return kSquare / 2 * sizes.channels + 3 * kSquare * sizes.hidden;
   }
 
   const uint32_t* expert(int64_t index) const {
     return packed + layout.gates.total + index * layout.expert;
   }
 
-  // The gates of edge tokens [begin, end) of `edge`.
+  // The gates of edge tokens [begin, end) of `edge`, and their norms.
   void gate(const float* x, const int64_t* edge, int64_t begin, int64_t end, float* scratch,
-            const Choices& choices) const {
+            const Choices& choices, RowNorm* norms) const {
     float* gates = scratch + kGateRows * sizes.channels;
     for_parts(begin, end, kGateRows, [&](int64_t first, int64_t last) {
       const float* normed[kGateRows];
       for (int64_t i = first; i < last; ++i) {
         float* to = scratch + (i - first) * sizes.channels;
-        normalise(x + edge[i] * sizes.channels, sizes.channels, epsilon, to);
+        norms[edge[i]] = normalise(x + edge[i] * sizes.channels, sizes.channels, epsilon, to);
         normed[i - first] = to;
       }
       layout.gates.choose<kGateRows>(normed, last - first, first,
@@ -191,43 +193,13 @@ struct Experts {
     });
   }
 
-  // Hidden values, normalised, in tiles: of x, tiles of normalised tokens.
-  template <bool kTwo>
-  void up(Tiles& tiles, const uint32_t* weights, const uint32_t* x, float* hidden,
-          uint32_t* to) const {
-    const uint32_t* w = weights + layout.up;
-    const int64_t lower = layout.up_steps * kWords;
-    constexpr int kHeight = kTwo ? kSquare : kTile;
-    for (int64_t p = 0; p < layout.up_panels; ++p, w += layout.up_steps * 2 * kWords) {
-      alignas(64) Sums sums;
-      multiply_tiles<kTwo>(tiles, x, lower, w, layout.up_steps, sums, [](int64_t) {});
-      const Vec b1 = (Vec)load(weights + p * kTile);
-      const Vec b2 = (Vec)load(weights + sizes.hidden + p * kTile);
-#pragma GCC unroll 4
-      for (int m = 0; m < kHeight; ++m) {
-        const Vec gate = (Vec)load(sums[m]) + b1, value = (Vec)load(sums[m] + kTile) + b2;
-        store(hidden + m * sizes.hidden + p * kTile, silu(gate) * value);
-      }
-    }
-    const float* rows[kHeight];
-    for (int m = 0; m < kHeight; ++m) rows[m] = hidden + m * sizes.hidden;
-    normalise_to_tiles(rows, kTile, sizes.hidden, epsilon, to);
-    if (kTwo) {
-      normalise_to_tiles(rows + kTile, kTile, sizes.hidden, epsilon,
-                         to + layout.down_steps * kWords);
-    }
-  }
-
   // The tokens of `sorted`, at most 32: the shared expert and, if there is one, expert `index`.
+  // While the unit multiplies, the sums before are finished; `ahead` tokens behind these are
+  // fetched. `norms` has those of edge tokens.
   template <bool kTwo, bool kRouted>
   void square(Tiles& tiles, const float* x, int64_t index, const Routed* sorted, int64_t count,
-              uint32_t* scratch, float* out) const {
-    uint32_t* normed = scratch;
-    auto* hidden = reinterpret_cast<float*>(scratch + kSquare / 2 * sizes.channels);
-    uint32_t* of_shared = scratch + kSquare / 2 * sizes.channels + kSquare * sizes.hidden;
-    uint32_t* of_routed = of_shared + kSquare / 2 * sizes.hidden;
-    const uint32_t* shared = expert(0);
-    const uint32_t* routed = expert(1 + index);
+              int64_t ahead, const RowNorm* norms, uint32_t* scratch, float* out) const {
+    constexpr int kHeight = kTwo ? kSquare : kTile, kExperts = kRouted ? 2 : 1;
     const float* rows[kSquare];
     float* to[kSquare];
     alignas(64) float gap[kSquare] = {}, odds[kSquare], scale[kSquare];
@@ -243,51 +215,114 @@ struct Experts {
         store(scale + m, sigmoid(-load(gap + m)));
       }
     }
-    normalise_to_tiles(rows, min(count, kTile), sizes.channels, epsilon, normed);
-    if (kTwo) {
-      normalise_to_tiles(rows + kTile, count - kTile, sizes.channels, epsilon,
-                         normed + layout.up_steps * kWords);
-    }
-    up<kTwo>(tiles, shared, normed, hidden, of_shared);
-    if (kRouted) up<kTwo>(tiles, routed, normed, hidden, of_routed);
-    const int64_t lower = layout.down_steps * kWords, panel = layout.down_steps * 2 * kWords;
-    for (int64_t p = 0; p < layout.down_panels; ++p) {
-      alignas(64) Sums sums, more;
-      multiply_tiles<kTwo>(tiles, of_shared, lower, shared + layout.down + p * panel,
-                           layout.down_steps, sums, [](int64_t) {});
+    RowNorm of_rows[kTile];
+    for (int64_t m = 0; m < count; m += kTile) {
+      const int64_t height = min(kTile, count - m);
       if (kRouted) {
-        multiply_tiles<kTwo>(tiles, of_routed, lower, routed + layout.down + p * panel,
-                             layout.down_steps, more, [](int64_t) {});
+        for (int64_t i = 0; i < height; ++i) of_rows[i] = norms[sorted[m + i].token];
+      } else {
+        norms_of(rows + m, height, sizes.channels, epsilon, of_rows);
       }
+      normalise_to_tiles(rows + m, height, sizes.channels, of_rows,
+                         scratch + m / kTile * layout.up_steps * kWords);
+    }
+
+    const uint32_t* of[] = {expert(0), expert(1 + index)};
+    uint32_t* tiles_of[2];  // normalised hidden values
+    float* hidden_of[2];
+    for (int e = 0; e < 2; ++e) {
+      tiles_of[e] = scratch + kSquare / 2 * (sizes.channels + e * sizes.hidden);
+      hidden_of[e] = reinterpret_cast<float*>(scratch + kSquare / 2 * sizes.channels +
+                                              kSquare * (1 + e) * sizes.hidden);
+    }
+    alignas(64) Sums sums[2], more[2];
+    const auto finish_up = [&](int64_t q, int64_t first, int64_t last) {
+      const int64_t e = q / layout.up_panels, n = q % layout.up_panels * kTile;
+      const Vec b1 = (Vec)load(of[e] + n), b2 = (Vec)load(of[e] + sizes.hidden + n);
+      float* hidden = hidden_of[e] + n;
+      for (int64_t m = first; m < last; ++m) {
+        const Vec gate = (Vec)load(sums[q % 2][m]) + b1;
+        const Vec value = (Vec)load(sums[q % 2][m] + kTile) + b2;
+        store(hidden + m * sizes.hidden, silu(gate) * value);
+      }
+    };
+    const int64_t panels = kExperts * layout.up_panels, parts = panels * layout.up_steps;
+    for (int64_t q = 0; q < panels; ++q) {
+      const int64_t panel = layout.up_steps * 2 * kWords;
+      const uint32_t* w = of[q / layout.up_panels] + layout.up + q % layout.up_panels * panel;
+      multiply_tiles<kTwo>(
+          tiles, scratch, layout.up_steps * kWords, w, layout.up_steps, sums[q % 2],
+          [&](int64_t k) {
+            const int64_t part = q * layout.up_steps + k;
+            for (int64_t i = ahead * part / parts; i < ahead * (part + 1) / parts; ++i) {
+              const float* row = x + sorted[count + i].token * sizes.channels;
+              for (int64_t c = 0; c < sizes.channels; c += 16) {
+                __builtin_prefetch(row + c, 0, 2);
+              }
+            }
+            if (q > 0) {
+              finish_up(q - 1, kHeight * k / layout.up_steps, kHeight * (k + 1) / layout.up_steps);
+            }
+          });
+    }
+    finish_up(panels - 1, 0, kHeight);
+    for (int e = 0; e < kExperts; ++e) {
+      for (int m = 0; m < kHeight; m += kTile) {
+        const float* hidden[kTile];
+        for (int i = 0; i < kTile; ++i) hidden[i] = hidden_of[e] + (m + i) * sizes.hidden;
+        norms_of(hidden, kTile, sizes.hidden, epsilon, of_rows);
+        normalise_to_tiles(hidden, kTile, sizes.hidden, of_rows,
+                           tiles_of[e] + m / kTile * layout.down_steps * kWords);
+      }
+    }
+
+    const auto finish_down = [&](int64_t p, int64_t first, int64_t last) {
       const int64_t c = p * kDepth;
-      const auto biases = [=](const uint32_t* of, int n) {
-        return (Vec)load(of + 2 * sizes.hidden + c + n * kLanes);
-      };
-      const Vec b[2] = {biases(shared, 0), biases(shared, 1)};
-      const Vec r[2] = {biases(routed, 0), biases(routed, 1)};
-      for (int64_t m = 0; m < count; ++m) {
+      const uint32_t* biases = of[0] + 2 * sizes.hidden + c;
+      const uint32_t* others = of[1] + 2 * sizes.hidden + c;
+      const Vec b[2] = {(Vec)load(biases), (Vec)load(biases + kLanes)};
+      const Vec r[2] = {(Vec)load(others), (Vec)load(others + kLanes)};
+      for (int64_t m = first; m < min(count, last); ++m) {
         for (int n = 0; n < 2; ++n) {
-          Vec v = (Vec)load(sums[m] + n * kLanes) + b[n];
+          Vec v = (Vec)load(sums[p % 2][m] + n * kLanes) + b[n];
           if (kRouted) {
-            v = (v + odds[m] * ((Vec)load(more[m] + n * kLanes) + r[n])) * scale[m];
+            v = (v + odds[m] * ((Vec)load(more[p % 2][m] + n * kLanes) + r[n])) * scale[m];
           }
           v += load(rows[m] + c + n * kLanes);
           float* at = to[m] + c + n * kLanes;
           past_caches ? stream(at, v) : store(at, v);
         }
       }
+    };
+    const int64_t lower = layout.down_steps * kWords;
+    for (int64_t p = 0; p < layout.down_panels; ++p) {
+      const int64_t steps = kExperts * layout.down_steps;
+      const auto finish_part = [&](int64_t part) {
+        if (p > 0) finish_down(p - 1, kHeight * part / steps, kHeight * (part + 1) / steps);
+      };
+      const int64_t at = layout.down + 2 * p * lower;
+      multiply_tiles<kTwo>(tiles, tiles_of[0], lower, of[0] + at, layout.down_steps, sums[p % 2],
+                           finish_part);
+      if (kRouted) {
+        multiply_tiles<kTwo>(tiles, tiles_of[1], lower, of[1] + at, layout.down_steps, more[p % 2],
+                             [&](int64_t k) { finish_part(layout.down_steps + k); });
+      }
     }
+    finish_down(layout.down_panels - 1, 0, kHeight);
   }
 
   template <bool kRouted>
   void run(Tiles& tiles, const float* x, const Batch& batch, const Routed* sorted,
-           uint32_t* scratch, float* out) const {
+           const RowNorm* norms, uint32_t* scratch, float* out) const {
     for (int64_t i = batch.begin; i < batch.end; i += kSquare) {
       const int64_t count = min(kSquare, batch.end - i);
+      const int64_t ahead = min(kSquare, batch.end - i - count);
       if (count > kTile) {
-        square<true, kRouted>(tiles, x, batch.expert, sorted + i, count, scratch, out);
+        square<true, kRouted>(tiles, x, batch.expert, sorted + i, count, ahead, norms, scratch,
+                              out);
       } else {
-        square<false, kRouted>(tiles, x, batch.expert, sorted + i, count, scratch, out);
+        square<false, kRouted>(tiles, x, batch.expert, sorted + i, count, ahead, norms, scratch,
+                               out);
       }
     }
     if (past_caches) end_of_stream();
@@ -382,6 +417,7 @@ void bf16_hybrid_experts([[maybe_unused]] const float* x, [[maybe_unused]] int64
   const int64_t block = min(tokens, max(kBatchRows, kBlock / sizes.channels));
   const int64_t max_edges = min(block, edges);
   const Choices choices{take<int32_t>(memory, max_edges), take<float>(memory, max_edges)};
+  RowNorm* norms = take<RowNorm>(memory, block);
   Routed* sorted = take<Routed>(memory, block);
   Batch* batches = take<Batch>(
       memory, max_batches(max_edges, sizes.routed, kBatchRows) + ceil_div(block, kBatchRows));
@@ -395,7 +431,7 @@ void bf16_hybrid_experts([[maybe_unused]] const float* x, [[maybe_unused]] int64
     for_blocks(ceil_div(count, kGateTaskRows), gate_floats, memory, parallel,
                [&](int64_t i, float* scratch) {
                  experts.gate(x, own, i * kGateTaskRows, min(count, (i + 1) * kGateTaskRows),
-                              scratch, choices);
+                              scratch, choices, norms - begin);
                });
 
     // Edge tokens by expert, and then the others.
@@ -415,9 +451,9 @@ void bf16_hybrid_experts([[maybe_unused]] const float* x, [[maybe_unused]] int64
       Tiles tiles;
       auto* words = reinterpret_cast<uint32_t*>(scratch);
       if (i < routed) {
-        experts.run<true>(tiles, x, batches[i], sorted, words, out);
+        experts.run<true>(tiles, x, batches[i], sorted, norms - begin, words, out);
       } else {
-        experts.run<false>(tiles, x, batches[i], sorted, words, out);
+        experts.run<false>(tiles, x, batches[i], sorted, norms - begin, words, out);
       }
     });
   });
