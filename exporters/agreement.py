@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ from inter2former_deploy.core.masks import iou
 from inter2former_deploy.core.prompts import Click, PromptState
 from inter2former_deploy.exporters.judgement import Check
 from inter2former_deploy.exporters.parity import CLICKS, OPERATORS, PLAIN, Arrays, Graph, Graphs, load_photograph
-from inter2former_deploy.exporters.precision import count_layers
+from inter2former_deploy.exporters.precision import count_layers, has_edges_in_bf16
 from inter2former_deploy.families import Interface, interface
 from inter2former_deploy.families.config import Config
 
@@ -44,6 +44,7 @@ class AgreementReport:
     precision: Precision
     backend: str  # with the operator library or without it, see parity
     layers: int  # that are in reduced precision
+    edges: Literal["fp32", "bf16"]  # the edge network's precision
     images: int
     clicks: int  # of all sessions
     mean_iou: float  # of masks with float32's at the same prompt states, over all clicks
@@ -81,7 +82,8 @@ class AgreementReport:
             f"clicks on {self.images} pictures, at least {self.min_iou:g} asked for: "
             f"{'ok' if self.passed else 'FAILED'}\n"
             f"sessions of their own: {self.session_iou:.4f}; lowest pictures: {worst}; "
-            f"{self.layers} layers in reduced precision, embedding error {self.embedding_error:.2g}"
+            f"{self.layers} layers in reduced precision, edge network in {self.edges}, "
+            f"embedding error {self.embedding_error:.2g}"
         )
 
     def failure(self) -> str:
@@ -163,6 +165,7 @@ def check_agreement(
         precision=precision,
         backend=OPERATORS if custom_ops else PLAIN,
         layers=count_layers(onnx.load(reduced.encoder)),
+        edges="bf16" if has_edges_in_bf16(reduced.prepare) else "fp32",
         images=len(scenes),
         clicks=len(every),
         mean_iou=float(mean_iou),

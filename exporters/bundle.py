@@ -41,7 +41,12 @@ from inter2former_deploy.exporters.bodies import check_opset, inline_bodies
 from inter2former_deploy.exporters.graphs import DEFAULT_OPSET, export_model
 from inter2former_deploy.exporters.half import store_half
 from inter2former_deploy.exporters.parity import OPERATORS, PLAIN, Graphs, ParityReport
-from inter2former_deploy.exporters.precision import reduce_click, reduce_precision, reduce_preparation
+from inter2former_deploy.exporters.precision import (
+    has_edges_in_bf16,
+    reduce_click,
+    reduce_precision,
+    reduce_preparation,
+)
 from inter2former_deploy.families.checkpoint import (
     bundled_weights,
     load_checkpoint,
@@ -106,7 +111,7 @@ def export_bundle(
         size: S, the model resolution, pixels, a multiple of 16.
         edge_rule: Which tokens get full attention; the configuration's own when None.
         opset: Version of the standard operators.
-        precision: Of the encoder's linear layers; the edge network's residual blocks are in bf16 with either.
+        precision: Of the encoder's layers; with either, the edge network is in bf16 where masks agree so, too.
         decoder_precision: Of attention, experts and upsampling of a click.
         min_iou: With another precision than "fp32": how well masks must agree with float32's, mean IoU 0-1;
             `agreement.MIN_IOU` when None.
@@ -154,7 +159,9 @@ def export_bundle(
             steps=steps,
         )
         reference = _reference_in(working, manifest, name)
-        compared = _compare(model, working, manifest, name, reference, min_iou, custom_ops, num_threads, steps.verify)
+        settings = min_iou, custom_ops, num_threads, steps.verify
+        compared = _compare(model, working, manifest, name, reference, *settings)
+        manifest, compared = _spare_edges(model, working, manifest, name, reference, compared, settings, inline)
         return _finish(working, folder, manifest, name, compared, steps, keep_failed=keep_failed)
 
 
@@ -223,7 +230,9 @@ def add_decoder(
         manifest = replace(before, decoders=before.decoders | {name: entry})
         _export_reference(model, working, manifest, name, ["encoder"], progress)
         reference = _reference_in(working, manifest, name)
-        compared = _compare(model, working, manifest, name, reference, min_iou, custom_ops, num_threads, steps.verify)
+        settings = min_iou, custom_ops, num_threads, steps.verify
+        compared = _compare(model, working, manifest, name, reference, *settings)
+        manifest, compared = _spare_edges(model, working, manifest, name, reference, compared, settings, inline)
         return _finish(working, folder, manifest, name, compared, steps, keep_failed=keep_failed)
 
 
@@ -600,7 +609,24 @@ def _compare(
     )
     if graphs == reference or not (always or parity.passed):
         return parity, None
-    agreement = check_agreement(
+    agreement = _agreement(model, manifest, name, reference, graphs, min_iou, custom_ops, num_threads, progress)
+    return parity, agreement
+
+
+def _agreement(
+    model: Any,
+    manifest: Manifest,
+    name: str | None,
+    reference: Graphs,
+    graphs: Graphs,
+    min_iou: float | None,
+    custom_ops: bool,
+    num_threads: int | None,
+    progress: Progress,
+) -> AgreementReport:
+    """The gate of masks in reduced precision."""
+    precision = manifest.encoder.precision
+    return check_agreement(
         model.config,
         reference,
         graphs,
@@ -611,7 +637,30 @@ def _compare(
         num_threads=num_threads,
         progress=progress,
     )
-    return parity, agreement
+
+
+def _spare_edges(
+    model: Any,
+    working: Path,
+    manifest: Manifest,
+    name: str,
+    reference: Graphs,
+    compared: tuple[ParityReport, AgreementReport | None],
+    settings: tuple[float | None, bool, int | None, Progress],
+    inline: bool,
+) -> tuple[Manifest, tuple[ParityReport, AgreementReport | None]]:
+    """Where masks disagree, the edge network goes back to float32, and masks are compared again."""
+    parity, agreement = compared
+    decoder = manifest.decoders[name]
+    if agreement is None or agreement.passed or not has_edges_in_bf16(working / decoder.prepare.file):
+        return manifest, compared
+    settings[-1](f"masks agree to {agreement.mean_iou:.4f}: the edge network goes back to fp32")
+    tensors = families.interface(manifest.family).graph_tensors(model.config, manifest.size)["prepare"]
+    opset = decoder.prepare.opset or DEFAULT_OPSET
+    prepare = _write_graph(working, decoder.prepare.file, onnx.load(reference.prepare), tensors, opset, inline)
+    manifest = replace(manifest, decoders=manifest.decoders | {name: replace(decoder, prepare=prepare)})
+    graphs = Graphs(**_graphs_in(working, manifest, name))
+    return manifest, (parity, _agreement(model, manifest, name, reference, graphs, *settings))
 
 
 def _finish(

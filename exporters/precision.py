@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -92,6 +93,11 @@ def reduce_preparation(graph: onnx.ModelProto) -> onnx.ModelProto:
         graph: prepare.onnx in float32, of any family; it is left as it is.
     """
     return _in_bfloat16(graph, ("EdgeBlock",))
+
+
+def has_edges_in_bf16(prepare: Path) -> bool:
+    """Whether a prepare.onnx has residual blocks in bfloat16."""
+    return any(node.op_type == "Bf16EdgeBlock" for node in onnx.load(prepare, load_external_data=False).graph.node)
 
 
 def reduce_click(graph: onnx.ModelProto) -> onnx.ModelProto:

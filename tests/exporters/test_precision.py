@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,43 @@ def test_a_bundle_says_how_well_masks_agree(probe_model: Inter2Former, tmp_path:
     assert added.agreement is not None
     assert added.agreement.mean_iou == agreement["mean_iou"]
     assert (folder / ENCODER_FILE).read_bytes() == encoder
+
+
+@pytest.mark.usefixtures("one_picture")
+def test_edges_go_back_to_float32_where_masks_disagree(
+    probe_model: Inter2Former, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if they disagreed with all in bf16: the second comparison is of what is in the bundle."""
+    measured: list[agreement.AgreementReport] = []
+
+    def check(*arguments: Any, **settings: Any) -> agreement.AgreementReport:
+        measured.append(agreement.check_agreement(*arguments, **settings))
+        return replace(measured[-1], mean_iou=0.0) if len(measured) == 1 else measured[-1]
+
+    monkeypatch.setattr(bundle, "check_agreement", check)
+    report = export_bundle(probe_model, tmp_path / "b", size=SIZE, precision="bf16", min_iou=0.25, custom_ops=False)
+    assert [found.edges for found in measured] == ["bf16", "fp32"]
+    assert report.agreement == measured[1]
+    prepare = onnx.load(tmp_path / "b" / report.manifest.decoder().prepare.file)
+    kinds = {node.op_type for node in prepare.graph.node}
+    assert "EdgeBlock" in kinds
+    assert "Bf16EdgeBlock" not in kinds
+    assert verify_bundle(tmp_path / "b", probe_model, custom_ops=False).passed
+
+
+@pytest.mark.usefixtures("one_picture")
+def test_a_decoder_in_bf16_over_an_encoder_in_float32(probe_model: Inter2Former, tmp_path: Path) -> None:
+    report = export_bundle(
+        probe_model, tmp_path / "b", size=SIZE, decoder_precision="bf16", min_iou=0.25, custom_ops=False
+    )
+    assert report.agreement is not None
+    assert report.agreement.embedding_error == 0
+    manifest = Manifest.read(tmp_path / "b")
+    assert (manifest.encoder.precision, manifest.decoder().precision) == ("fp32", "bf16")
+    kinds = {node.op_type for node in onnx.load(tmp_path / "b" / manifest.decoder().click.file).graph.node}
+    assert {"Bf16HybridAttention", "Bf16HybridExperts", "Bf16LocalUpsample"} <= kinds
+    assert not kinds & {"HybridAttention", "HybridExperts", "LocalUpsample"}
+    assert verify_bundle(tmp_path / "b", probe_model, custom_ops=False).passed
 
 
 @pytest.mark.usefixtures("one_picture")

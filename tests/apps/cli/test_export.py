@@ -127,7 +127,7 @@ def test_options_reach_the_exporter(i2f: Callable[..., Any], monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     Path("weights.pth").touch()
     words = "export weights.pth -o out --name mine --size 512 --edge-rule exact --config probe --opset 21 --force "
-    words += "--keep-failed"
+    words += "--keep-failed --decoder-precision bf16"
     assert i2f(*words.split(), "--threads", 3, "--no-custom-ops", "--precision", "int8", "--min-iou", 0.9).code == 0
     given.pop("progress")
     assert given == {
@@ -140,6 +140,7 @@ def test_options_reach_the_exporter(i2f: Callable[..., Any], monkeypatch: pytest
         "inline": False,
         "opset": 21,
         "precision": "int8",
+        "decoder_precision": "bf16",
         "min_iou": 0.9,
         "force": True,
         "keep_failed": True,
@@ -256,6 +257,7 @@ def test_masks_that_differ_exit_with_one_and_say_what_to_do(
     report = AgreementReport(
         precision="int8",
         backend="with operators",
+        edges="bf16",
         layers=24,
         images=20,
         clicks=198,
