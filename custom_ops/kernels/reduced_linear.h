@@ -433,7 +433,7 @@ class TiledLinear {
   static constexpr int kWords = kTile * kTile;         // of a tile
   static constexpr int kSquare = 2 * kTile;            // rows of four tiles of sums
   static constexpr int64_t kBlockOfTiles = 192 << 10;  // words of converted rows, at most
-  static constexpr int64_t kMaxSquares = 16;  // of a block, at most: tasks for many threads
+  static constexpr int64_t kMaxSquares = 9;  // of a block, at most: 4352 rows are 16 tasks
   static_assert(kLanes == kTile, "a vector is a row of a tile");
 
   int64_t panel_words() const { return (P::kHead + words_) * kColumns; }
