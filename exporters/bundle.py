@@ -159,9 +159,9 @@ def export_bundle(
             steps=steps,
         )
         reference = _reference_in(working, manifest, name)
-        settings = min_iou, custom_ops, num_threads, steps.verify
-        compared = _compare(model, working, manifest, name, reference, *settings)
-        manifest, compared = _spare_edges(model, working, manifest, name, reference, compared, settings, inline)
+        gate = min_iou, custom_ops, num_threads, steps.verify
+        compared = _compare(model, working, manifest, name, reference, *gate)
+        manifest, compared = _spare_edges(model, working, manifest, name, reference, compared, gate, inline)
         return _finish(working, folder, manifest, name, compared, steps, keep_failed=keep_failed)
 
 
@@ -230,9 +230,9 @@ def add_decoder(
         manifest = replace(before, decoders=before.decoders | {name: entry})
         _export_reference(model, working, manifest, name, ["encoder"], progress)
         reference = _reference_in(working, manifest, name)
-        settings = min_iou, custom_ops, num_threads, steps.verify
-        compared = _compare(model, working, manifest, name, reference, *settings)
-        manifest, compared = _spare_edges(model, working, manifest, name, reference, compared, settings, inline)
+        gate = min_iou, custom_ops, num_threads, steps.verify
+        compared = _compare(model, working, manifest, name, reference, *gate)
+        manifest, compared = _spare_edges(model, working, manifest, name, reference, compared, gate, inline)
         return _finish(working, folder, manifest, name, compared, steps, keep_failed=keep_failed)
 
 
@@ -646,7 +646,7 @@ def _spare_edges(
     name: str,
     reference: Graphs,
     compared: tuple[ParityReport, AgreementReport | None],
-    settings: tuple[float | None, bool, int | None, Progress],
+    gate: tuple[float | None, bool, int | None, Progress],
     inline: bool,
 ) -> tuple[Manifest, tuple[ParityReport, AgreementReport | None]]:
     """Where masks disagree, the edge network goes back to float32, and masks are compared again."""
@@ -654,13 +654,13 @@ def _spare_edges(
     decoder = manifest.decoders[name]
     if agreement is None or agreement.passed or not has_edges_in_bf16(working / decoder.prepare.file):
         return manifest, compared
-    settings[-1](f"masks agree to {agreement.mean_iou:.4f}: the edge network goes back to fp32")
+    gate[-1](f"masks agree to {agreement.mean_iou:.4f}: the edge network goes back to fp32")
     tensors = families.interface(manifest.family).graph_tensors(model.config, manifest.size)["prepare"]
     opset = decoder.prepare.opset or DEFAULT_OPSET
     prepare = _write_graph(working, decoder.prepare.file, onnx.load(reference.prepare), tensors, opset, inline)
     manifest = replace(manifest, decoders=manifest.decoders | {name: replace(decoder, prepare=prepare)})
     graphs = Graphs(**_graphs_in(working, manifest, name))
-    return manifest, (parity, _agreement(model, manifest, name, reference, graphs, *settings))
+    return manifest, (parity, _agreement(model, manifest, name, reference, graphs, *gate))
 
 
 def _finish(

@@ -47,10 +47,10 @@ def main() -> None:
                     graph(labels)
                     of_graph.append(1e3 * (time.perf_counter() - start))
             medians, best = ([measure(of_graph[1:]) for of_graph in times] for measure in (statistics.median, min))
-            ratios = [of_fp32 / of_bf16 for of_fp32, of_bf16 in (medians, best)]
+            faster, least = (of_fp32 / of_bf16 for of_fp32, of_bf16 in (medians, best))
             print(
-                f"{size}, {share:.0%}: fp32 {medians[0]:.1f} ms, bf16 {medians[1]:.1f} ms: {ratios[0]:.2f} times as fast "
-                f"(least times {best[0]:.1f} and {best[1]:.1f}: {ratios[1]:.2f})"
+                f"{size}, {share:.0%}: fp32 {medians[0]:.1f} ms, bf16 {medians[1]:.1f} ms: {faster:.2f} times as fast "
+                f"(least times {best[0]:.1f} and {best[1]:.1f}: {least:.2f})"
             )
 
 

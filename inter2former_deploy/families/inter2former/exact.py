@@ -221,8 +221,8 @@ class ExactPreparation:
                 checks += by.judge(tensor, backend, actual[name], largest=multiples[0], mean=multiples[1])
                 continue
             parts = []
-            for part, exact in edges.parts:
-                parts.append(rounded(exact[name], part.of(name, own[name]), whole))
+            for part, of_part in edges.parts:
+                parts.append(rounded(of_part[name], part.of(name, own[name]), whole))
                 its = part.of(name, actual[name])
                 checks += parts[-1].judge(tensor, backend, its, largest=multiples[0], mean=multiples[1])
             checks += judge_whole(tensor, backend, actual[name], whole, parts, *multiples)
