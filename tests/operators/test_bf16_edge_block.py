@@ -16,7 +16,7 @@ TILED = {"amx"}  # tiers that round
 @pytest.mark.parametrize("channels", [1, 2, 4, 6, 8, 16, 32, 96])
 def test_block_in_bfloat16(library: Library, channels: int) -> None:
     """As if what is convolved were rounded, but for values that another rounding of the norm moves to the next one."""
-    for size in (*SIZES, (70, 130)):
+    for size in (*SIZES, (70, 130)) if channels <= 16 else SIZES[:-1]:  # emulated tiles take long
         inputs = block_inputs(size, channels)
         y = library.run_all_ways("Bf16EdgeBlock", inputs, constant=BLOCK_WEIGHTS)
         if library.tier not in TILED or channels in (1, 6):
