@@ -39,9 +39,9 @@ def test_a_checkpoint_in_int8(i2f: Callable[..., Any], monkeypatch: pytest.Monke
     assert manifest["family"] == "hrsam"
     (decoder,) = manifest["decoders"].values()
     assert decoder["weights"]["file"] == checkpoint.name
-    # Four layers a block less the first one, three a state-space module, one a lateral layer for each map.
+    # Four layers a block, three a state-space module, one a lateral layer for each map.
     stages, depth = len(HRSAMPP_PROBE.encoder.fusion_after), HRSAMPP_PROBE.encoder.depth
-    assert decoder["agreement"]["layers"] == 4 * depth - 1 + 3 * 2 * stages + 2 * stages
+    assert decoder["agreement"]["layers"] == 4 * depth + 3 * 2 * stages + 2 * stages
     assert 0.2 <= decoder["agreement"]["mean_iou"] < 1
     told = dict(re.split(r" {2,}", line, maxsplit=1) for line in i2f("info", bundle).out.splitlines())
     assert told["encoder"].startswith("hrsampp_probe, int8, ")
