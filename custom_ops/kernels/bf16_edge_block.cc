@@ -20,10 +20,6 @@ namespace i2f::I2F_TIER {
 #ifdef I2F_TILES
 namespace {
 
-constexpr int kTile = 16;          // rows, columns and words of a tile
-constexpr int kDepth = 2 * kTile;  // inputs of a tile
-static_assert(kLanes == kTile, "a vector is a row of a tile");
-
 // How a block with so many channels is multiplied, and where its packed parameters lie, in words.
 struct Layout {
   explicit Layout(int64_t channels)

@@ -14,18 +14,16 @@
 #include "kernels/tiles.h"
 
 #ifdef I2F_TILES
-#include "kernels/bfloat16.h"
 #include "kernels/blocks.h"
 #include "kernels/math.h"
 #include "kernels/rotary.h"
+#include "kernels/tile_rows.h"
 
 namespace i2f::I2F_TIER {
 namespace {
 
 using Shape = HybridAttentionShape;
 
-constexpr int kTile = 16;              // rows, columns and words of a tile
-constexpr int kWords = kTile * kTile;  // of a tile
 constexpr int kRows = 2 * kTile;       // queries at a time: two tiles
 constexpr int64_t kGroup = 2 * kTile;  // factors of a row of a tile: channels, or keys
 constexpr int kStep = 2;               // groups of keys that are weighed together
@@ -34,7 +32,6 @@ constexpr int64_t kTaskRows = 256;     // queries of a task, which read a chunk 
 constexpr int64_t kEnoughTasks = 32;   // below which their keys are split
 constexpr int64_t kConvertKeys = 256;  // of a task that rounds them
 constexpr int64_t kMaxWidth = 128;     // of a head
-static_assert(kLanes == kTile, "a vector is a row of a tile");
 
 // A logit, in units of ln 2, times kUnit: a bfloat16 number has 7 bits behind its first one, and
 // those behind them are for rounding.
@@ -70,20 +67,6 @@ inline VecHalves exp2_to_bfloat16(VecHalves x) {
 // Which two keys of a group, 0 to 31, word `word` of a row of weights has; the second one is next
 // to it (round_to_halves).
 constexpr int first_key(int word) { return word % 4 / 2 * kTile + word / 4 * 4 + word % 2 * 2; }
-
-inline Vec larger(Vec x, Vec y) { return x > y ? x : y; }
-
-// Lane i of the result is the sum, or the largest number, of row i. The rows are lost.
-inline Vec sums_of_rows(Vec (&rows)[kLanes]) {
-  transpose(rows);
-  for (int i = 1; i < kLanes; ++i) rows[0] += rows[i];
-  return rows[0];
-}
-inline Vec largest_of_rows(Vec (&rows)[kLanes]) {
-  transpose(rows);
-  for (int i = 1; i < kLanes; ++i) rows[0] = larger(rows[i], rows[0]);
-  return rows[0];
-}
 
 // The largest magnitude of numbers, as bits: NaN above Inf above numbers.
 class Largest {
@@ -205,15 +188,10 @@ struct FullRows {
           for (int64_t i = 0; i < kTile; ++i) {
             const int64_t token = min(g * kGroup + half * kTile + i, shape.tokens - 1);
             rotate(qkv + 3 * width * token + at, token, row);
-            round_row(row, 1.0f, words[i], kTile, key_size);
+            round_row(row, groups, 1.0f, words[i], kTile, key_size);
           }
           for (int64_t c = 0; c < groups; ++c, tile += kWords) {
-            Vec square[kTile];
-#pragma GCC unroll 16
-            for (int i = 0; i < kTile; ++i) square[i] = (Vec)load(words[i] + c * kTile);
-            transpose(square);
-#pragma GCC unroll 16
-            for (int i = 0; i < kTile; ++i) store(tile + i * kTile, (VecWord)square[i]);
+            transpose_to_tile(words[0] + c * kTile, kMaxWidth / 2, tile);
           }
         }
         tile = values + (head * key_groups + g) * 2 * groups * kWords;
@@ -234,17 +212,6 @@ struct FullRows {
     *most_value = value_size.value();
   }
 
-  // A row of a head, times a factor, as words of two channels: a vector every `stride` words.
-  void round_row(const float* row, float factor, uint32_t* to, int64_t stride,
-                 Largest& largest) const {
-    for (int64_t g = 0; g < groups; ++g, row += kGroup, to += stride) {
-      const Vec low = load(row) * factor, high = load(row + kTile) * factor;
-      largest.see(low);
-      largest.see(high);
-      store(to, bfloat16_pairs(low, high));
-    }
-  }
-
   // Queries [first, first + 32) of a head; those behind the last one, and those that are left, are
   // zeros.
   void round_queries(int64_t head, int64_t first, const Queries& q) const {
@@ -258,7 +225,7 @@ struct FullRows {
         const int64_t token = tokens[first + i];
         Largest largest;
         rotate(qkv + 3 * width * token + head * shape.head_width, token, row);
-        round_row(row, static_cast<float>(scale), to, kWords, largest);
+        round_row(row, groups, static_cast<float>(scale), to, kWords, largest);
         if (largest.value() <= most) continue;
         __atomic_store_n(is_left + first + i, uint8_t{1}, __ATOMIC_RELAXED);  // heads may meet
       }

@@ -19,16 +19,12 @@ namespace i2f::I2F_TIER {
 #ifdef I2F_TILES
 namespace {
 
-constexpr int kTile = 16;                         // rows, columns and words of a tile
-constexpr int kWords = kTile * kTile;             // of a tile
-constexpr int kDepth = 2 * kTile;                 // inputs of a tile
 constexpr int kSquare = 2 * kTile;                // tokens that are multiplied together
 constexpr int64_t kGateRows = kTileRows<2>;       // tokens whose gates are computed together
 constexpr int64_t kGateTaskRows = 8 * kGateRows;  // of a task
 constexpr int64_t kBatchRows = 4 * kSquare;       // tokens of a task, at most
 constexpr int64_t kBlock = 1 << 20;        // floats of the tokens that are done with before others
 constexpr int64_t kLargeResult = 1 << 20;  // numbers of a result that leaves the caches
-static_assert(kLanes == kTile, "a vector is a row of a tile");
 
 // Where the packed parameters lie, in words.
 //   gates    as Gates has them

@@ -12,10 +12,6 @@ namespace i2f::I2F_TIER {
 #ifdef I2F_TILES
 namespace {
 
-constexpr int kTile = 16;          // rows, columns and words of a tile
-constexpr int kDepth = 2 * kTile;  // inputs of a tile
-static_assert(kLanes == kTile, "a vector is a row of a tile");
-
 bool serves(int64_t in, int64_t out) { return in % kDepth == 0 && out % kTile == 0; }
 
 // Where the packed parameters lie, in words: the norm's, what the sums start from, and for each

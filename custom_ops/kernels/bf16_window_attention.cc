@@ -6,11 +6,10 @@
 // A pair of factors in a word: of the logits, neighbouring channels; of the values, keys 16 apart,
 // so that the weights of two tiles of logits make a tile of words where they stand.
 
-#include "kernels/tiles.h"
+#include "kernels/tile_rows.h"
 #include "kernels/window_attention.h"
 
 #ifdef I2F_TILES
-#include "kernels/bfloat16.h"
 #include "kernels/blocks.h"
 #include "kernels/math.h"
 #include "kernels/rotary.h"
@@ -19,13 +18,10 @@
 namespace i2f::I2F_TIER {
 namespace {
 
-constexpr int kTile = 16;                  // rows, columns and words of a tile
-constexpr int kWords = kTile * kTile;      // of a tile
 constexpr int kRows = 2 * kTile;           // queries at a time: two tiles
 constexpr int64_t kGroup = 2 * kTile;      // factors of a row of a tile: channels, or keys
 constexpr int64_t kChunk = 256;            // keys at a time: logits stay in the first cache
 constexpr int64_t kLargeResult = 1 << 20;  // numbers of a result that leaves the caches
-static_assert(kLanes == kTile, "a vector is a row of a tile");
 
 constexpr int64_t kLower = kChunk * kTile;  // from the first tile of logits to the other queries'
 
@@ -35,20 +31,6 @@ constexpr int64_t kLower = kChunk * kTile;  // from the first tile of logits to 
 constexpr float kFar = 59.75f, kMost = 60.0f, kSmall = 0x1p55f;
 constexpr float kLowest = -__FLT_MAX__;  // the largest logit before any is known
 constexpr float kInfinity = __builtin_inff();
-
-inline Vec larger(Vec x, Vec y) { return x > y ? x : y; }  // y where one is a NaN
-
-// Lane i of the result is the sum, or the largest number, of row i. The rows are lost.
-inline Vec sums_of_rows(Vec (&rows)[kLanes]) {
-  transpose(rows);
-  for (int i = 1; i < kLanes; ++i) rows[0] += rows[i];
-  return rows[0];
-}
-inline Vec largest_of_rows(Vec (&rows)[kLanes]) {
-  transpose(rows);
-  for (int i = 1; i < kLanes; ++i) rows[0] = larger(rows[i], rows[0]);
-  return rows[0];
-}
 
 // The bfloat16 number nearest to 2^x times 181/128, in the lower half of each word; what stands
 // above is of no meaning. For x of 60 to -126; what lies below counts as -126. Before it is rounded
@@ -212,18 +194,6 @@ struct WindowAttention {
 
   // ---- Rounding.
 
-  // A row of 32 groups numbers, times a factor, as words of two channels: a vector every `stride`
-  // words.
-  void round_row(const float* row, float factor, uint32_t* to, int64_t stride,
-                 Largest<false>& largest) const {
-    for (int64_t g = 0; g < groups; ++g, row += kGroup, to += stride) {
-      const Vec low = load(row) * factor, high = load(row + kTile) * factor;
-      largest.see(low);
-      largest.see(high);
-      store(to, bfloat16_pairs(low, high));
-    }
-  }
-
   // All slots' keys and values to tiles. Behind the last slot, and the last channel, there are
   // zeros. Whether keys, and finite values, are below kSmall.
   bool round_keys(const Window& w, int64_t head, const Workspace& own) const {
@@ -242,7 +212,7 @@ struct WindowAttention {
           const int64_t token = w.token_of_slot(place.row, place.column);
           of_slots[i] = token >= 0 ? qkv + 3 * width * token : padding;
           rotary.rotate(of_slots[i] + key, place.row, place.column, row);
-          round_row(row, 1.0f, to, kTile, largest);
+          round_row(row, groups, 1.0f, to, kTile, largest);
           place.next();
         } else {
           of_slots[i] = nullptr;
@@ -251,12 +221,7 @@ struct WindowAttention {
         if (i % kTile < kTile - 1) continue;
         uint32_t* tile = own.keys + (first + i) / kTile * groups * kWords;
         for (int64_t g = 0; g < groups; ++g, tile += kWords) {
-          Vec square[kTile];
-#pragma GCC unroll 16
-          for (int k = 0; k < kTile; ++k) square[k] = (Vec)load(words[k] + g * kTile);
-          transpose(square);
-#pragma GCC unroll 16
-          for (int k = 0; k < kTile; ++k) store(tile + k * kTile, (VecWord)square[k]);
+          transpose_to_tile(words[0] + g * kTile, kMaxHeadWidth / 2, tile);
         }
       }
       for (int64_t i = 0; i < kTile; ++i) {
@@ -282,7 +247,7 @@ struct WindowAttention {
   }
 
   // The rotated queries of a window, `count` from a place of its map on, to two tiles of rows; the
-  // rest is 0.  // Whether they are below kSmall.
+  // rest is 0. Whether they are below kSmall.
   bool round_queries(const Window& w, int64_t head, Places place, int64_t count,
                      const Workspace& own) const {
     alignas(64) float row[kMaxHeadWidth] = {};
@@ -292,7 +257,7 @@ struct WindowAttention {
       if (i < count) {
         rotary.rotate(qkv + 3 * width * w.token(place.row, place.column) + head * shape.head_width,
                       place.row + w.map->offset, place.column + w.map->offset, row);
-        round_row(row, scale, to, kWords, largest);
+        round_row(row, groups, scale, to, kWords, largest);
         place.next();
       } else {
         for (int64_t g = 0; g < groups; ++g) store(to + g * kWords, VecWord{});

@@ -429,12 +429,9 @@ class TiledLinear {
   }
 
  private:
-  static constexpr int kTile = 16;                     // rows, columns and words of a tile
-  static constexpr int kWords = kTile * kTile;         // of a tile
   static constexpr int kSquare = 2 * kTile;            // rows of four tiles of sums
   static constexpr int64_t kBlockOfTiles = 192 << 10;  // words of converted rows, at most
   static constexpr int64_t kMaxSquares = 9;  // of a block, at most: 4352 rows are 16 tasks
-  static_assert(kLanes == kTile, "a vector is a row of a tile");
 
   int64_t panel_words() const { return (P::kHead + words_) * kColumns; }
 

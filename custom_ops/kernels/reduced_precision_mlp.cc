@@ -77,14 +77,11 @@ class TiledBf16Mlp {
   }
 
  private:
-  static constexpr int kTile = 16;                          // rows, columns and words of a tile
-  static constexpr int kWords = kTile * kTile;              // of a tile
   static constexpr int kSquare = 2 * kTile;                 // rows of four tiles of sums
   static constexpr int kSquareFloats = kSquare * kColumns;  // sums of four tiles
   static constexpr int64_t kChunk = 48 * kTile;             // words of a chunk's hidden numbers
   static constexpr int64_t kMaxSquares = 7;                 // of a block
   static constexpr int64_t kBlockFloats = 448 << 10;        // of a block, at most
-  static_assert(kLanes == kTile, "a vector is a row of a tile");
 
   // A converted row, its hidden numbers of a chunk and its sums.
   int64_t row_floats() const { return 3 * inputs_ + min(kChunk, hidden_); }

@@ -71,3 +71,14 @@ class Tiles {
 
 }  // namespace i2f::I2F_TIER
 #endif
+
+#ifdef I2F_TILES
+namespace i2f::I2F_TIER {
+
+constexpr int kTile = 16;              // rows, columns and words of a tile
+constexpr int kWords = kTile * kTile;  // of a tile
+constexpr int kDepth = 2 * kTile;      // bfloat16 numbers of a row of a tile
+static_assert(kLanes == kTile, "a vector is a row of a tile");
+
+}  // namespace i2f::I2F_TIER
+#endif

@@ -35,6 +35,7 @@ __all__ = [
     "inline_bodies",
 ]
 
+REDUCED = "Bf16"  # before the name of an operator: one without a body of its own has that of the operator without it
 MIN_OPSET = 18  # torch.onnx.export(dynamo=True) starts here, and so do the operators of the bodies
 MAX_OPSET = 24  # the newest that was run
 
@@ -130,7 +131,12 @@ def function_protos(
     def visit(domain: str, name: str) -> None:
         if (domain, name) in found:
             return
-        proto = made[name]() if domain == HELPER_DOMAIN and name in made else _proto(bodies[domain, name])
+        if domain == HELPER_DOMAIN and name in made:
+            proto = made[name]()
+        else:
+            script = _script_of(name) if domain == DOMAIN else name
+            proto = _proto(bodies[domain, script])
+            proto = proto if script == name else _in_float32(name, proto)
         for entry in proto.opset_import:
             if entry.domain == "":
                 entry.version = opset
@@ -142,6 +148,30 @@ def function_protos(
     for name in sorted(operators):
         visit(DOMAIN, name)
     return list(found.values())
+
+
+def _script_of(operator: str) -> str:
+    """Name of the operator whose script is the body of this one."""
+    return operator if (DOMAIN, operator) in _bodies()[0] else operator.removeprefix(REDUCED)
+
+
+def _in_float32(name: str, body: onnx.FunctionProto) -> onnx.FunctionProto:
+    """The body of an operator that may round to bfloat16: that in float32, by a call of the operator with this body."""
+    kinds = {
+        attribute.ref_attr_name: attribute.type for node in body.node for attribute in node.attribute
+    }  # of the attributes that nodes take
+    call = helper.make_node(body.name, list(body.input), list(body.output), domain=DOMAIN)
+    for attribute in (*body.attribute, *(given.name for given in body.attribute_proto)):
+        reference = onnx.AttributeProto(name=attribute, ref_attr_name=attribute, type=kinds[attribute])
+        call.attribute.append(reference)
+    same = onnx.FunctionProto()
+    same.CopyFrom(body)
+    same.name, same.doc_string = name, f"{body.name} in float32 (custom_ops/OPERATORS.md)."
+    del same.node[:]
+    same.node.append(call)
+    if DOMAIN not in {entry.domain for entry in same.opset_import}:
+        same.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    return same
 
 
 def _proto(function: Any) -> onnx.FunctionProto:
@@ -180,8 +210,8 @@ def _length(graph: onnx.GraphProto, made: MadeForSize) -> int:
     """The first dimension of the input that bodies are made for; 0 if no node needs them."""
     names = set()
     for node in graph.node:
-        if node.domain == DOMAIN and node.op_type in made.operators:
-            inputs = [value.name for value in _bodies()[0][DOMAIN, node.op_type].function_ir.inputs]
+        if node.domain == DOMAIN and _script_of(node.op_type) in made.operators:
+            inputs = [value.name for value in _bodies()[0][DOMAIN, _script_of(node.op_type)].function_ir.inputs]
             names.add(node.input[inputs.index(made.input)])
     if not names:
         return 0

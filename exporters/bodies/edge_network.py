@@ -1,6 +1,6 @@
 # ruff: noqa: N802 - functions are named like the operators they become
 # mypy: ignore-errors
-"""EdgeStem, EdgeBlock, Bf16EdgeBlock, EdgeDownsample and EdgeProjection: onnxruntime's own convolutions, planes first.
+"""EdgeStem, EdgeBlock, EdgeDownsample and EdgeProjection: onnxruntime's own convolutions, planes first.
 
 Where one follows the other, its transposes cancel those of the other.
 """
@@ -70,18 +70,6 @@ def EdgeBlock(
     hidden = op.Conv(hidden, conv1_weight, conv1_bias, pads=[1, 1, 1, 1])
     hidden = ActivatedNorm(hidden, norm2_weight, norm2_bias, least)
     return Pixels(planes + op.Conv(hidden, conv2_weight, conv2_bias, pads=[1, 1, 1, 1]))
-
-
-@script(operators, default_opset=op)
-def Bf16EdgeBlock(
-    x, norm1_weight, norm1_bias, conv1_weight, conv1_bias, norm2_weight, norm2_bias, conv2_weight, conv2_bias,
-    epsilon: float = 1e-5,
-):  # fmt: skip
-    """The same, in float32 here (custom_ops/OPERATORS.md)."""
-    return EdgeBlock(
-        x, norm1_weight, norm1_bias, conv1_weight, conv1_bias, norm2_weight, norm2_bias, conv2_weight, conv2_bias,
-        epsilon=epsilon,
-    )  # fmt: skip
 
 
 @script(operators, default_opset=op)

@@ -107,10 +107,7 @@ def WeighedSumsInBlocks(queries, keys, values):
 
 
 MADE = MadeForSize(
-    (
-        "FullAttention",
-        *(f"{precision}HybridAttention{form}" for precision in ("", "Bf16") for form in ("", "Known", "Vq", "VqKnown")),
-    ),
+    ("FullAttention", "HybridAttention", "HybridAttentionKnown", "HybridAttentionVq", "HybridAttentionVqKnown"),
     "qkv",
     {
         "AttendInBlocks": partial(in_blocks, "AttendInBlocks", "Attend"),
@@ -243,37 +240,3 @@ def HybridAttentionVqKnown(
     """HybridAttentionVq (custom_ops/OPERATORS.md)."""
     same = OfKnownSize(qkv, known_qkv, known_out, known_logsum, op.Constant(value_int=heads))
     return HybridAttentionVq(same, edge_tokens, code_weight, code_bias, codewords, heads=heads, grid_width=grid_width)
-
-
-@script(operators, default_opset=op)
-def Bf16HybridAttention(qkv, edge_tokens, code_weight, code_bias, codewords, heads: int, grid_width: int):
-    """HybridAttention, in float32 here (custom_ops/OPERATORS.md)."""
-    return HybridAttention(qkv, edge_tokens, code_weight, code_bias, codewords, heads=heads, grid_width=grid_width)
-
-
-@script(operators, default_opset=op)
-def Bf16HybridAttentionVq(qkv, edge_tokens, code_weight, code_bias, codewords, heads: int, grid_width: int):
-    """HybridAttentionVq, in float32 here (custom_ops/OPERATORS.md)."""
-    return HybridAttentionVq(qkv, edge_tokens, code_weight, code_bias, codewords, heads=heads, grid_width=grid_width)
-
-
-@script(operators, default_opset=op)
-def Bf16HybridAttentionKnown(
-    qkv, edge_tokens, code_weight, code_bias, codewords, known_qkv, known_out, known_logsum, heads: int, grid_width: int
-):
-    """HybridAttentionKnown, in float32 here (custom_ops/OPERATORS.md)."""
-    return HybridAttentionKnown(
-        qkv, edge_tokens, code_weight, code_bias, codewords, known_qkv, known_out, known_logsum,
-        heads=heads, grid_width=grid_width,
-    )  # fmt: skip
-
-
-@script(operators, default_opset=op)
-def Bf16HybridAttentionVqKnown(
-    qkv, edge_tokens, code_weight, code_bias, codewords, known_qkv, known_out, known_logsum, heads: int, grid_width: int
-):
-    """HybridAttentionVqKnown, in float32 here (custom_ops/OPERATORS.md)."""
-    return HybridAttentionVqKnown(
-        qkv, edge_tokens, code_weight, code_bias, codewords, known_qkv, known_out, known_logsum,
-        heads=heads, grid_width=grid_width,
-    )  # fmt: skip

@@ -1,6 +1,6 @@
 # ruff: noqa: N802 - functions are named like the operators they become
 # mypy: ignore-errors
-"""HybridExperts, Bf16HybridExperts: the shared expert for all tokens, then one after the other on its edge tokens.
+"""HybridExperts: the shared expert for all tokens, then one expert after the other on the edge tokens routed to it.
 
 The experts stand one behind the other in the graph, as many as the model has: a loop would have to collect parts of
 unequal length, which takes a sequence, and some runtimes have none.
@@ -111,7 +111,7 @@ def routed_experts(experts: int) -> onnx.FunctionProto:
     )
 
 
-MADE = MadeForSize(("HybridExperts", "Bf16HybridExperts"), "expert_bias", {"RoutedExperts": routed_experts})
+MADE = MadeForSize(("HybridExperts",), "expert_bias", {"RoutedExperts": routed_experts})
 
 
 @script(helpers, default_opset=op)
@@ -136,15 +136,3 @@ def HybridExperts(
     chosen, mix = Choose(tokens, gate_weight, gate_bias, expert_bias)
     order, routed = RoutedExperts(tokens, chosen, w1, b1, w2, b2, norm_weight, norm_bias, w3, b3, epsilon=epsilon)
     return Mixed(x, shared, edge_tokens, order, routed, mix)
-
-
-@script(operators, default_opset=op)
-def Bf16HybridExperts(
-    x, edge_tokens, input_norm_weight, input_norm_bias, gate_weight, gate_bias, expert_bias,
-    w1, b1, w2, b2, norm_weight, norm_bias, w3, b3, epsilon: float = 1e-5,
-):  # fmt: skip
-    """The same, in float32 here (custom_ops/OPERATORS.md)."""
-    return HybridExperts(
-        x, edge_tokens, input_norm_weight, input_norm_bias, gate_weight, gate_bias, expert_bias,
-        w1, b1, w2, b2, norm_weight, norm_bias, w3, b3, epsilon=epsilon,
-    )  # fmt: skip

@@ -151,23 +151,3 @@ def LocalUpsampleLinear(
     return UpsampleCrop(
         x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge_map, edge_border, edge_corner, epsilon=epsilon
     )
-
-
-@script(operators, default_opset=op)
-def Bf16LocalUpsample(
-    x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge_map, edge_border, edge_corner, epsilon: float = 1e-5
-):
-    """LocalUpsample, in float32 here (custom_ops/OPERATORS.md)."""
-    return LocalUpsample(
-        x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge_map, edge_border, edge_corner, epsilon=epsilon
-    )
-
-
-@script(operators, default_opset=op)
-def Bf16LocalUpsampleLinear(
-    x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge_map, edge_border, edge_corner, epsilon: float = 1e-5
-):
-    """LocalUpsampleLinear, in float32 here (custom_ops/OPERATORS.md)."""
-    return LocalUpsampleLinear(
-        x, box, norm_weight, norm_bias, conv_weight, conv_bias, edge_map, edge_border, edge_corner, epsilon=epsilon
-    )

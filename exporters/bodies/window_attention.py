@@ -136,9 +136,3 @@ def WindowAttention(qkv, padding, heads: int, window: int, heights: Integers, wi
     out = op.Transpose(out, perm=[0, 1, 3, 2, 4])
     out = op.Reshape(out, op.Concat(images, windows * slots, head_count * head_width, axis=0))
     return op.Reshape(op.Gather(out, slot, axis=1), op.Concat(all_tokens, head_count * head_width, axis=0))
-
-
-@script(operators, default_opset=op)
-def Bf16WindowAttention(qkv, padding, heads: int, window: int, heights: Integers, widths: Integers, offsets: Integers):
-    """The same, without the rounding that is allowed (custom_ops/OPERATORS.md)."""
-    return WindowAttention(qkv, padding, heads=heads, window=window, heights=heights, widths=widths, offsets=offsets)

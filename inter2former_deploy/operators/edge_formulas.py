@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inter2former_deploy.operators.formulas import operator
+from inter2former_deploy.operators.formulas import in_bfloat16, operator
 
 THRESHOLD = 2.0  # of the gradient magnitude, which is a sum over three channels in [0, 1]
 TAN_22_5 = 2**0.5 - 1  # a direction is horizontal up to this slope
@@ -206,22 +206,7 @@ def edge_block(
     return x + _pixels(F.conv2d(hidden, conv2_weight, conv2_bias, padding=1))
 
 
-@operator(_like_map)
-def bf16_edge_block(
-    x: Tensor,
-    norm1_weight: Tensor,
-    norm1_bias: Tensor,
-    conv1_weight: Tensor,
-    conv1_bias: Tensor,
-    norm2_weight: Tensor,
-    norm2_bias: Tensor,
-    conv2_weight: Tensor,
-    conv2_bias: Tensor,
-    epsilon: float,
-) -> Tensor:
-    """`edge_block` where a kernel may round what is convolved, and the convolutions' weights, to bfloat16."""
-    first = norm1_weight, norm1_bias, conv1_weight, conv1_bias
-    return edge_block(x, *first, norm2_weight, norm2_bias, conv2_weight, conv2_bias, epsilon)
+bf16_edge_block = in_bfloat16(edge_block)
 
 
 def _half_map(x: Tensor, weight: Tensor, *_: Any) -> Tensor:

@@ -46,9 +46,25 @@ def operator(fake: Callable[..., R]) -> Callable[[Callable[P, R]], Callable[P, R
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             return (node if torch.compiler.is_exporting() else formula)(*args, **kwargs)
 
+        call.fake = fake  # type: ignore[attr-defined]
         return call
 
     return decorate
+
+
+def in_bfloat16(formula: Callable[P, R]) -> Callable[P, R]:
+    """The formula of an operator that may round to bfloat16 what it multiplies: the same, `bf16_` before its name.
+
+    Args:
+        formula: One that `operator` made a node of.
+    """
+
+    @wraps(formula)
+    def reduced(*args: P.args, **kwargs: P.kwargs) -> R:
+        return formula(*args, **kwargs)
+
+    reduced.__name__ = f"bf16_{formula.__name__}"
+    return operator(formula.fake)(reduced)  # type: ignore[attr-defined]
 
 
 def _box(x: Tensor, *_: Any) -> Tensor:
@@ -221,23 +237,7 @@ def hybrid_attention(
     return out
 
 
-@operator(_like_values)
-def bf16_hybrid_attention(
-    qkv: Tensor,
-    edge_tokens: Tensor,
-    code_weight: Tensor,
-    code_bias: Tensor,
-    codewords: Tensor,
-    heads: int,
-    grid_width: int,
-    quantizer: str,
-    known_qkv: Tensor | None = None,
-    known_out: Tensor | None = None,
-    known_logsum: Tensor | None = None,
-) -> Tensor:
-    """`hybrid_attention` where a kernel may round queries, keys, weights and values of edge tokens to bfloat16."""
-    known = known_qkv, known_out, known_logsum
-    return hybrid_attention(qkv, edge_tokens, code_weight, code_bias, codewords, heads, grid_width, quantizer, *known)
+bf16_hybrid_attention = in_bfloat16(hybrid_attention)
 
 
 def all_but(tokens: Tensor, length: int) -> Tensor:
@@ -372,31 +372,7 @@ def window_attention(
     return torch.cat(attended, dim=1).flatten(0, 1)
 
 
-@operator(_like_values)
-def bf16_window_attention(
-    qkv: Tensor,
-    padding: Tensor,
-    heads: int,
-    window: int,
-    heights: list[int],
-    widths: list[int],
-    offsets: list[int],
-) -> Tensor:
-    """`window_attention`, where a kernel may round to bfloat16 what it multiplies; this one does not.
-
-    Args:
-        qkv: As there, like all others.
-        padding: [1, 3*D].
-        heads: Attention heads.
-        window: Side of a window, tokens.
-        heights: Of the maps of an image, tokens.
-        widths: Of the maps, tokens.
-        offsets: Padding of the maps at top and left, less than a window.
-
-    Returns:
-        [T, D].
-    """
-    return window_attention(qkv, padding, heads, window, heights, widths, offsets)
+bf16_window_attention = in_bfloat16(window_attention)
 
 
 def _attend_in_windows(qkv: Tensor, padding: Tensor, layout: WindowLayout, heads: int) -> Tensor:
@@ -494,28 +470,7 @@ def hybrid_experts(
     return x + mix_experts(normed, edge_tokens, *parameters, epsilon)
 
 
-@operator(_like_first)
-def bf16_hybrid_experts(
-    x: Tensor,
-    edge_tokens: Tensor,
-    input_norm_weight: Tensor,
-    input_norm_bias: Tensor,
-    gate_weight: Tensor,
-    gate_bias: Tensor,
-    expert_bias: Tensor,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    w3: Tensor,
-    b3: Tensor,
-    epsilon: float,
-) -> Tensor:
-    """`hybrid_experts` where a kernel may round to bfloat16 what w1, w2 and w3 multiply, and those."""
-    norm_and_gates = input_norm_weight, input_norm_bias, gate_weight, gate_bias, expert_bias
-    return hybrid_experts(x, edge_tokens, *norm_and_gates, w1, b1, w2, b2, norm_weight, norm_bias, w3, b3, epsilon)
+bf16_hybrid_experts = in_bfloat16(hybrid_experts)
 
 
 def mix_experts(
@@ -828,23 +783,7 @@ def local_upsample(
     raise ValueError(f"activation must be 'silu' or 'none', got {activation!r}")
 
 
-@operator(_upsampled)
-def bf16_local_upsample(
-    x: Tensor,
-    box: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    conv_weight: Tensor,
-    conv_bias: Tensor,
-    edge_map: Tensor,
-    edge_border: Tensor,
-    edge_corner: Tensor,
-    activation: str,
-    epsilon: float,
-) -> Tensor:
-    """`local_upsample` where a kernel may round normalised inputs and the convolution's weights to bfloat16."""
-    weights = norm_weight, norm_bias, conv_weight, conv_bias
-    return local_upsample(x, box, *weights, edge_map, edge_border, edge_corner, activation, epsilon)
+bf16_local_upsample = in_bfloat16(local_upsample)
 
 
 def upsample(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, epsilon: float) -> Tensor:
