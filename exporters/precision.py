@@ -26,6 +26,7 @@ from inter2former_deploy.operators.registry import OPERATORS, operator_name
 
 MIN_WEIGHTS = 1 << 12  # of a layer that is rewritten
 BF16_LAYERS = 1  # the first ones, in bfloat16 whatever the precision
+EDGES = ("EdgeBlock", "EdgeDownsample", "EdgeProjection")  # of the edge network, that have a form in bfloat16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +88,18 @@ def reduce_precision(graph: onnx.ModelProto, precision: Precision) -> onnx.Model
 
 
 def reduce_preparation(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """prepare.onnx with the residual blocks of its edge network in bfloat16, for either reduced precision.
+    """prepare.onnx with the edge network in bfloat16 but for its first layer, for either reduced precision.
 
     Args:
         graph: prepare.onnx in float32, of any family; it is left as it is.
     """
-    return _in_bfloat16(graph, ("EdgeBlock",))
+    return _in_bfloat16(graph, EDGES)
 
 
 def has_edges_in_bf16(prepare: Path) -> bool:
-    """Whether a prepare.onnx has residual blocks in bfloat16."""
-    return any(node.op_type == "Bf16EdgeBlock" for node in onnx.load(prepare, load_external_data=False).graph.node)
+    """Whether a prepare.onnx has a part of its edge network in bfloat16."""
+    nodes = onnx.load(prepare, load_external_data=False).graph.node
+    return not {f"Bf16{name}" for name in EDGES}.isdisjoint(node.op_type for node in nodes)
 
 
 def reduce_click(graph: onnx.ModelProto) -> onnx.ModelProto:

@@ -585,6 +585,16 @@ def known_answers() -> list[OperatorCase]:
             (np.array([[[0.5], [2.5]], [[6.5], [8.5]]], np.float32),),
             {},
         ),
+        OperatorCase(  # the same of the first of two channels, in numbers that bfloat16 holds
+            "Bf16EdgeDownsample",
+            {
+                "x": np.arange(18, dtype=np.float32).reshape(3, 3, 2),
+                "weight": np.concatenate([centre_tap, np.zeros_like(centre_tap)], axis=1),
+                "bias": full(0.5, 1),
+            },
+            (np.array([[[0.5], [4.5]], [[12.5], [16.5]]], np.float32),),
+            {},
+        ),
         OperatorCase(  # the centre tap of 3 x + 1; the one token of the map has nothing around it
             "EdgeProjection",
             {
@@ -594,6 +604,17 @@ def known_answers() -> list[OperatorCase]:
                 "conv_weight": centre_tap,
             },
             (np.array([[[1], [4]], [[7], [10]]], np.float32), zeros(4, 1, 2, 1), zeros(4, 1, 1, 1)),
+            {"pixels": 2},
+        ),
+        OperatorCase(  # the same of the sum of two channels
+            "Bf16EdgeProjection",
+            {
+                "x": np.arange(8, dtype=np.float32).reshape(2, 2, 2),
+                "lateral_weight": full(3, 1, 2),
+                "lateral_bias": full(1, 1),
+                "conv_weight": centre_tap,
+            },
+            (np.array([[[4], [16]], [[28], [40]]], np.float32), zeros(4, 1, 2, 1), zeros(4, 1, 1, 1)),
             {"pixels": 2},
         ),
         OperatorCase("TokenBox", {"low_res": low_res}, (np.array([2, 1, 3, 2]),), {"threshold": -2.0}),

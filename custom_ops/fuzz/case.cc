@@ -96,6 +96,8 @@ class Decoder {
                                {"Bf16EdgeBlock", &Decoder::bf16_edge_block, true},
                                {"EdgeDownsample", &Decoder::edge_downsample},
                                {"EdgeProjection", &Decoder::edge_projection},
+                               {"Bf16EdgeDownsample", &Decoder::bf16_edge_downsample, true},
+                               {"Bf16EdgeProjection", &Decoder::bf16_edge_projection, true},
                                {"NormLinear", &Decoder::norm_linear},
                                {"LinearAdd", &Decoder::linear_add},
                                {"LowRankLinear", &Decoder::low_rank_linear},
@@ -659,7 +661,8 @@ class Decoder {
 
   void edge_downsample() {
     case_.op = "EdgeDownsample";
-    const int64_t in = size(33), out = size(49), height = between(0, 30);
+    const int64_t in = size(33), height = between(0, 30);
+    const int64_t out = one_in(2) ? size(49) : int64_t{1} << between(0, 6);
     floats("x", {height, size(33), in});
     weights("weight", {out, in, 3, 3});
     weights("bias", {out});
@@ -675,6 +678,16 @@ class Decoder {
     weights("lateral_bias", {middle});
     weights("conv_weight", {out, middle, 3, 3});
     integer("pixels", pixels);
+  }
+
+  void bf16_edge_downsample() {
+    edge_downsample();
+    case_.op = "Bf16EdgeDownsample";
+  }
+
+  void bf16_edge_projection() {
+    edge_projection();
+    case_.op = "Bf16EdgeProjection";
   }
 
   void epsilon() { attribute("epsilon", bytes_.PickValueInArray({1e-5f, 0.0f, 1.0f, -1.0f})); }

@@ -1,7 +1,9 @@
-// EdgeStem, EdgeBlock, Bf16EdgeBlock, EdgeDownsample and EdgeProjection: the network on the Canny
-// maps (OPERATORS.md).
+// EdgeStem, EdgeBlock, EdgeDownsample and EdgeProjection, and the latter three in bfloat16: the
+// network on the Canny maps (OPERATORS.md).
 
 #include "kernels/bf16_edge_block.h"
+#include "kernels/bf16_edge_downsample.h"
+#include "kernels/bf16_edge_projection.h"
 #include "kernels/edge_block.h"
 #include "kernels/edge_downsample.h"
 #include "kernels/edge_projection.h"
@@ -24,6 +26,16 @@ I2F_KERNEL(EdgeDownsampleKernel, edge_downsample)
 I2F_KERNEL(PackedEdgeProjectionSizeKernel, packed_edge_projection_size)
 I2F_KERNEL(PackEdgeProjectionKernel, pack_edge_projection)
 I2F_KERNEL(EdgeProjectionKernel, edge_projection)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackedBf16EdgeDownsampleSizeKernel,
+                             packed_bf16_edge_downsample_size)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackBf16EdgeDownsampleKernel,
+                             pack_bf16_edge_downsample)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, Bf16EdgeDownsampleKernel, bf16_edge_downsample)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackedBf16EdgeProjectionSizeKernel,
+                             packed_bf16_edge_projection_size)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, PackBf16EdgeProjectionKernel,
+                             pack_bf16_edge_projection)
+I2F_REDUCED_PRECISION_KERNEL(Product::kBfloat16, Bf16EdgeProjectionKernel, bf16_edge_projection)
 
 namespace {
 
@@ -117,31 +129,40 @@ class EdgeBlock final : public Kernel {
   std::unique_ptr<PackedBlock> packed_;  // when the parameters are constants
 };
 
-// The parameters of a convolution of stride 2 in a kernel's own order.
+// The parameters of a convolution of stride 2 in a kernel's own order: that of bfloat16 numbers as
+// in PackedBlock.
 struct PackedDownsample {
-  explicit PackedDownsample(const Inputs& inputs) {
+  PackedDownsample(const Inputs& inputs, bool bfloat16) {
     const auto weight = inputs.get<float>(1, "weight", {"Co", "Ci", 3, 3});
     expect_channels("weight", weight);
     out = weight.dim(0);
     in = weight.dim(1);
     const auto bias = inputs.get<float>(2, "bias", {{"Co", out}});
-    data = Buffer<float>(kernels::packed_edge_downsample_size(in, out));
-    kernels::pack_edge_downsample(weight.data, bias.data, in, out, data.data());
+    const size_t bytes = bfloat16 ? kernels::packed_bf16_edge_downsample_size(in, out) : 0;
+    if (bytes > 0) {
+      bf16 = Buffer<char>(bytes);
+      kernels::pack_bf16_edge_downsample(weight.data, bias.data, in, out, bf16.data());
+    } else {
+      fp32 = Buffer<float>(kernels::packed_edge_downsample_size(in, out));
+      kernels::pack_edge_downsample(weight.data, bias.data, in, out, fp32.data());
+    }
   }
 
   int64_t in, out;
-  Buffer<float> data;
+  Buffer<float> fp32;
+  Buffer<char> bf16;
 };
 
+template <bool kBfloat16>
 class EdgeDownsample final : public Kernel {
  public:
   explicit EdgeDownsample(const KernelInfo& info) {
-    if (info.known(1, 3)) packed_ = std::make_unique<PackedDownsample>(info);
+    if (info.known(1, 3)) packed_ = std::make_unique<PackedDownsample>(info, kBfloat16);
   }
 
   void compute(KernelContext& context) const override {
     if (packed_ != nullptr) return run(context, *packed_);
-    run(context, PackedDownsample(context));
+    run(context, PackedDownsample(context, kBfloat16));
   }
 
  private:
@@ -150,16 +171,22 @@ class EdgeDownsample final : public Kernel {
     const int64_t rows = x.dim(0), columns = x.dim(1);
     float* y = context.output<float>(0, {(rows + 1) / 2, (columns + 1) / 2, conv.out});
     if (rows == 0 || columns == 0) return;
-    kernels::edge_downsample(x.data, rows, columns, conv.in, conv.out, conv.data.data(), y,
-                             context.memory(), context.parallel());
+    if (conv.bf16.data() != nullptr) {
+      kernels::bf16_edge_downsample(x.data, rows, columns, conv.in, conv.out, conv.bf16.data(), y,
+                                    context.memory(), context.parallel());
+    } else {
+      kernels::edge_downsample(x.data, rows, columns, conv.in, conv.out, conv.fp32.data(), y,
+                               context.memory(), context.parallel());
+    }
   }
 
   std::unique_ptr<PackedDownsample> packed_;  // when the parameters are constants
 };
 
-// The parameters of both convolutions, composed to one in a kernel's own order.
+// The parameters of both convolutions, composed to one in a kernel's own order: that of bfloat16
+// numbers as in PackedBlock.
 struct PackedProjection {
-  explicit PackedProjection(const Inputs& inputs) {
+  PackedProjection(const Inputs& inputs, bool bfloat16) {
     const auto conv = inputs.get<float>(3, "conv_weight", {"Co", "Ci", 3, 3});
     expect_channels("conv_weight", conv);
     const Dim middle("Ci", conv.dim(1));
@@ -174,24 +201,32 @@ struct PackedProjection {
                                         lateral.data,
                                         inputs.get<float>(2, "lateral_bias", {middle}).data,
                                         conv.data};
-    data = Buffer<float>(kernels::packed_edge_projection_size(in, out));
-    kernels::pack_edge_projection(weights, data.data());
+    const size_t bytes = bfloat16 ? kernels::packed_bf16_edge_projection_size(in, out) : 0;
+    if (bytes > 0) {
+      bf16 = Buffer<char>(bytes);
+      kernels::pack_bf16_edge_projection(weights, bf16.data());
+    } else {
+      fp32 = Buffer<float>(kernels::packed_edge_projection_size(in, out));
+      kernels::pack_edge_projection(weights, fp32.data());
+    }
   }
 
   int64_t in, out;
-  Buffer<float> data;
+  Buffer<float> fp32;
+  Buffer<char> bf16;
 };
 
+template <bool kBfloat16>
 class EdgeProjection final : public Kernel {
  public:
   explicit EdgeProjection(const KernelInfo& info) : pixels_(info.attribute("pixels", int64_t{2})) {
     expect(pixels_ >= 1, "attribute pixels >= 1", std::to_string(pixels_));
-    if (info.known(1, 4)) packed_ = std::make_unique<PackedProjection>(info);
+    if (info.known(1, 4)) packed_ = std::make_unique<PackedProjection>(info, kBfloat16);
   }
 
   void compute(KernelContext& context) const override {
     if (packed_ != nullptr) return run(context, *packed_);
-    run(context, PackedProjection(context));
+    run(context, PackedProjection(context, kBfloat16));
   }
 
  private:
@@ -205,8 +240,13 @@ class EdgeProjection final : public Kernel {
                           context.output<float>(1, {4, grid, side, out}),
                           context.output<float>(2, {4, grid, grid, out})};
     if (side == 0) return;
-    kernels::edge_projection(x.data, side, grid, projection.in, out, projection.data.data(), terms,
-                             context.memory(), context.parallel());
+    if (projection.bf16.data() != nullptr) {
+      kernels::bf16_edge_projection(x.data, side, grid, projection.in, out, projection.bf16.data(),
+                                    terms, context.memory(), context.parallel());
+    } else {
+      kernels::edge_projection(x.data, side, grid, projection.in, out, projection.fp32.data(),
+                               terms, context.memory(), context.parallel());
+    }
   }
 
   int64_t pixels_;
@@ -220,12 +260,21 @@ const Registration kEdgeBlock(
 const Registration kBf16EdgeBlock(
     {"Bf16EdgeBlock", 9, false, {kElementType<float>}, create_kernel<EdgeBlock<true>>});
 const Registration kEdgeDownsample(
-    {"EdgeDownsample", 3, false, {kElementType<float>}, create_kernel<EdgeDownsample>});
-const Registration kEdgeProjection({"EdgeProjection",
-                                    4,
-                                    false,
-                                    {kElementType<float>, kElementType<float>, kElementType<float>},
-                                    create_kernel<EdgeProjection>});
+    {"EdgeDownsample", 3, false, {kElementType<float>}, create_kernel<EdgeDownsample<false>>});
+const Registration kBf16EdgeDownsample(
+    {"Bf16EdgeDownsample", 3, false, {kElementType<float>}, create_kernel<EdgeDownsample<true>>});
+
+template <bool kBfloat16>
+OperatorSpec projection(const char* name) {
+  return {name,
+          4,
+          false,
+          {kElementType<float>, kElementType<float>, kElementType<float>},
+          create_kernel<EdgeProjection<kBfloat16>>};
+}
+
+const Registration kEdgeProjection(projection<false>("EdgeProjection"));
+const Registration kBf16EdgeProjection(projection<true>("Bf16EdgeProjection"));
 
 }  // namespace
 }  // namespace i2f

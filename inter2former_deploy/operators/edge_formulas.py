@@ -228,6 +228,9 @@ def edge_downsample(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _pixels(F.conv2d(_planes(x), weight, bias, stride=2, padding=1))
 
 
+bf16_edge_downsample = in_bfloat16(edge_downsample)
+
+
 def _edge_terms(
     x: Tensor, lateral_weight: Tensor, lateral_bias: Tensor, conv_weight: Tensor, pixels: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -256,6 +259,9 @@ def edge_projection(
     """
     features = F.conv2d(_planes(x), lateral_weight[:, :, None, None], lateral_bias)
     return project_edge(features, conv_weight, pixels)
+
+
+bf16_edge_projection = in_bfloat16(edge_projection)
 
 
 def project_edge(features: Tensor, weight: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -53,6 +53,8 @@ OPERATORS: dict[str, Operator] = {
     operator.name: operator
     for operator in (
         Operator("Bf16EdgeBlock", _EDGES, reduced_precision=True),
+        Operator("Bf16EdgeDownsample", _EDGES, reduced_precision=True),
+        Operator("Bf16EdgeProjection", _EDGES, outputs=3, reduced_precision=True),
         Operator("Bf16HybridAttention", _FORMULAS, choice=_QUANTIZER, takes_known=True, reduced_precision=True),
         Operator("Bf16HybridExperts", _FORMULAS, reduced_precision=True),
         Operator("Bf16Linear", _FORMULAS, choice=_GELU, reduced_precision=True),

@@ -587,15 +587,17 @@ def test_statistics_of_a_padded_map() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (8, 6), (9, 7)])
-def test_edge_downsample(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("operator", ["EdgeDownsample", "Bf16EdgeDownsample"])
+def test_edge_downsample(operator: str, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(13)
     inputs = {"x": normal(rng, *size, 4), "weight": normal(rng, 6, 4, 3, 3), "bias": normal(rng, 6)}
-    assert_accurate(run("EdgeDownsample", inputs), twins.edge_downsample, *inputs.values())
+    assert_accurate(run(operator, inputs), twins.edge_downsample, *inputs.values())
 
 
 @pytest.mark.parametrize("pixels", [1, 2, 4])
 @pytest.mark.parametrize("grid", [1, 3])
-def test_edge_projection(pixels: int, grid: int) -> None:
+@pytest.mark.parametrize("operator", ["EdgeProjection", "Bf16EdgeProjection"])
+def test_edge_projection(operator: str, pixels: int, grid: int) -> None:
     rng = np.random.default_rng(14)
     side = grid * pixels
     inputs = {"x": normal(rng, side, side, 6), "lateral_weight": normal(rng, 5, 6), "lateral_bias": normal(rng, 5)}
@@ -606,5 +608,5 @@ def test_edge_projection(pixels: int, grid: int) -> None:
             return twins.edge_projection(*arrays, **options)[which]
 
         twin.__name__ = f"edge_projection_{which}"
-        out = run("EdgeProjection", inputs, which=which, pixels=pixels)
+        out = run(operator, inputs, which=which, pixels=pixels)
         assert_accurate(out, twin, *inputs.values(), pixels=pixels)

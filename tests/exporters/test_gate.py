@@ -137,6 +137,8 @@ def reduced(probe_model: Inter2Former, tmp_path_factory: pytest.TempPathFactory)
         ("encoder", "Bf16Mlp", 2, "image_embedding in bf16", OPERATORS),
         ("prepare", "Bf16EdgeBlock", 3, "edge_0", PLAIN),
         ("prepare", "Bf16EdgeBlock", 8, "edge_0 in bf16", OPERATORS),
+        ("prepare", "Bf16EdgeDownsample", 1, "edge_0 in bf16", OPERATORS),
+        ("prepare", "Bf16EdgeProjection", 1, "edge_border_0 in bf16", OPERATORS),
         ("click", "Bf16LocalUpsample", 4, "box_logits", f"{PLAIN}, bf16"),
         ("click", "Bf16HybridExperts", 7, "tokens", f"{PLAIN}, bf16"),
     ],

@@ -484,12 +484,26 @@ def edge_downsample() -> Iterator[Case]:
             yield {"x": floats(height, width, ci), "weight": floats(co, ci, 3, 3), "bias": floats(co)}, {}
 
 
+def bf16_edge_downsample() -> Iterator[Case]:
+    yield from edge_downsample()
+    for (height, width), ci, co in product(MAPS, (2, 32), (1, 2, 4, 8, 48)):
+        yield {"x": floats(height, width, ci), "weight": floats(co, ci, 3, 3), "bias": floats(co)}, {}
+
+
 def edge_projection() -> Iterator[Case]:
     for grid, pixels, channels in product((1, 3, 17), (1, 2), (2, *SIZES)):
         for ci, co in ((channels, 3), (3, channels)):
             inputs = {"x": floats(grid * pixels, grid * pixels, ci), "lateral_weight": floats(4, ci)}
             inputs |= {"lateral_bias": floats(4), "conv_weight": floats(co, 4, 3, 3)}
             yield inputs, {"pixels": pixels}
+
+
+def bf16_edge_projection() -> Iterator[Case]:
+    yield from edge_projection()
+    for grid, pixels, ci, co in product((1, 3, 17), (1, 2, 5), (2, 32), (1, 2, 4, 8, 48)):
+        inputs = {"x": floats(grid * pixels, grid * pixels, ci), "lateral_weight": floats(4, ci)}
+        inputs |= {"lateral_bias": floats(4), "conv_weight": floats(co, 4, 3, 3)}
+        yield inputs, {"pixels": pixels}
 
 
 # The function of each operator above, by its formula's name.

@@ -767,8 +767,15 @@ def edge_block(
     return x + hidden
 
 
-def edge_downsample(x: Array, weight: Array, bias: Array, *, dtype: DTypeLike = np.float64) -> Array:
-    """A 3 x 3 convolution of stride 2, x [H, W, Ci] -> [(H + 1) // 2, (W + 1) // 2, Co]."""
+def edge_downsample(
+    x: Array, weight: Array, bias: Array, *, dtype: DTypeLike = np.float64, bfloat16: bool = False
+) -> Array:
+    """A 3 x 3 convolution of stride 2, x [H, W, Ci] -> [(H + 1) // 2, (W + 1) // 2, Co].
+
+    `bfloat16`: x and the weight are rounded to it.
+    """
+    if bfloat16:
+        x, weight = (array.astype(ml_dtypes.bfloat16) for array in (x, weight))
     x, weight, bias = (array.astype(dtype) for array in (x, weight, bias))
     return conv3x3(x, weight)[::2, ::2] + bias
 
@@ -781,9 +788,22 @@ def edge_projection(
     *,
     pixels: int = 2,
     dtype: DTypeLike = np.float64,
+    bfloat16: bool = False,
 ) -> tuple[Array, Array, Array]:
-    """Edge features of a stage x [H, H, C] as LocalUpsample takes them: `edge_terms`."""
+    """Edge features of a stage x [H, H, C] as LocalUpsample takes them: `edge_terms`.
+
+    `bfloat16`: x and the composed weights of each tap are rounded to it.
+    """
     x, lateral_weight, lateral_bias, conv_weight = (
         array.astype(dtype) for array in (x, lateral_weight, lateral_bias, conv_weight)
     )
+    if bfloat16:
+        composed = np.einsum("omyx,mc->ocyx", conv_weight, lateral_weight)
+        rounded_x, rounded = (array.astype(ml_dtypes.bfloat16).astype(dtype) for array in (x, composed))
+        products = edge_terms(rounded_x, rounded, len(x) // pixels)
+        constants = edge_terms(
+            np.broadcast_to(lateral_bias, (*x.shape[:2], len(lateral_bias))), conv_weight, len(x) // pixels
+        )
+        edge, border, corner = (one + other for one, other in zip(products, constants, strict=True))
+        return edge, border, corner
     return edge_terms(x @ lateral_weight.T + lateral_bias, conv_weight, len(x) // pixels)

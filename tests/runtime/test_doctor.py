@@ -51,6 +51,8 @@ TWINS = {
     "Bf16EdgeBlock": twins.edge_block,
     "EdgeDownsample": twins.edge_downsample,
     "EdgeProjection": twins.edge_projection,
+    "Bf16EdgeDownsample": twins.edge_downsample,
+    "Bf16EdgeProjection": twins.edge_projection,
     "TokenBox": twins.token_box,
     "LocalUpsampleLinear": partial(twins.local_upsample, activation="none"),
     "Bf16LocalUpsampleLinear": partial(twins.local_upsample, activation="none"),

@@ -698,6 +698,12 @@ def edge_downsample(side: int, stage: int) -> Case:
     )
 
 
+@measured(stage=range(3))
+def bf16_edge_downsample(side: int, stage: int) -> Case:
+    """The same where bfloat16 serves."""
+    return replace(edge_downsample(side, stage), operator="Bf16EdgeDownsample")
+
+
 @measured(stage=range(4))
 def edge_projection(side: int, stage: int) -> Case:
     """What stage 0..3 of local upsampling takes from the edge network, coarse to fine."""
@@ -719,6 +725,12 @@ def edge_projection(side: int, stage: int) -> Case:
         nbytes=4.0 * (whole**2 * (before + after) + 4 * side * (whole + side) * after),
         outputs=("out", "border", "corner"),
     )
+
+
+@measured(stage=range(4))
+def bf16_edge_projection(side: int, stage: int) -> Case:
+    """The same where bfloat16 serves."""
+    return replace(edge_projection(side, stage), operator="Bf16EdgeProjection")
 
 
 VARIANTS = ("library", "plain", "torch")  # ours first

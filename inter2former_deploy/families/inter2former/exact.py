@@ -275,10 +275,15 @@ class ExactPreparation:
         return _Edges(features, whole, parts)
 
     def _rounded_edges(self, maps: Tensor) -> dict[str, Tensor]:
-        """The edge inputs in float32, but for residual blocks that round as Bf16EdgeBlock may."""
-        with _rounded_blocks(self._own.edge_detector) as net:
-            features = net.features(maps[None])
-        return dict(zip(EDGE_INPUTS, self._own.decode_head.project_edges(features), strict=True))
+        """The edge inputs in float32, but that all layers behind the first round as those in bfloat16 may."""
+        stages = list(self._own.decode_head.stages)[::-1]  # fine to coarse, as those of the network
+        laterals = cast(Iterable[nn.Conv2d], self._own.edge_detector.lateral_convs)
+        by_stage = [
+            _rounded_projection(x, lateral, stage.conv.weight, x.shape[-1] // self._tokens)
+            for x, lateral, stage in zip(_rounded_stages(self._own.edge_detector, maps), laterals, stages, strict=True)
+        ]
+        by_kind = [tensor for kind in zip(*reversed(by_stage), strict=True) for tensor in kind]
+        return dict(zip(EDGE_INPUTS, by_kind, strict=True))
 
     def _exact_part(self, maps: Tensor, moments: list[tuple[Tensor, Tensor]], part: _Part) -> dict[str, Tensor]:
         """The edge inputs of a part in float64, with the norms' statistics of the whole map.
@@ -327,21 +332,38 @@ def _moments_of_norms(net: CannyNet) -> Iterator[list[tuple[Tensor, Tensor]]]:
             hook.remove()
 
 
-@contextmanager
-def _rounded_blocks(net: CannyNet) -> Iterator[CannyNet]:
-    """Convolutions of residual blocks round their weights and what they see to bfloat16."""
-    blocks = [module for module in net.modules() if isinstance(module, ResidualBlock)]
-    convolutions = [conv for block in blocks for conv in (block.conv1, block.conv2)]
-    weights = [conv.weight.data for conv in convolutions]
-    hooks = [conv.register_forward_pre_hook(lambda _, args: args[0].bfloat16().float()) for conv in convolutions]
-    try:
-        for conv in convolutions:
-            conv.weight.data = conv.weight.data.bfloat16().float()
-        yield net
-    finally:
-        for conv, weight, hook in zip(convolutions, weights, hooks, strict=True):
-            conv.weight.data = weight
-            hook.remove()
+def _rounded_stages(net: CannyNet, maps: Tensor) -> list[Tensor]:
+    """The stages' results [1, C, S, S] and less, fine to coarse, with all convolutions but the first in bfloat16."""
+    x = net.conv1(edge_formulas.unit_norm(maps[None]))
+    stages = []
+    for i, blocks in enumerate(net.block_list):
+        if i > 0:
+            x = _rounded_convolution(x, cast(nn.Conv2d, net.downsamplers[i - 1]))
+        for block in cast(Iterable[ResidualBlock], blocks):
+            hidden = _rounded_convolution(F.silu(block.norm1(x)), block.conv1)
+            x = x + _rounded_convolution(F.silu(block.norm2(hidden)), block.conv2)
+        stages.append(x)
+    return stages
+
+
+def _rounded_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A convolution that rounds its weights and what it sees to bfloat16."""
+    return F.conv2d(_rounded(x), _rounded(conv.weight), conv.bias, conv.stride, conv.padding)
+
+
+def _rounded_projection(x: Tensor, lateral: nn.Conv2d, weight: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`project_edge` of what a lateral convolution gives, with the two composed and rounded, as x is, to bfloat16."""
+    composed = torch.einsum("omyx,mc->ocyx", weight.double(), lateral.weight[:, :, 0, 0].double()).float()
+    products = edge_formulas.project_edge(_rounded(x), _rounded(composed), pixels)
+    bias = cast(Tensor, lateral.bias)[:, None, None].expand(1, -1, *x.shape[2:])
+    edge, border, corner = (
+        of_x + of_bias for of_x, of_bias in zip(products, edge_formulas.project_edge(bias, weight, pixels), strict=True)
+    )
+    return edge, border, corner
+
+
+def _rounded(x: Tensor) -> Tensor:
+    return x.bfloat16().float()
 
 
 def _normalized(norm: nn.GroupNorm, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

@@ -50,11 +50,15 @@ SMALL = {
     "bf16_edge_block": {"side": 4, "stage": 2},
     "edge_downsample": {"side": 4, "stage": 1},
     "edge_projection": {"side": 8, "stage": 1},
+    "bf16_edge_downsample": {"side": 4, "stage": 1},
+    "bf16_edge_projection": {"side": 8, "stage": 1},
 }
 
 
 ROUNDED = (
     "bf16_edge_block",
+    "bf16_edge_downsample",
+    "bf16_edge_projection",
     "bf16_hybrid_attention",
     "bf16_hybrid_experts",
     "bf16_local_upsample",
