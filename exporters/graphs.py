@@ -26,11 +26,13 @@ from torch import Tensor, nn
 from inter2former_deploy import families
 from inter2former_deploy.core.contract import GraphName
 from inter2former_deploy.exporters.bodies import add_bodies, check_opset
+from inter2former_deploy.exporters.rewrites import RULES
 from inter2former_deploy.exporters.translations import translation_table
 
 DEFAULT_OPSET = 20  # the first with GELU as one operator; onnxruntime 1.17 and later run it
 
 _REWRITES = (
+    *RULES,
     rules.no_op_transpose_rule,
     rules.reshape_reshape_rule,
     rules.slice_split_rule,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from onnx.defs import OpSchema
-from onnxscript import values
+from onnxscript import opset18, values
 
 from inter2former_deploy.core.contract import DOMAIN, DOMAIN_VERSION
 from inter2former_deploy.operators.registry import OPERATORS, Operator, operator_name
@@ -28,7 +28,16 @@ _ATTRIBUTES: dict[str, tuple[Callable[[Any], Any], OpSchema.AttrType]] = {
 
 def translation_table() -> dict[Translation, Translation]:
     """The `custom_translation_table` of torch.onnx.export."""
-    return dict(_bare_node(operator) for operator in OPERATORS.values())
+    return dict(_bare_node(operator) for operator in OPERATORS.values()) | {torch.ops.aten.index_put.default: _put_rows}
+
+
+def _put_rows(self: Any, indices: Any, values: Any, accumulate: bool = False) -> Any:
+    """Rows of a matrix by one list of indices, without the copy that the exporter makes of them to fit their shape."""
+    (rows,) = indices
+    if accumulate or rows is None or len(rows.shape) != 1 or tuple(values.shape) != (*rows.shape, *self.shape[1:]):
+        raise ValueError(f"expected whole rows by one list of indices, got {values.shape} for {self.shape}")
+    last: Any = opset18.Constant(value_ints=[-1])
+    return opset18.ScatterND(self, opset18.Unsqueeze(rows, last), values)
 
 
 def _bare_node(described: Operator) -> tuple[Translation, Translation]:
