@@ -467,6 +467,56 @@ def known_answers() -> list[OperatorCase]:
             {},
             bfloat16=("weight",),
         ),
+        OperatorCase(  # the norm makes it its bias, whose largest is 127
+            "Int8NormLinear",
+            {
+                "x": np.array([[5, 5]], np.float32),
+                "norm_weight": full(1, 2),
+                "norm_bias": np.array([127, -2], np.float32),
+                "weight": np.array([[1, 0], [-2, 3]], np.int8),
+                "scale": np.array([1, 0.5], np.float32),
+                "bias": np.array([0, 1], np.float32),
+            },
+            (np.array([[127, -129]], np.float32),),
+            {"epsilon": 1e-5},
+        ),
+        OperatorCase(
+            "Int8LinearAdd",
+            {
+                "x": np.array([[127, -2]], np.float32),
+                "residual": np.array([[3, 20]], np.float32),
+                "weight": np.array([[1, 0], [-2, 3]], np.int8),
+                "scale": np.array([1, 0.5], np.float32),
+                "bias": np.array([0, 1], np.float32),
+            },
+            (np.array([[130, -109]], np.float32),),
+            {},
+        ),
+        OperatorCase(  # 1 + 2**-9 rounds to 1
+            "Bf16NormLinear",
+            {
+                "x": np.array([[5, 5]], np.float32),
+                "norm_weight": full(1, 2),
+                "norm_bias": np.array([1 + 2**-9, 2], np.float32),
+                "weight": np.array([[1, 0], [-2, 3]], np.float32),
+                "bias": np.array([0, 1], np.float32),
+            },
+            (np.array([[1, 5]], np.float32),),
+            {"epsilon": 1e-5},
+            bfloat16=("weight",),
+        ),
+        OperatorCase(
+            "Bf16LinearAdd",
+            {
+                "x": np.array([[1 + 2**-9, 2]], np.float32),
+                "residual": np.array([[3, 20]], np.float32),
+                "weight": np.array([[1, 0], [-2, 3]], np.float32),
+                "bias": np.array([0, 1], np.float32),
+            },
+            (np.array([[4, 25]], np.float32),),
+            {},
+            bfloat16=("weight",),
+        ),
         OperatorCase(  # the norm makes it its bias; 127 is the largest of each row, and GELU takes no more than -0.17
             "Int8Mlp",
             {

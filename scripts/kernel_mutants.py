@@ -196,6 +196,26 @@ MUTANTS = [
     ),
     Mutant(
         "reduced_linear.h",
+        "to[c] = to[c] * weight[c] + bias[c]",
+        "to[c] = to[c] * weight[c]",
+        "reduced_precision_linear",
+        "reduced_precision_linear.cc",
+    ),
+    Mutant(
+        "reduced_linear.h",
+        "y = load_partial(plus, static_cast<int>(left)) + y",
+        "y = load_partial(plus, static_cast<int>(left))",
+        "reduced_precision_linear",
+        "reduced_precision_linear.cc",
+    ),
+    Mutant(
+        "reduced_precision_linear.cc",
+        "after.residual = around.residual + first * outputs",
+        "after.residual = around.residual",
+        "reduced_precision_linear",
+    ),
+    Mutant(
+        "reduced_linear.h",
         "(x & 0x01010101)",
         "(x & 0x00010101)",
         "reduced_precision_linear",

@@ -110,6 +110,10 @@ class Decoder {
                                {"CycleScan", &Decoder::cycle_scan},
                                {"Int8Linear", &Decoder::int8_linear, true},
                                {"Bf16Linear", &Decoder::bf16_linear, true},
+                               {"Int8NormLinear", &Decoder::int8_norm_linear, true},
+                               {"Bf16NormLinear", &Decoder::bf16_norm_linear, true},
+                               {"Int8LinearAdd", &Decoder::int8_linear_add, true},
+                               {"Bf16LinearAdd", &Decoder::bf16_linear_add, true},
                                {"Int8Mlp", &Decoder::int8_mlp, true},
                                {"Bf16Mlp", &Decoder::bf16_mlp, true},
                                {"FullAttention", &Decoder::full_attention}};
@@ -577,33 +581,57 @@ class Decoder {
   void int8_linear() {
     case_.op = one_in(2) ? "Int8LinearGelu" : "Int8Linear";
     const auto [inputs, outputs] = linear();
-    any_bits("weight", kInt8, {outputs, inputs});
-    weights("scale", {outputs});
-    weights("bias", {outputs});
+    parameters("", kInt8, inputs, outputs);
   }
 
   void bf16_linear() {
     case_.op = one_in(2) ? "Bf16LinearGelu" : "Bf16Linear";
     const auto [inputs, outputs] = linear();
-    any_bits("weight", kBfloat16, {outputs, inputs});
-    weights("bias", {outputs});
+    parameters("", kBfloat16, inputs, outputs);
   }
 
-  void int8_mlp() { mlp("Int8Mlp", kInt8, true); }
-  void bf16_mlp() { mlp("Bf16Mlp", kBfloat16, false); }
+  void int8_norm_linear() {
+    reduced_norm_linear(one_in(2) ? "Int8NormLinearGelu" : "Int8NormLinear", kInt8);
+  }
+  void bf16_norm_linear() {
+    reduced_norm_linear(one_in(2) ? "Bf16NormLinearGelu" : "Bf16NormLinear", kBfloat16);
+  }
+  void reduced_norm_linear(const char* name, ONNXTensorElementDataType type) {
+    case_.op = name;
+    const auto [inputs, outputs] = linear();
+    weights("norm_weight", {inputs});
+    weights("norm_bias", {inputs});
+    parameters("", type, inputs, outputs);
+    epsilon();
+  }
 
-  void mlp(const char* name, ONNXTensorElementDataType type, bool scales) {
+  void int8_linear_add() { reduced_linear_add("Int8LinearAdd", kInt8); }
+  void bf16_linear_add() { reduced_linear_add("Bf16LinearAdd", kBfloat16); }
+  void reduced_linear_add(const char* name, ONNXTensorElementDataType type) {
+    case_.op = name;
+    const auto [inputs, outputs] = linear();
+    floats("residual", {case_.inputs[0].dims[0], outputs});
+    parameters("", type, inputs, outputs);
+  }
+
+  void int8_mlp() { mlp("Int8Mlp", kInt8); }
+  void bf16_mlp() { mlp("Bf16Mlp", kBfloat16); }
+  void mlp(const char* name, ONNXTensorElementDataType type) {
     case_.op = name;
     const auto [width, hidden] = linear();
     weights("norm_weight", {width});
     weights("norm_bias", {width});
-    any_bits("weight1", type, {hidden, width});
-    if (scales) weights("scale1", {hidden});
-    weights("bias1", {hidden});
-    any_bits("weight2", type, {width, hidden});
-    if (scales) weights("scale2", {width});
-    weights("bias2", {width});
+    parameters("1", type, width, hidden);
+    parameters("2", type, hidden, width);
     epsilon();
+  }
+
+  // Of a layer in reduced precision, their names ending in `suffix`.
+  void parameters(const std::string& suffix, ONNXTensorElementDataType type, int64_t inputs,
+                  int64_t outputs) {
+    any_bits("weight" + suffix, type, {outputs, inputs});
+    if (type == kInt8) weights("scale" + suffix, {outputs});
+    weights("bias" + suffix, {outputs});
   }
 
   // The input of a linear layer; returns inputs and outputs.

@@ -10,6 +10,7 @@
 #include "kernels/bfloat16.h"
 #include "kernels/dot.h"
 #include "kernels/gemm.h"
+#include "kernels/layer_norm.h"
 #include "kernels/linear_block.h"
 #include "kernels/math.h"
 #include "kernels/reduced_precision_linear.h"
@@ -53,6 +54,25 @@ struct Words {
       store(to, words);
     }
   }
+};
+
+// to [K] = LayerNorm of x [K], with room for whole vectors behind.
+inline void norm_row(const float* x, int64_t count, const float* weight, const float* bias,
+                     float epsilon, float* to) {
+  normalise(x, count, epsilon, to);
+  int64_t c = 0;
+  for (; c + kLanes <= count; c += kLanes) {
+    store(to + c, load(to + c) * load(weight + c) + load(bias + c));
+  }
+  for (; c < count; ++c) to[c] = to[c] * weight[c] + bias[c];
+}
+
+// What becomes of a block's sums. `residual` is that of its first row, or null; `large`: results
+// leave the caches anyway.
+struct After {
+  bool gelu = false;
+  const float* residual = nullptr;
+  bool large = false;
 };
 
 // The value of x as it is rounded to float32: no product fuses across.
@@ -176,13 +196,14 @@ struct Bf16 {
 };
 #endif
 
-// What comes after the sums of `rows` rows: `columns` are left of the layer, `stride` its outputs.
-// One function for tiles of every height: the compiler may fuse a product and a sum here or not,
-// but always alike. kPastCaches: vectors of `out` are whole and aligned.
+// What comes after the sums of `rows` rows: `columns` are left of the layer, `stride` its outputs,
+// of which `residual`, unless it is null, has as many. One function for tiles of every height: the
+// compiler may fuse a product and a sum here or not, but always alike. kPastCaches: vectors of
+// `out` are whole and aligned.
 template <class P, bool kGelu, bool kPastCaches>
 __attribute__((noinline)) void finish(const typename P::Dot::Sums (*sums)[kVectors], int64_t rows,
                                       const uint32_t* head, const RowState* states, int64_t columns,
-                                      int64_t stride, float* out) {
+                                      int64_t stride, const float* residual, float* out) {
 #pragma GCC unroll 1
   for (int64_t m = 0; m < rows; ++m, out += stride) {
 #pragma GCC unroll 1
@@ -190,6 +211,14 @@ __attribute__((noinline)) void finish(const typename P::Dot::Sums (*sums)[kVecto
       Vec y = P::finish(sums[m][n], head + n * kLanes, states[m]);
       if constexpr (kGelu) y = gelu(y);
       const int64_t left = columns - n * kLanes;
+      if (residual != nullptr) {
+        const float* plus = residual + m * stride + n * kLanes;
+        if (left >= kLanes) {
+          y = load(plus) + y;
+        } else if (left > 0) {
+          y = load_partial(plus, static_cast<int>(left)) + y;
+        }
+      }
       if (kPastCaches) {
         if (left > 0) stream(out + n * kLanes, y);
       } else if (left >= kLanes) {
@@ -233,7 +262,9 @@ class Linear {
   }
 
   // The layer of a block of rows: the most of one when there are `rows` in all, the words of memory
-  // that one takes, and its results. `large`: results leave the caches anyway.
+  // that one takes, and its results. row(r) is row r of the block as the layer takes it, whole
+  // until the next one is asked for; rows are asked for once, in order.
+  static constexpr bool kRowsOnce = true;
   int64_t block_rows(int64_t) const {
     return kRows * max(1, min(kBlockTiles, kBlockWords / words_ / kRows));
   }
@@ -241,21 +272,23 @@ class Linear {
     const int64_t tiles = ceil_div(block, kRows);
     return tiles * (tile_words() + kStateWords * kRows) + kRows * words_;
   }
-  void run_block(const float* x, int64_t count, bool gelu, bool, float* out, uint32_t* own) const {
+  template <class Rows>
+  void run_block(const Rows& row, int64_t count, const After& after, float* out,
+                 uint32_t* own) const {
     // Tiles, the rows of one on their way there, and what belongs to all rows.
     const int64_t tiles = ceil_div(count, kRows);
     uint32_t* converted = own + tiles * tile_words();
     auto* states = reinterpret_cast<RowState*>(converted + kRows * words_);
     uint32_t* tile = own;
-    for (int64_t row = 0; row < count; row += kRows, tile += tile_words()) {
-      const int64_t height = min(kRows, count - row);
+    for (int64_t first = 0; first < count; first += kRows, tile += tile_words()) {
+      const int64_t height = min(kRows, count - first);
       for (int64_t r = 0; r < height; ++r) {
-        states[row + r] = P::convert(x + (row + r) * sizes_.inputs, sizes_.inputs,
-                                     converted + r * words_, kLanes);
+        states[first + r] =
+            P::convert(row(first + r), sizes_.inputs, converted + r * words_, kLanes);
       }
       lay_out(converted, height, tile);
     }
-    multiply_block(count, own, states, gelu, out);
+    multiply_block(count, own, states, after, out);
   }
 
  private:
@@ -314,8 +347,8 @@ class Linear {
     return ((half & 0x7f7f7f7f) + (x & 0x01010101)) ^ (half & 0x80808080);
   }
 
-  void multiply_block(int64_t count, const uint32_t* tiles, const RowState* states, bool gelu,
-                      float* out) const {
+  void multiply_block(int64_t count, const uint32_t* tiles, const RowState* states,
+                      const After& after, float* out) const {
     for (int64_t p = 0; p < panels_; ++p) {
       const uint32_t* panel = packed_ + p * panel_words();
       const uint32_t* tile = tiles;
@@ -324,10 +357,13 @@ class Linear {
         Sums sums[kRows][kVectors];
         with_rows<kRows>(
             rows, [&](auto height) { multiply_tile<decltype(height)::kCount>(tile, panel, sums); });
-        float* to = out + row * sizes_.outputs + p * kColumns;
-        (gelu ? finish<P, true, false> : finish<P, false, false>)(sums, rows, panel, states + row,
-                                                                  sizes_.outputs - p * kColumns,
-                                                                  sizes_.outputs, to);
+        const int64_t at = row * sizes_.outputs + p * kColumns;
+        (after.gelu
+             ? finish<P, true, false>
+             : finish<P, false, false>)(sums, rows, panel, states + row,
+                                        sizes_.outputs - p * kColumns, sizes_.outputs,
+                                        after.residual == nullptr ? nullptr : after.residual + at,
+                                        out + at);
       }
     }
   }
@@ -403,28 +439,30 @@ class TiledLinear {
   }
 
   // As those of Linear.
+  static constexpr bool kRowsOnce = true;
   int64_t block_rows(int64_t) const {
     return kSquare * max(1, min(kMaxSquares, kBlockOfTiles / words_ / kSquare));
   }
   int64_t block_words(int64_t block) const {
     return ceil_div(block, kTile) * kTile * (words_ + kStateWords);
   }
-  void run_block(const float* x, int64_t count, bool with_gelu, bool large, float* out,
+  template <class Rows>
+  void run_block(const Rows& row, int64_t count, const After& after, float* out,
                  uint32_t* own) const {
-    const bool past_caches = large && reinterpret_cast<uintptr_t>(out) % sizeof(Vec) == 0 &&
+    const bool past_caches = after.large && reinterpret_cast<uintptr_t>(out) % sizeof(Vec) == 0 &&
                              sizes_.outputs % kLanes == 0;
     const int64_t height = ceil_div(count, kTile) * kTile;
     auto* states = reinterpret_cast<RowState*>(own + height * words_);
     for (int64_t r = 0; r < height; ++r) {
       uint32_t* to = own + r / kTile * kTile * words_ + r % kTile * kTile;
       if (r < count) {
-        states[r] = P::convert(x + r * sizes_.inputs, sizes_.inputs, to, kWords);
+        states[r] = P::convert(row(r), sizes_.inputs, to, kWords);
       } else {  // the rest of the last tile
         for (int64_t k = 0; k < words_; k += kTile, to += kWords) store(to, VecWord{});
       }
     }
     Tiles tiles;
-    multiply_block(tiles, count, own, states, with_gelu, past_caches, out);
+    multiply_block(tiles, count, own, states, after, past_caches, out);
     if (past_caches) end_of_stream();
   }
 
@@ -436,7 +474,7 @@ class TiledLinear {
   int64_t panel_words() const { return (P::kHead + words_) * kColumns; }
 
   void multiply_block(Tiles& tiles, int64_t count, const uint32_t* x, const RowState* states,
-                      bool with_gelu, bool past_caches, float* out) const {
+                      const After& after, bool past_caches, float* out) const {
     const int64_t ahead = ceil_div(panel_words(), ceil_div(count, kSquare));
     for (int64_t p = 0; p < panels_; ++p) {
       const uint32_t* panel = packed_ + p * panel_words();
@@ -445,6 +483,12 @@ class TiledLinear {
       for (int64_t first = 0; first < count; first += kSquare, next += ahead) {
         for (int64_t k = 0; k < ahead; k += kTile) __builtin_prefetch(next + k, 0, 2);
         const int64_t height = min(kSquare, count - first);
+        const int64_t at = first * sizes_.outputs + p * kColumns;
+        const float* residual = after.residual == nullptr ? nullptr : after.residual + at;
+        for (int64_t m = 0; m < height && residual != nullptr; ++m) {
+          const float* from = residual + m * sizes_.outputs;
+          for (int64_t n = 0; n < kColumns; n += kTile) __builtin_prefetch(from + n);
+        }
         Sums sums[kSquare][kVectors];
         const uint32_t* rows = x + first * words_;
         if (height > kTile) {
@@ -452,17 +496,11 @@ class TiledLinear {
         } else {
           multiply<false>(tiles, rows, panel, sums);
         }
-        float* to = out + first * sizes_.outputs + p * kColumns;
-        const int64_t columns = sizes_.outputs - p * kColumns;
-        if (past_caches) {
-          (with_gelu ? finish<P, true, true> : finish<P, false, true>)(sums, height, panel,
-                                                                       states + first, columns,
-                                                                       sizes_.outputs, to);
-        } else {
-          (with_gelu ? finish<P, true, false> : finish<P, false, false>)(sums, height, panel,
-                                                                         states + first, columns,
-                                                                         sizes_.outputs, to);
-        }
+        const auto finish_rows =
+            past_caches ? (after.gelu ? finish<P, true, true> : finish<P, false, true>)
+                        : (after.gelu ? finish<P, true, false> : finish<P, false, false>);
+        finish_rows(sums, height, panel, states + first, sizes_.outputs - p * kColumns,
+                    sizes_.outputs, residual, out + at);
       }
     }
   }
@@ -530,25 +568,31 @@ class RoundedLinear {
     }
   }
 
-  // As those of Linear.
+  // As those of Linear, but that rows are asked for several times.
+  static constexpr bool kRowsOnce = false;
   int64_t block_rows(int64_t rows) const { return linear_block::block_rows(rows); }
   int64_t block_words(int64_t block) const { return block * (stride() + sums()); }
-  void run_block(const float* x, int64_t count, bool with_gelu, bool, float* out,
+  template <class Rows>
+  void run_block(const Rows& row, int64_t count, const After& after, float* out,
                  uint32_t* own) const {
     auto* block_sums = reinterpret_cast<float*>(own);
     float* rounded_rows = block_sums + count * sums();
     const auto part = [&](int64_t k, int64_t depth) -> StridedRows {
       for (int64_t i = 0; i < count; ++i) {
-        round_row(x + i * sizes_.inputs + k, depth, rounded_rows + i * stride());
+        round_row(row(i) + k, depth, rounded_rows + i * stride());
       }
       return {rounded_rows, stride()};
     };
     linear_block::multiply_block(count, sizes_, packed_, block_sums, part,
-                                 [out, with_gelu](int64_t at, Vec* v, int64_t outputs) {
-                                   if (with_gelu) {
+                                 [out, &after](int64_t at, Vec* v, int64_t outputs) {
+                                   if (after.gelu) {
                                      for (int i = 0; i < 2; ++i) v[i] = gelu(v[i]);
                                    }
-                                   store_pair(out + at, v, outputs);
+                                   if (after.residual == nullptr) {
+                                     store_pair(out + at, v, outputs);
+                                   } else {
+                                     store_pair_plus(out + at, v, outputs, after.residual + at);
+                                   }
                                  });
   }
 

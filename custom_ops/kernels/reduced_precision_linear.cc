@@ -1,4 +1,4 @@
-// Linear layers in low precision (kernels/reduced_linear.h).
+// Linear layers in low precision (kernels/reduced_linear.h), and what stands around them.
 
 #include "kernels/reduced_precision_linear.h"
 
@@ -6,27 +6,50 @@
 
 namespace i2f::I2F_TIER {
 
-using reduced_linear::Bf16Linear;
-using reduced_linear::Int8Linear;
-
 namespace {
+
+using namespace reduced_linear;
 
 constexpr int64_t kLargeResult = 1 << 20;  // numbers of a result that leaves the caches
 
-// A task takes one block of rows after the other.
+// A task takes one block of rows after the other. Rows are normalised on their way into the layer,
+// or all of a block before it where the layer asks for them again.
 template <class Layer>
-void run(const Layer& layer, const LinearSizes& sizes, const float* x, int64_t rows, bool gelu,
-         float* out, const Memory& memory, const Parallel& parallel) {
+void run(const Layer& layer, const LinearSizes& sizes, const float* x, int64_t rows,
+         const AroundLinear& around, float* out, const Memory& memory, const Parallel& parallel) {
   if (rows == 0) return;
+  const int64_t inputs = sizes.inputs, outputs = sizes.outputs;
   const int64_t block = layer.block_rows(rows), tasks = min(kMaxTasks, ceil_div(rows, block));
-  const int64_t words = layer.block_words(min(rows, block));
-  auto* all = take<uint32_t>(memory, tasks * words);
+  const int64_t words = layer.block_words(min(rows, block)), stride = ceil_div(inputs, 16) * 16;
+  const bool norm = around.norm_weight != nullptr;
+  const int64_t normed = norm ? stride * (Layer::kRowsOnce ? 1 : min(rows, block)) : 0;
+  auto* all = take<uint32_t>(memory, tasks * (normed + words));
   parallel_for(parallel, static_cast<size_t>(tasks), [&](size_t task) {
     const auto i = static_cast<int64_t>(task);
+    auto* own_rows = reinterpret_cast<float*>(all + i * (normed + words));
+    auto* own = all + i * (normed + words) + normed;
     for_parts(rows * i / tasks, rows * (i + 1) / tasks, block, [&](int64_t first, int64_t last) {
-      layer.run_block(x + first * sizes.inputs, last - first, gelu,
-                      rows * sizes.outputs >= kLargeResult, out + first * sizes.outputs,
-                      all + i * words);
+      const float* from = x + first * inputs;
+      float* to = out + first * outputs;
+      After after{around.gelu, nullptr, rows * outputs >= kLargeResult};
+      if (around.residual != nullptr) after.residual = around.residual + first * outputs;
+      const auto norm_to = [&](int64_t r, float* to_row) {
+        norm_row(from + r * inputs, inputs, around.norm_weight, around.norm_bias, around.epsilon,
+                 to_row);
+      };
+      if (!norm) {
+        layer.run_block([=](int64_t r) { return from + r * inputs; }, last - first, after, to, own);
+      } else if (Layer::kRowsOnce) {
+        const auto row = [=](int64_t r) {
+          norm_to(r, own_rows);
+          return own_rows;
+        };
+        layer.run_block(row, last - first, after, to, own);
+      } else {
+        for (int64_t r = 0; r < last - first; ++r) norm_to(r, own_rows + r * stride);
+        const auto row = [=](int64_t r) { return own_rows + r * stride; };
+        layer.run_block(row, last - first, after, to, own);
+      }
     });
   });
 }
@@ -42,8 +65,9 @@ void pack_int8_linear(const LinearSizes& sizes, const Int8LinearWeights& weights
 }
 
 void int8_linear(const float* x, int64_t rows, const LinearSizes& sizes, const void* packed,
-                 bool gelu, float* out, const Memory& memory, const Parallel& parallel) {
-  run(Int8Linear(sizes, packed), sizes, x, rows, gelu, out, memory, parallel);
+                 const AroundLinear& around, float* out, const Memory& memory,
+                 const Parallel& parallel) {
+  run(Int8Linear(sizes, packed), sizes, x, rows, around, out, memory, parallel);
 }
 
 size_t packed_bf16_linear_size(const LinearSizes& sizes) {
@@ -55,8 +79,9 @@ void pack_bf16_linear(const LinearSizes& sizes, const Bf16LinearWeights& weights
 }
 
 void bf16_linear(const float* x, int64_t rows, const LinearSizes& sizes, const void* packed,
-                 bool gelu, float* out, const Memory& memory, const Parallel& parallel) {
-  run(Bf16Linear(sizes, packed), sizes, x, rows, gelu, out, memory, parallel);
+                 const AroundLinear& around, float* out, const Memory& memory,
+                 const Parallel& parallel) {
+  run(Bf16Linear(sizes, packed), sizes, x, rows, around, out, memory, parallel);
 }
 
 }  // namespace i2f::I2F_TIER

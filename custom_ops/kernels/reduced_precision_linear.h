@@ -33,14 +33,23 @@ using PackInt8LinearKernel = void(const LinearSizes& sizes, const Int8LinearWeig
 using PackBf16LinearKernel = void(const LinearSizes& sizes, const Bf16LinearWeights& weights,
                                   void* packed);
 
-// Int8Linear and Bf16Linear of OPERATORS.md: x [rows, K] -> out [rows, N], no overlap; rows may be
-// 0. `packed` is what the packing function of the same tier wrote. Each row's result depends on
-// that row alone.
+// What stands around a layer.
+struct AroundLinear {
+  const float* norm_weight = nullptr;  // [K], of a LayerNorm of each row of x; without one, null
+  const float* norm_bias = nullptr;    // [K]
+  float epsilon = 0;                   // of the LayerNorm
+  bool gelu = false;                   // of the result
+  const float* residual = nullptr;     // [rows, N], added at the end; without one, null
+};
+
+// Int8Linear and Bf16Linear of OPERATORS.md, and what may stand around them: x [rows, K] -> out
+// [rows, N], no overlap but that `residual` may be `out`; rows may be 0. `packed` is what the
+// packing function of the same tier wrote. Each row's result depends on that row alone.
 using Int8LinearKernel = void(const float* x, int64_t rows, const LinearSizes& sizes,
-                              const void* packed, bool gelu, float* out, const Memory& memory,
-                              const Parallel& parallel);
+                              const void* packed, const AroundLinear& around, float* out,
+                              const Memory& memory, const Parallel& parallel);
 using Bf16LinearKernel = void(const float* x, int64_t rows, const LinearSizes& sizes,
-                              const void* packed, bool gelu, float* out, const Memory& memory,
-                              const Parallel& parallel);
+                              const void* packed, const AroundLinear& around, float* out,
+                              const Memory& memory, const Parallel& parallel);
 
 }  // namespace i2f

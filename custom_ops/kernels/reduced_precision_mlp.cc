@@ -13,14 +13,8 @@ namespace {
 
 using namespace reduced_linear;
 
-// to [D] = LayerNorm of x [D], with room for whole vectors behind.
 void norm_row(const float* x, const Mlp& mlp, float* to) {
-  normalise(x, mlp.width, mlp.epsilon, to);
-  int64_t c = 0;
-  for (; c + kLanes <= mlp.width; c += kLanes) {
-    store(to + c, load(to + c) * load(mlp.norm_weight + c) + load(mlp.norm_bias + c));
-  }
-  for (; c < mlp.width; ++c) to[c] = to[c] * mlp.norm_weight[c] + mlp.norm_bias[c];
+  reduced_linear::norm_row(x, mlp.width, mlp.norm_weight, mlp.norm_bias, mlp.epsilon, to);
 }
 
 // The layers one after the other, for any kind of layer.
@@ -41,9 +35,10 @@ void run_layers(const float* x, int64_t rows, const Mlp& mlp, float* out, const 
     float* between = own + normed;
     auto* scratch = reinterpret_cast<uint32_t*>(between + hidden);
     for (int64_t r = 0; r < count; ++r) norm_row(from + r * mlp.width, mlp, own + r * mlp.width);
-    first.run_block(own, count, true, false, between, scratch);
-    second.run_block(between, count, false, false, to, scratch);
-    for (int64_t i = 0; i < count * mlp.width; ++i) to[i] += from[i];
+    first.run_block([=](int64_t r) { return own + r * mlp.width; }, count, After{true}, between,
+                    scratch);
+    second.run_block([=](int64_t r) { return between + r * mlp.hidden; }, count, After{false, from},
+                     to, scratch);
   });
 }
 

@@ -95,16 +95,16 @@ struct Layer {
         kernels::pack_bf16_linear.of_tier[tier](sizes, {halves.data(), bias.data()},
                                                 packed->data());
         return [this, tier, packed] {
-          kernels::bf16_linear.of_tier[tier](x.data(), kRows, sizes, packed->data(), false,
-                                             out.data(), alone.memory(), Alone::parallel());
+          kernels::bf16_linear.of_tier[tier](x.data(), kRows, sizes, packed->data(), {}, out.data(),
+                                             alone.memory(), Alone::parallel());
         };
       case Product::kInt8:
         *packed = Buffer<char>(kernels::packed_int8_linear_size.of_tier[tier](sizes));
         kernels::pack_int8_linear.of_tier[tier](sizes, {codes.data(), ones.data(), bias.data()},
                                                 packed->data());
         return [this, tier, packed] {
-          kernels::int8_linear.of_tier[tier](x.data(), kRows, sizes, packed->data(), false,
-                                             out.data(), alone.memory(), Alone::parallel());
+          kernels::int8_linear.of_tier[tier](x.data(), kRows, sizes, packed->data(), {}, out.data(),
+                                             alone.memory(), Alone::parallel());
         };
     }
     return {};

@@ -1,6 +1,6 @@
 # ruff: noqa: N802 - functions are named like the operators they become
 # mypy: ignore-errors
-"""Int8Linear, Bf16Linear and MLPs of them: onnxruntime multiplies int8 matrices itself, bfloat16 ones as float32."""
+"""Linear layers in int8 and bfloat16: onnxruntime multiplies int8 matrices itself, bfloat16 ones as float32."""
 
 from __future__ import annotations
 
@@ -67,6 +67,43 @@ def Bf16Linear(x, weight, bias):
 def Bf16LinearGelu(x, weight, bias):
     """The same, and a GELU (custom_ops/OPERATORS.md)."""
     return Gelu(ByBf16(x, weight, bias))
+
+
+@script(operators, default_opset=op)
+def Int8NormLinear(x, norm_weight, norm_bias, weight, scale, bias, epsilon: float = 1e-5):
+    """An int8 layer of normalised rows (custom_ops/OPERATORS.md)."""
+    return ByInt8(op.LayerNormalization(x, norm_weight, norm_bias, axis=-1, epsilon=epsilon), weight, scale, bias)
+
+
+@script(operators, default_opset=op)
+def Int8NormLinearGelu(x, norm_weight, norm_bias, weight, scale, bias, epsilon: float = 1e-5):
+    """The same, and a GELU (custom_ops/OPERATORS.md)."""
+    normed = op.LayerNormalization(x, norm_weight, norm_bias, axis=-1, epsilon=epsilon)
+    return Gelu(ByInt8(normed, weight, scale, bias))
+
+
+@script(operators, default_opset=op)
+def Int8LinearAdd(x, residual, weight, scale, bias):
+    """An int8 layer added to a residual (custom_ops/OPERATORS.md)."""
+    return residual + ByInt8(x, weight, scale, bias)
+
+
+@script(operators, default_opset=op)
+def Bf16NormLinear(x, norm_weight, norm_bias, weight, bias, epsilon: float = 1e-5):
+    """A bfloat16 layer of normalised rows (custom_ops/OPERATORS.md)."""
+    return ByBf16(op.LayerNormalization(x, norm_weight, norm_bias, axis=-1, epsilon=epsilon), weight, bias)
+
+
+@script(operators, default_opset=op)
+def Bf16NormLinearGelu(x, norm_weight, norm_bias, weight, bias, epsilon: float = 1e-5):
+    """The same, and a GELU (custom_ops/OPERATORS.md)."""
+    return Gelu(ByBf16(op.LayerNormalization(x, norm_weight, norm_bias, axis=-1, epsilon=epsilon), weight, bias))
+
+
+@script(operators, default_opset=op)
+def Bf16LinearAdd(x, residual, weight, bias):
+    """A bfloat16 layer added to a residual (custom_ops/OPERATORS.md)."""
+    return residual + ByBf16(x, weight, bias)
 
 
 @script(operators, default_opset=op)

@@ -847,6 +847,94 @@ def bf16_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: str) -> Ten
     return _activated(F.linear(x.bfloat16().to(x.dtype), weight.to(x.dtype), bias), activation)
 
 
+def _normed_linear_rows(x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return _linear_rows(x, weight)
+
+
+@operator(_normed_linear_rows)
+def int8_norm_linear(
+    x: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    epsilon: float,
+    activation: str,
+) -> Tensor:
+    """A LayerNorm, and a linear layer of int8 weights.
+
+    Args:
+        x: [T, K].
+        norm_weight: Of the LayerNorm, [K].
+        norm_bias: [K].
+        weight: int8 [N, K].
+        scale: Of each row of `weight`, [N].
+        bias: [N].
+        epsilon: Of the LayerNorm.
+        activation: "none" or "gelu".
+
+    Returns:
+        [T, N].
+    """
+    normed = F.layer_norm(x, x.shape[1:], norm_weight, norm_bias, epsilon)
+    return int8_linear(normed, weight, scale, bias, activation)
+
+
+@operator(_normed_linear_rows)
+def bf16_norm_linear(
+    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor, epsilon: float, activation: str
+) -> Tensor:
+    """A LayerNorm, and a linear layer of bfloat16 weights.
+
+    Args:
+        x: [T, K].
+        norm_weight: Of the LayerNorm, [K].
+        norm_bias: [K].
+        weight: bfloat16 [N, K].
+        bias: [N].
+        epsilon: Of the LayerNorm.
+        activation: "none" or "gelu".
+
+    Returns:
+        [T, N].
+    """
+    return bf16_linear(F.layer_norm(x, x.shape[1:], norm_weight, norm_bias, epsilon), weight, bias, activation)
+
+
+@operator(_like_residual)
+def int8_linear_add(x: Tensor, residual: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer of int8 weights, added to a residual.
+
+    Args:
+        x: [T, K].
+        residual: [T, N].
+        weight: int8 [N, K].
+        scale: Of each row of `weight`, [N].
+        bias: [N].
+
+    Returns:
+        [T, N].
+    """
+    return residual + int8_linear(x, weight, scale, bias, "none")
+
+
+@operator(_like_residual)
+def bf16_linear_add(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer of bfloat16 weights, added to a residual.
+
+    Args:
+        x: [T, K].
+        residual: [T, N].
+        weight: bfloat16 [N, K].
+        bias: [N].
+
+    Returns:
+        [T, N].
+    """
+    return residual + bf16_linear(x, weight, bias, "none")
+
+
 def _like_x(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x)
 
@@ -881,8 +969,8 @@ def int8_mlp(
     Returns:
         [T, D].
     """
-    normed = F.layer_norm(x, x.shape[1:], norm_weight, norm_bias, epsilon)
-    return x + int8_linear(int8_linear(normed, weight1, scale1, bias1, "gelu"), weight2, scale2, bias2, "none")
+    hidden = int8_norm_linear(x, norm_weight, norm_bias, weight1, scale1, bias1, epsilon, "gelu")
+    return int8_linear_add(hidden, x, weight2, scale2, bias2)
 
 
 @operator(_like_x)
@@ -911,8 +999,8 @@ def bf16_mlp(
     Returns:
         [T, D].
     """
-    normed = F.layer_norm(x, x.shape[1:], norm_weight, norm_bias, epsilon)
-    return x + bf16_linear(bf16_linear(normed, weight1, bias1, "gelu"), weight2, bias2, "none")
+    hidden = bf16_norm_linear(x, norm_weight, norm_bias, weight1, bias1, epsilon, "gelu")
+    return bf16_linear_add(hidden, x, weight2, bias2)
 
 
 def _activated(y: Tensor, activation: str) -> Tensor:

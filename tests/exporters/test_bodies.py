@@ -507,6 +507,25 @@ def test_reduced_precision_linear(operator: str, sizes: tuple[int, int, int], ac
     assert_accurate(out, twin, *inputs.values(), activation=activation)
 
 
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (29, 33, 32), (43, 768, 96)])
+@pytest.mark.parametrize("operator", reduced_precision_linear.NORMED)
+def test_reduced_precision_norm_linear(operator: str, sizes: tuple[int, int, int], activation: Any) -> None:
+    inputs = reduced_precision_linear.around_inputs(operator, *sizes)
+    options = {"epsilon": 0.01, "activation": activation}
+    out = run(operator, inputs, constant=reduced_precision_linear.weights_of(inputs), **options)
+    twin, extra = reduced_precision_linear.NORMED[operator], reduced_precision_linear.STEP[operator]
+    assert_accurate(out, twin, *inputs.values(), extra=extra, **options)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (29, 33, 32), (43, 768, 96)])
+@pytest.mark.parametrize("operator", reduced_precision_linear.ADDED)
+def test_reduced_precision_linear_add(operator: str, sizes: tuple[int, int, int]) -> None:
+    inputs = reduced_precision_linear.around_inputs(operator, *sizes)
+    out = run(operator, inputs, constant=reduced_precision_linear.weights_of(inputs))
+    assert_accurate(out, reduced_precision_linear.ADDED[operator], *inputs.values())
+
+
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (29, 33, 32), (43, 96, 768)])
 @pytest.mark.parametrize("operator", reduced_precision_mlp.OPERATORS)
 def test_reduced_precision_mlp(operator: str, sizes: tuple[int, int, int]) -> None:

@@ -133,7 +133,7 @@ def reduced(probe_model: Inter2Former, tmp_path_factory: pytest.TempPathFactory)
     ("graph", "operator", "number", "tensor", "backend"),
     [
         ("", "", 0, "", ""),
-        ("encoder", "Bf16Linear", 2, "image_embedding in bf16", PLAIN),
+        ("encoder", "Bf16NormLinear", 4, "image_embedding in bf16", PLAIN),
         ("encoder", "Bf16Mlp", 2, "image_embedding in bf16", OPERATORS),
         ("prepare", "Bf16EdgeBlock", 3, "edge_0", PLAIN),
         ("prepare", "Bf16EdgeBlock", 8, "edge_0 in bf16", OPERATORS),

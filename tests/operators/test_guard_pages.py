@@ -430,6 +430,37 @@ def bf16_linear() -> Iterator[Case]:
         )
 
 
+def int8_norm_linear() -> Iterator[Case]:
+    yield from normed(int8_linear())
+
+
+def bf16_norm_linear() -> Iterator[Case]:
+    yield from normed(bf16_linear())
+
+
+def normed(cases: Iterator[Case]) -> Iterator[Case]:
+    """A LayerNorm before each layer."""
+    for case, options in cases:
+        x, *weights = case.items()
+        width = x[1].shape[1]
+        yield dict([x, ("norm_weight", floats(width)), ("norm_bias", floats(width)), *weights]), options
+
+
+def int8_linear_add() -> Iterator[Case]:
+    yield from added(int8_linear())
+
+
+def bf16_linear_add() -> Iterator[Case]:
+    yield from added(bf16_linear())
+
+
+def added(cases: Iterator[Case]) -> Iterator[Case]:
+    """A residual behind each layer."""
+    for case, _ in cases:
+        x, *weights = case.items()
+        yield dict([x, ("residual", floats(len(x[1]), len(case["bias"]))), *weights]), {}
+
+
 def int8_mlp() -> Iterator[Case]:
     yield from mlps(int8_linear_parameters)
 

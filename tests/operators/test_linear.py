@@ -104,17 +104,22 @@ def test_no_rows(library: Library, operator: str) -> None:
 @pytest.mark.parametrize("sizes", [(32, 256), (33, 20), (1600, 70), (1600, 800), (70, 70)])
 def test_in_place(library: Library, sizes: tuple[int, int], needed_later: bool) -> None:
     """In a graph, `out` takes the residual's memory if nobody needs the residual later: the result is the same."""
-    case = linear_add(131, *sizes)
-    expected = library.run("LinearAdd", case)[0]
+    check_in_place(library, "LinearAdd", linear_add(131, *sizes), needed_later=needed_later)
+
+
+def check_in_place(library: Library, operator: str, case: dict[str, Array], *, needed_later: bool) -> None:
+    """Of an operator that adds to its input "residual"."""
+    expected = library.run(operator, case)[0]
     later = [onnx.helper.make_node("Sub", ["sum", "residual"], ["difference"])] if needed_later else []
     nodes = [
         onnx.helper.make_node("Identity", ["x"], ["own_x"]),
         onnx.helper.make_node("Neg", ["minus_residual"], ["residual"]),
-        onnx.helper.make_node("LinearAdd", ["own_x", "residual", "weight", "bias"], ["sum"], domain=DOMAIN),
+        onnx.helper.make_node(operator, ["own_x", *list(case)[1:]], ["sum"], domain=DOMAIN),
         onnx.helper.make_node("Neg", ["sum"], ["out"]),  # what is an output of the graph has memory of its own
         *later,
     ]
-    fed = {"x": case["x"], "minus_residual": -case["residual"], "weight": case["weight"], "bias": case["bias"]}
+    weights = {name: value for name, value in case.items() if name not in ("x", "residual")}
+    fed = {"x": case["x"], "minus_residual": -case["residual"]}
 
     def value(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
         return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
@@ -125,6 +130,7 @@ def test_in_place(library: Library, sizes: tuple[int, int], needed_later: bool) 
         "in_place",
         [value(name, array.shape) for name, array in fed.items()],
         [value(name, expected.shape) for name in results],
+        initializer=[onnx.numpy_helper.from_array(array, name) for name, array in weights.items()],
         value_info=[value("sum", expected.shape)],  # without it, memory is not shared
     )
     opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]

@@ -5,10 +5,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from operators import twins
 from operators.harness import ALL_TIERS, Array, Library, assert_accurate
-from operators.test_reduced_precision_linear import bf16_inputs, floats, int8_inputs, zeros
+from operators.test_reduced_precision_linear import bf16_inputs, floats, int8_inputs, signs, zeros
 
 pytestmark = pytest.mark.parametrize("library", ALL_TIERS, indirect=True)
 
@@ -47,13 +46,6 @@ def inputs(operator: str, rows: int, width: int, hidden: int) -> dict[str, Array
 
 def weights(case: dict[str, Array]) -> list[str]:
     return [name for name in case if name != "x"]
-
-
-def signs(rows: int, width: int) -> NDArray[np.float32]:
-    """Rows of as many 1 as -1, times a power of 2: what a LayerNorm without epsilon makes of them is exact."""
-    rng = np.random.default_rng((rows, width))
-    row = np.repeat(np.float32([1, -1]), width // 2)
-    return np.stack([np.ldexp(rng.permutation(row), rng.integers(-3, 4)) for _ in range(rows)])
 
 
 @pytest.mark.parametrize("sizes", SIZES)

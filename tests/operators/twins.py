@@ -666,6 +666,51 @@ def bf16_linear(
     return activated(rounded @ weight.astype(dtype).T + bias.astype(dtype), activation)
 
 
+def int8_norm_linear(
+    x: Array,
+    norm_weight: Array,
+    norm_bias: Array,
+    weight: Array,
+    scale: Array,
+    bias: Array,
+    *,
+    epsilon: float = 1e-5,
+    activation: Literal["none", "gelu"] = "none",
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """The same of normalised rows: x [T, K] -> [T, N]."""
+    normed = layer_norm(x, norm_weight, norm_bias, epsilon, dtype)
+    return int8_linear(normed, weight, scale, bias, activation=activation, dtype=dtype)
+
+
+def bf16_norm_linear(
+    x: Array,
+    norm_weight: Array,
+    norm_bias: Array,
+    weight: Array,
+    bias: Array,
+    *,
+    epsilon: float = 1e-5,
+    activation: Literal["none", "gelu"] = "none",
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """The same of normalised rows: x [T, K] -> [T, N]."""
+    normed = layer_norm(x, norm_weight, norm_bias, epsilon, dtype)
+    return bf16_linear(normed, weight, bias, activation=activation, dtype=dtype)
+
+
+def int8_linear_add(
+    x: Array, residual: Array, weight: Array, scale: Array, bias: Array, *, dtype: DTypeLike = np.float64
+) -> Array:
+    """A linear layer of int8 weights added to a residual: x [T, K], residual [T, N] -> [T, N]."""
+    return residual.astype(dtype) + int8_linear(x, weight, scale, bias, dtype=dtype)
+
+
+def bf16_linear_add(x: Array, residual: Array, weight: Array, bias: Array, *, dtype: DTypeLike = np.float64) -> Array:
+    """A linear layer of bfloat16 weights added to a residual: x [T, K], residual [T, N] -> [T, N]."""
+    return residual.astype(dtype) + bf16_linear(x, weight, bias, dtype=dtype)
+
+
 def int8_mlp(
     x: Array,
     norm_weight: Array,

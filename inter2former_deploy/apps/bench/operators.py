@@ -556,6 +556,60 @@ def bf16_linear(side: int, layer: str = "fc1") -> Case:
     )
 
 
+@measured(layer=("qkv", "fc1"))
+def int8_norm_linear(side: int, layer: str = "qkv") -> Case:
+    """A layer of an encoder block that takes normalised tokens, in int8."""
+    return _after_norm(int8_linear(side, layer))
+
+
+@measured(layer=("qkv", "fc1"))
+def bf16_norm_linear(side: int, layer: str = "qkv") -> Case:
+    """The same in bfloat16."""
+    return _after_norm(bf16_linear(side, layer))
+
+
+@measured(layer=("proj", "fc2"))
+def int8_linear_add(side: int, layer: str = "proj") -> Case:
+    """A layer of an encoder block that is added to its tokens, in int8."""
+    return _added(int8_linear(side, layer))
+
+
+@measured(layer=("proj", "fc2"))
+def bf16_linear_add(side: int, layer: str = "proj") -> Case:
+    """The same in bfloat16."""
+    return _added(bf16_linear(side, layer))
+
+
+def _after_norm(case: Case) -> Case:
+    """A linear layer with a LayerNorm before it."""
+    rng = np.random.default_rng(22)
+    x, weights = case.inputs["x"], {name: value for name, value in case.inputs.items() if name != "x"}
+    width = x.shape[1]
+    norm = {"norm_weight": 1 + _normal(rng, width) / 10, "norm_bias": _normal(rng, width) / 10}
+    return replace(
+        case,
+        operator=case.operator.replace("Linear", "NormLinear"),
+        inputs={"x": x, **norm, **weights},
+        constant=case.constant | norm.keys(),
+        attributes={**case.attributes, "epsilon": EPSILON},
+    )
+
+
+def _added(case: Case) -> Case:
+    """A linear layer with a residual addition behind it."""
+    rng = np.random.default_rng(23)
+    x, weights = case.inputs["x"], {name: value for name, value in case.inputs.items() if name != "x"}
+    residual = _normal(rng, len(x), len(weights["bias"]))
+    return replace(
+        case,
+        operator=f"{case.operator}Add",
+        inputs={"x": x, "residual": residual, **weights},
+        attributes={},
+        flop=case.flop + residual.size,
+        nbytes=case.nbytes + residual.nbytes,
+    )
+
+
 @measured()
 def int8_mlp(side: int) -> Case:
     """The MLP of an encoder block in int8, on all tokens of both maps."""

@@ -342,6 +342,26 @@ def test_reduced_precision_linear(assert_close: Any, precision: str, activation:
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_what_stands_around_reduced_precision_layers(assert_close: Any, precision: str) -> None:
+    rng = np.random.default_rng(13)
+    x, norm_weight, norm_bias = draw(rng, 30, 40).float(), draw(rng, 40).float(), draw(rng, 40).float()
+    weight, bias, residual = draw(rng, 20, 40).float(), draw(rng, 20).float(), draw(rng, 30, 20).float()
+    if precision == "int8":
+        scale = weight.abs().amax(1) / 127
+        parameters = [(weight / scale[:, None]).round().to(torch.int8), scale, bias]
+        linear, norm_linear, linear_add = formulas.int8_linear, formulas.int8_norm_linear, formulas.int8_linear_add
+    else:
+        parameters = [weight.bfloat16(), bias]
+        linear, norm_linear, linear_add = formulas.bf16_linear, formulas.bf16_norm_linear, formulas.bf16_linear_add
+    normed = torch.nn.functional.layer_norm(x, (40,), norm_weight, norm_bias, 0.1)
+    for activation in ("none", "gelu"):
+        out = norm_linear(x, norm_weight, norm_bias, *parameters, 0.1, activation)
+        assert_close(out.numpy(), linear(normed, *parameters, activation).numpy(), "reduced precision linear")
+    out = linear_add(x, residual, *parameters)
+    assert_close(out.numpy(), (residual + linear(x, *parameters, "none")).numpy(), "reduced precision linear")
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
 def test_reduced_precision_mlp(assert_close: Any, precision: str) -> None:
     """As its parts, in a row."""
     rng = np.random.default_rng(12)
