@@ -76,7 +76,7 @@ def test_heads(library: Library, length: int, heads: int, head_width: int) -> No
     check(library, inputs, heads=heads, grid_width=12)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(settings.get_profile("random shapes"))
 @given(data=st.data())
 def test_random_shapes(library: Library, data: st.DataObject) -> None:
     grid_width, rows = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))

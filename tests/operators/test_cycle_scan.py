@@ -55,7 +55,7 @@ def test_passes(library: Library, passes: int, states: int) -> None:
     check(library, make_inputs([40, 3], 10, states, passes), [40, 3])
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(settings.get_profile("random shapes"))
 @given(data=st.data())
 def test_random_shapes(library: Library, data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(1, 80), min_size=1, max_size=3))

@@ -148,7 +148,7 @@ def test_code_tables(library: Library, quantizer: str, codes: int) -> None:
     check(library, inputs, heads=1, grid_width=40, quantizer=quantizer)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(settings.get_profile("random shapes"))
 @given(data=st.data())
 def test_random_shapes(library: Library, data: st.DataObject) -> None:
     grid_width, rows = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 20))

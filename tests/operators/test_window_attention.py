@@ -95,7 +95,7 @@ def test_heads(library: Library, operator: str, heads: int, head_width: int) -> 
 
 
 @either
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(settings.get_profile("random shapes"))
 @given(data=st.data())
 def test_random_shapes(library: Library, operator: str, data: st.DataObject) -> None:
     window = data.draw(st.integers(1, 20))
