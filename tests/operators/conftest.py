@@ -6,7 +6,6 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
-from hypothesis import settings
 from operators.harness import FAILURES, TIERS, Library, expected_tiers, library_path
 
 
@@ -16,14 +15,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="of the cases of each test, run the first on each tier and one of N of the others, and few random shapes",
+        help="of the cases of each test, run the first on each tier and one of N of the others",
     )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Define how many shapes a test of random ones draws."""
-    examples = 25 if config.getoption("--every") == 1 else 5
-    settings.register_profile("random shapes", max_examples=examples, deadline=None, derandomize=True)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 from tolerances import TOLERANCES
@@ -52,6 +53,9 @@ def _tier_table() -> tuple[dict[str, set[str]], tuple[str, ...]]:
 
 FEATURES, TIERS = _tier_table()
 ALL_TIERS = tuple(FEATURES)  # also those that have kernels of their own for reduced precision only
+# How many shapes a test of random ones draws: fewer under scripts/sanitize, where each takes ten times as long.
+EXAMPLES = 5 if os.environ.get("INTER2FORMER_OPS_EMULATED") else 25
+random_shapes = settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 # Features that /proc/cpuinfo names otherwise than the compiler.
 CPUINFO = {
     "bmi": "bmi1",

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from operators import twins
-from operators.harness import ALL_TIERS, FEATURES, Array, Library
+from operators.harness import ALL_TIERS, FEATURES, Array, Library, random_shapes
 from operators.test_hybrid_attention import CONSTANT, make_inputs, spread
 
 pytestmark = pytest.mark.parametrize("library", ALL_TIERS, indirect=True)
@@ -76,7 +76,7 @@ def test_heads(library: Library, length: int, heads: int, head_width: int) -> No
     check(library, inputs, heads=heads, grid_width=12)
 
 
-@settings(settings.get_profile("random shapes"))
+@random_shapes
 @given(data=st.data())
 def test_random_shapes(library: Library, data: st.DataObject) -> None:
     grid_width, rows = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from operators import twins
-from operators.harness import Array, Library, assert_accurate
+from operators.harness import Array, Library, assert_accurate, random_shapes
 
 OPERATOR = "CycleScan"
 CONSTANT = ("rate", "skip", "bias", "gamma")
@@ -55,7 +55,7 @@ def test_passes(library: Library, passes: int, states: int) -> None:
     check(library, make_inputs([40, 3], 10, states, passes), [40, 3])
 
 
-@settings(settings.get_profile("random shapes"))
+@random_shapes
 @given(data=st.data())
 def test_random_shapes(library: Library, data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(1, 80), min_size=1, max_size=3))

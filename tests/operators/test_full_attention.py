@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from operators import twins
-from operators.harness import Array, Library, assert_accurate
+from operators.harness import Array, Library, assert_accurate, random_shapes
 from operators.test_hybrid_attention import CONSTANT, assert_accurate_on_average, make_inputs, spread
 
 KNOWN = ("known_qkv", "known_out", "known_logsum")
@@ -46,7 +46,7 @@ def test_heads(library: Library, heads: int, head_width: int) -> None:
     check_full(library, make_inputs(120, [], width=heads * head_width)["qkv"], heads=heads, grid_width=12)
 
 
-@settings(settings.get_profile("random shapes"))
+@random_shapes
 @given(data=st.data())
 def test_random_shapes(library: Library, data: st.DataObject) -> None:
     grid_width, rows = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 20))

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from operators import twins
-from operators.harness import Array, Library, assert_accurate
+from operators.harness import Array, Library, assert_accurate, random_shapes
 from tolerances import TOLERANCES
 
 CONSTANT = ("code_weight", "code_bias", "codewords")
@@ -148,7 +148,7 @@ def test_code_tables(library: Library, quantizer: str, codes: int) -> None:
     check(library, inputs, heads=1, grid_width=40, quantizer=quantizer)
 
 
-@settings(settings.get_profile("random shapes"))
+@random_shapes
 @given(data=st.data())
 def test_random_shapes(library: Library, data: st.DataObject) -> None:
     grid_width, rows = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 20))

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from operators import twins
-from operators.harness import ALL_TIERS, FEATURES, TIERS, Array, Library, assert_accurate
+from operators.harness import ALL_TIERS, FEATURES, TIERS, Array, Library, assert_accurate, random_shapes
 
 CONSTANT = ("padding",)
 OPERATOR = "WindowAttention"
@@ -95,7 +95,7 @@ def test_heads(library: Library, operator: str, heads: int, head_width: int) -> 
 
 
 @either
-@settings(settings.get_profile("random shapes"))
+@random_shapes
 @given(data=st.data())
 def test_random_shapes(library: Library, operator: str, data: st.DataObject) -> None:
     window = data.draw(st.integers(1, 20))
