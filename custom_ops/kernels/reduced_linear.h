@@ -413,6 +413,20 @@ class Linear {
 };
 
 #ifdef I2F_TILES
+// What the products to come read first, a part at each step: requests that come all at once take
+// the places that loads from the second cache need.
+struct Ahead {
+  const uint32_t* next;
+  int64_t words;  // of a step
+
+  Ahead(const uint32_t* from, int64_t all, int64_t steps)
+      : next(from), words(ceil_div(all, steps * kTile) * kTile) {}
+  void fetch() {
+    for (int64_t i = 0; i < words; i += kTile) __builtin_prefetch(next + i, 0, 2);
+    next += words;
+  }
+};
+
 // The layer on a matrix unit: four tiles of sums, of 32 rows and the columns of a panel. Converted
 // rows lie tile behind tile, panels as Linear packs them. For bfloat16 numbers the order of the
 // sums is that of Tiles::add_bfloat16, 16 words at a time.
@@ -424,6 +438,7 @@ template <class P>
 class TiledLinear {
  public:
   using Sums = typename P::Dot::Sums;
+  using Finish = decltype(finish<P, false, false>);
 
   TiledLinear(const LinearSizes& sizes, const void* packed)
       : sizes_(sizes),
@@ -473,68 +488,122 @@ class TiledLinear {
 
   int64_t panel_words() const { return (P::kHead + words_) * kColumns; }
 
+  // A square of sums that becomes results while the unit is at the next one.
+  struct Square {
+    Sums (*sums)[kVectors];  // without what they start from, if they are of one run
+    int64_t rows, done;      // of its rows, `done` are results
+    const uint32_t* panel;
+    const RowState* states;
+    int64_t columns;
+    const float* residual;
+    float* out;
+  };
+
   void multiply_block(Tiles& tiles, int64_t count, const uint32_t* x, const RowState* states,
                       const After& after, bool past_caches, float* out) const {
-    const int64_t ahead = ceil_div(panel_words(), ceil_div(count, kSquare));
+    const int64_t steps = ceil_div(count, kSquare) * words_ / kTile;
+    Finish* const finish_rows =
+        past_caches ? (after.gelu ? finish<P, true, true> : finish<P, false, true>)
+                    : (after.gelu ? finish<P, true, false> : finish<P, false, false>);
+    Sums sums[2][kSquare][kVectors];
+    int turn = 0;
+    Square last{};
     for (int64_t p = 0; p < panels_; ++p) {
       const uint32_t* panel = packed_ + p * panel_words();
       // Behind the last panel comes the first one again, for the next rows.
-      const uint32_t* next = p + 1 < panels_ ? panel + panel_words() : packed_;
-      for (int64_t first = 0; first < count; first += kSquare, next += ahead) {
-        for (int64_t k = 0; k < ahead; k += kTile) __builtin_prefetch(next + k, 0, 2);
-        const int64_t height = min(kSquare, count - first);
+      Ahead ahead(p + 1 < panels_ ? panel + panel_words() : packed_, panel_words(), steps);
+      for (int64_t first = 0; first < count; first += kSquare, turn ^= 1) {
         const int64_t at = first * sizes_.outputs + p * kColumns;
-        const float* residual = after.residual == nullptr ? nullptr : after.residual + at;
-        for (int64_t m = 0; m < height && residual != nullptr; ++m) {
-          const float* from = residual + m * sizes_.outputs;
+        const Square square{sums[turn],
+                            min(kSquare, count - first),
+                            0,
+                            panel,
+                            states + first,
+                            sizes_.outputs - p * kColumns,
+                            after.residual == nullptr ? nullptr : after.residual + at,
+                            out + at};
+        for (int64_t m = 0; m < square.rows && square.residual != nullptr; ++m) {
+          const float* from = square.residual + m * sizes_.outputs;
           for (int64_t n = 0; n < kColumns; n += kTile) __builtin_prefetch(from + n);
         }
-        Sums sums[kSquare][kVectors];
         const uint32_t* rows = x + first * words_;
-        if (height > kTile) {
-          multiply<true>(tiles, rows, panel, sums);
+        if (square.rows > kTile) {
+          multiply<true>(tiles, rows, square, last, finish_rows, ahead);
         } else {
-          multiply<false>(tiles, rows, panel, sums);
+          multiply<false>(tiles, rows, square, last, finish_rows, ahead);
         }
-        const auto finish_rows =
-            past_caches ? (after.gelu ? finish<P, true, true> : finish<P, false, true>)
-                        : (after.gelu ? finish<P, true, false> : finish<P, false, false>);
-        finish_rows(sums, height, panel, states + first, sizes_.outputs - p * kColumns,
-                    sizes_.outputs, residual, out + at);
+        last = square;
       }
+    }
+    finish_until(last.rows, last, finish_rows);
+  }
+
+  bool one_run() const { return words_ <= P::kRunWords; }
+
+  // Makes results of a square's rows before `end`.
+  void finish_until(int64_t end, Square& square, Finish* finish_rows) const {
+    if (end <= square.done) return;
+    const int64_t begin = square.done, at = begin * sizes_.outputs;
+    for (int64_t m = begin; m < end && one_run(); ++m) start_row(square, m);
+    finish_rows(square.sums + begin, end - begin, square.panel, square.states + begin,
+                square.columns, sizes_.outputs,
+                square.residual == nullptr ? nullptr : square.residual + at, square.out + at);
+    square.done = end;
+  }
+  static void start_row(const Square& square, int64_t m) {
+    for (int n = 0; n < kVectors; ++n) {
+      square.sums[m][n] = P::plus(P::start(square.panel + n * kLanes), square.sums[m][n]);
     }
   }
 
+  // The sums of a square. Meanwhile, the rows of the last one become results.
   template <bool kTwo>  // whether there are more rows than a tile has
-  void multiply(Tiles& tiles, const uint32_t* rows, const uint32_t* panel,
-                Sums (&to)[kSquare][kVectors]) const {
-    const uint32_t* factors = panel + P::kHead * kColumns;
+  void multiply(Tiles& tiles, const uint32_t* rows, const Square& square, Square& last,
+                Finish* finish_rows, Ahead& ahead) const {
+    const uint32_t* factors = square.panel + P::kHead * kColumns;
     const uint32_t* lower = rows + kTile * words_;
+    int64_t finished = 0;
     for (int64_t begin = 0; begin < words_; begin += P::kRunWords) {
       tiles.zero<0>();
       tiles.zero<1>();
       if (kTwo) tiles.zero<2>(), tiles.zero<3>();
       for (int64_t k = begin; k < min(words_, begin + P::kRunWords); k += kTile) {
+        ahead.fetch();
         tiles.load<6>(factors + k * kColumns, kColumns);
         tiles.load<7>(factors + k * kColumns + kTile, kColumns);
-        tiles.load<4>(rows + k * kTile, kTile);
+        tiles.load_once<4>(rows + k * kTile, kTile);
         P::template add<0, 4, 6>(tiles);
         P::template add<1, 4, 7>(tiles);
-        if (!kTwo) continue;
-        tiles.load<5>(lower + k * kTile, kTile);
-        P::template add<2, 5, 6>(tiles);
-        P::template add<3, 5, 7>(tiles);
+        if (kTwo) {
+          tiles.load_once<5>(lower + k * kTile, kTile);
+          P::template add<2, 5, 6>(tiles);
+          P::template add<3, 5, 7>(tiles);
+        }
+        while (finished * words_ < (k + kTile) * last.rows) ++finished;
+        finish_until(finished, last, finish_rows);
       }
-      alignas(64) uint32_t run[kSquare][kColumns];
-      tiles.store<0>(run[0], kColumns);
-      tiles.store<1>(run[0] + kTile, kColumns);
-      if (kTwo) tiles.store<2>(run[kTile], kColumns), tiles.store<3>(run[kTile] + kTile, kColumns);
+      if (begin == 0) {
+        store_sums<kTwo>(tiles, square.sums);
+        continue;
+      }
+      Sums run[kSquare][kVectors];
+      store_sums<kTwo>(tiles, run);
       for (int m = 0; m < (kTwo ? kSquare : kTile); ++m) {
+        if (begin == P::kRunWords) start_row(square, m);
         for (int n = 0; n < kVectors; ++n) {
-          const auto before = begin == 0 ? P::start(panel + n * kLanes) : to[m][n];
-          to[m][n] = P::plus(before, (Sums)load(run[m] + n * kLanes));
+          square.sums[m][n] = P::plus(square.sums[m][n], run[m][n]);
         }
       }
+    }
+  }
+  template <bool kTwo>
+  static void store_sums(Tiles& tiles, Sums (*sums)[kVectors]) {
+    auto* to = reinterpret_cast<uint32_t*>(sums);
+    tiles.store<0>(to, kColumns);
+    tiles.store<1>(to + kTile, kColumns);
+    if (kTwo) {
+      tiles.store<2>(to + kTile * kColumns, kColumns);
+      tiles.store<3>(to + kTile * kColumns + kTile, kColumns);
     }
   }
 

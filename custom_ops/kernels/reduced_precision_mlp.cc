@@ -101,20 +101,6 @@ class TiledBf16Mlp {
           to_bfloat16(y[0]) >> 16 | to_bfloat16(y[1]));
   }
 
-  // What the products to come read first, a part at each step: requests that come all at once take
-  // the places that loads from the second cache need.
-  struct Ahead {
-    const uint32_t* next;
-    int64_t words;  // of a step
-
-    Ahead(const uint32_t* from, int64_t all, int64_t steps)
-        : next(from), words(ceil_div(all, steps * kTile) * kTile) {}
-    void fetch() {
-      for (int64_t i = 0; i < words; i += kTile) __builtin_prefetch(next + i, 0, 2);
-      next += words;
-    }
-  };
-
   // sums [kSquare, kColumns] = 32 rows times `words` of a panel, added to what is there unless
   // `anew`. Meanwhile, if kFinish, another square becomes hidden numbers.
   template <bool kFinish>
@@ -138,10 +124,10 @@ class TiledBf16Mlp {
       ahead.fetch();
       tiles.load<6>(factors + k * kColumns, kColumns);
       tiles.load<7>(factors + k * kColumns + kTile, kColumns);
-      tiles.load<4>(rows + k * kTile, kTile);
+      tiles.load_once<4>(rows + k * kTile, kTile);
       tiles.add_bfloat16<0, 4, 6>();
       tiles.add_bfloat16<1, 4, 7>();
-      tiles.load<5>(rows + to_lower + k * kTile, kTile);
+      tiles.load_once<5>(rows + to_lower + k * kTile, kTile);
       tiles.add_bfloat16<2, 5, 6>();
       tiles.add_bfloat16<3, 5, 7>();
       for (; kFinish && row * words < (k + kTile) * kSquare; ++row) finish_hidden_row(other, row);

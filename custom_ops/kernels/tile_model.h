@@ -27,6 +27,10 @@ class TileModel {
     }
   }
   template <int kTile>
+  void load_once(const uint32_t* from, int64_t stride) {
+    load<kTile>(from, stride);
+  }
+  template <int kTile>
   void store(uint32_t* to, int64_t stride) {
     for (int64_t m = 0; m < kSize; ++m) {
       for (int64_t n = 0; n < kSize; ++n) to[m * stride + n] = tiles_[kTile][m][n];

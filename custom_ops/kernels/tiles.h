@@ -47,6 +47,14 @@ class Tiles {
                  : "i"(kTile), "r"(from), "r"(stride * int64_t{sizeof(uint32_t)})
                  : "memory");
   }
+  // The same of what the first cache need not keep.
+  template <int kTile>
+  void load_once(const uint32_t* from, int64_t stride) {
+    asm volatile("tileloaddt1 (%1,%2,1), %%tmm%c0"
+                 :
+                 : "i"(kTile), "r"(from), "r"(stride * int64_t{sizeof(uint32_t)})
+                 : "memory");
+  }
   template <int kTile>
   void store(uint32_t* to, int64_t stride) {
     asm volatile("tilestored %%tmm%c0, (%1,%2,1)"
