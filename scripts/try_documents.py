@@ -54,6 +54,7 @@ ADDED = (  # options that make a command short, where it has them not
     (r"i2f eval synthetic", "--length 2"),
     (r"i2f bench (click|encode|figure|ops)", "--seconds 0.1"),
     (r"i2f bench (click|encode)", "--size 256 --config demo"),
+    (r"i2f bench figure", "--size 128"),
     (r"i2f bench ops", "--size 128 --only hybrid_attention"),
     (r"i2f (serve|annotate)", "--port 0"),
     (r"i2f annotate", "--no-browser"),

@@ -13,20 +13,26 @@ from inter2former_deploy.apps.bench.workers import Workload, alternate
 from inter2former_deploy.families.inter2former.config import PATCH
 
 AREAS = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
-SIDE = 64  # tokens a row: a model resolution of 1024
 
 
-def measure_areas(threads: int, seconds: float, say: Say) -> dict[str, Any]:
-    """Milliseconds of prompt embedding, attention and upsampling over the share of the map that the object takes."""
+def measure_areas(threads: int, seconds: float, say: Say, side: int) -> dict[str, Any]:
+    """Milliseconds of prompt embedding, attention and upsampling over the share of the map that the object takes.
+
+    Args:
+        threads: Of every variant.
+        seconds: For each variant of each case.
+        say: Takes a line for each area.
+        side: Tokens in a row of the map, which is a square.
+    """
 
     def times(area: float) -> dict[str, Workload]:
         def of(case: str, **arguments: Any) -> Workload:
-            return operators.workload(case, "library", {"side": SIDE, **arguments})
+            return operators.workload(case, "library", {"side": side, **arguments})
 
         loads = {
             "prompt dynamic": of("prompt_embedding", share=area),
             "prompt dense": of("prompt_embedding", share=area, dense=True),
-            "attention hybrid": of("hybrid_attention", share=edge_share(area)),
+            "attention hybrid": of("hybrid_attention", share=edge_share(area, side)),
             "attention full": of("hybrid_attention", share=1.0),
             "attention bsq": of("hybrid_attention", share=0.0),
         }
@@ -44,17 +50,17 @@ def measure_areas(threads: int, seconds: float, say: Say) -> dict[str, Any]:
             medians[f"upsampling {kind}"] = sum(medians.pop(f"upsampling {kind} {stage}") for stage in range(4))
         rows.append({"area": area, "milliseconds": medians})
         say(f"area {area:.2f}: " + ", ".join(f"{name} {ms:.2f} ms" for name, ms in medians.items()))
-    return {"threads": threads, "tokens": SIDE * SIDE, "rows": rows}
+    return {"threads": threads, "tokens": side * side, "rows": rows}
 
 
-def edge_share(area: float) -> float:
-    """Share of tokens on the boundary of a disc of some area (edge rule `exact`); 1 for the first click."""
+def edge_share(area: float, side: int) -> float:
+    """Share of side x side tokens on the boundary of a disc of some area (edge rule `exact`); 1 for the first click."""
     import torch
 
     from inter2former_deploy.operators.formulas import edge_tokens
 
-    labels = torch.from_numpy(disc_labels(SIDE * PATCH, area))
-    return len(edge_tokens(labels, "exact")) / SIDE**2
+    labels = torch.from_numpy(disc_labels(side * PATCH, area))
+    return len(edge_tokens(labels, "exact")) / side**2
 
 
 def check_picture(path: Path) -> None:

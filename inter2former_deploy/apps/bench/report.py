@@ -65,12 +65,12 @@ def measure_operators(
     return result
 
 
-def measure_experts(threads: int, seconds: float, say: Say) -> dict[str, Any]:
-    """Experts of 1 to 64, all tokens routed, against PyTorch's loop over experts."""
+def measure_experts(threads: int, seconds: float, say: Say, side: int) -> dict[str, Any]:
+    """Experts of 1 to 64, all of side x side tokens routed, against PyTorch's loop over experts."""
     result = _header(threads, say)
     del result["_ceilings"]
     for experts in (1, 2, 4, 8, 16, 32, 64):
-        arguments = {"side": 64, "share": 1.0, "experts": experts}
+        arguments = {"side": side, "share": 1.0, "experts": experts}
         variants = {v: operators.workload("hybrid_experts", v, arguments) for v in ("library", "torch")}
         row = _row({"case": "hybrid_experts", **arguments}, variants, threads, seconds, CALLS)
         result["rows"].append(row)

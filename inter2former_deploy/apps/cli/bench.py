@@ -109,15 +109,19 @@ def figure(
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write; a JSON file is put beside it.")],
     threads: Threads = 2,
     seconds: Seconds = 1.0,
+    size: Annotated[int, typer.Option("--size", min=16, help="Model resolution, a multiple of 16.")] = 1024,
 ) -> None:
     """Latency over object area, and experts from 1 to 64, as a picture like the paper's Figure 3."""
     require(*EXPORT_MODULES, *PLOT_MODULES, extra="train", needed_by="i2f bench figure")
     _check_output(output)
     from inter2former_deploy.apps.bench import plots, report
+    from inter2former_deploy.families.inter2former.config import PATCH
 
+    if size % PATCH != 0:
+        raise ValueError(f"--size must be a multiple of {PATCH}, got {size}")
     plots.check_picture(output)
-    areas = plots.measure_areas(threads, seconds, typer.echo)
-    experts = report.measure_experts(threads, seconds, typer.echo)
+    areas = plots.measure_areas(threads, seconds, typer.echo, size // PATCH)
+    experts = report.measure_experts(threads, seconds, typer.echo, size // PATCH)
     _write({"areas": areas, "experts": experts}, output.with_suffix(".json"))
     plots.draw(areas, experts, output)
 
