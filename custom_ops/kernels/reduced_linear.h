@@ -145,14 +145,14 @@ struct Int8 {
     __builtin_memcpy(&peak, &bits, sizeof peak);
     const bool finite = bits < 0x7f800000;
     const float inverse = finite && peak >= 0x1p-100f ? 127.0f / peak : 0.0f;
-    VecInt sum{};
+    VecWord sum{};  // wraps where a value is not finite and its code is any number
     Words<Dot::kDepth>::convert(x, inputs, to, stride, [&](Vec values) {
       const VecInt codes = nearest(values * inverse);
-      if (Dot::kWeightOffset != 0) sum += codes;
+      if (Dot::kWeightOffset != 0) sum += (VecWord)codes;
       return (VecWord)(codes + Dot::kOffset);
     });
     uint32_t total = 0;
-    for (int i = 0; i < kLanes; ++i) total += static_cast<uint32_t>(sum[i]);
+    for (int i = 0; i < kLanes; ++i) total += sum[i];
     // x w = x (w + offset) - offset x
     const uint32_t start = 0u - total * static_cast<uint32_t>(Dot::kWeightOffset);
     return {finite ? peak / 127.0f : __builtin_nanf(""), static_cast<int32_t>(start)};
