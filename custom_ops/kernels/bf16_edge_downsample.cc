@@ -2,7 +2,6 @@
 
 #include "kernels/bf16_edge_downsample.h"
 
-#include "kernels/blocks.h"
 #include "kernels/tiled_convolution.h"
 
 namespace i2f::I2F_TIER {
@@ -75,27 +74,13 @@ void bf16_edge_downsample([[maybe_unused]] const float* x, [[maybe_unused]] int6
   const int64_t stride = max(RoundedRows::words(0, units, unit, layout.weights.steps),
                              round_up((columns + 1) * in_channels / 2, kTile));
   const bool past_caches = goes_past_caches(y, height * of_row, of_row);
-  for_blocks(ceil_div(height, kBand), 3 * stride, memory, parallel,
-             [&](int64_t block, float* scratch) {
-               const int64_t begin = block * kBand, end = min(height, begin + kBand);
-               const RoundedRows held{
-                   x, rows, columns, in_channels, 3, stride, reinterpret_cast<uint32_t*>(scratch)};
-               Tiles tiles;
-               for (int64_t row = begin; row < end; ++row) {
-                 const uint32_t* around[3];
-                 for (int64_t i = 0; i < 3; ++i) {
-                   const int64_t r = 2 * row - 1 + i;
-                   const bool inside = r >= 0 && r < rows;
-                   around[i] = inside ? held.at(r) : nullptr;
-                   if (inside && (i > 0 || row == begin)) held.round(r);
-                 }
-                 const TiledOutput out{y + row * of_row, layout.outputs, layout.outputs, of_row,
-                                       past_caches};
-                 multiply_tiles(tiles, layout.weights, weights, around, 0, units, unit,
-                                {bias, bias, bias}, out);
-               }
-               if (past_caches) end_of_stream();
-             });
+  convolve_rows({x, rows, columns, in_channels, stride}, 2, height, kBand, past_caches, memory,
+                parallel, [&](Tiles& tiles, int64_t row, const uint32_t* const(&around)[3]) {
+                  const TiledOutput out{y + row * of_row, layout.outputs, layout.outputs, of_row,
+                                        past_caches};
+                  multiply_tiles(tiles, layout.weights, weights, around, 0, units, unit,
+                                 {bias, bias, bias}, out);
+                });
 #endif
 }
 

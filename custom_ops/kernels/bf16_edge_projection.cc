@@ -8,7 +8,6 @@
 
 #include "kernels/bf16_edge_projection.h"
 
-#include "kernels/blocks.h"
 #include "kernels/tiled_convolution.h"
 
 namespace i2f::I2F_TIER {
@@ -229,25 +228,11 @@ void bf16_edge_projection([[maybe_unused]] const float* x, [[maybe_unused]] int6
       layout,       offsets, static_cast<const uint32_t*>(packed),
       side,         grid,    in_channels,
       out_channels, terms,   goes_past_caches(terms.edge, side * of_row, of_row)};
-  const int64_t stride = projection.row_words();
-  for_blocks(ceil_div(side, kBand), 3 * stride, memory, parallel,
-             [&](int64_t block, float* scratch) {
-               const int64_t begin = block * kBand, end = min(side, begin + kBand);
-               const RoundedRows held{
-                   x, side, side, in_channels, 3, stride, reinterpret_cast<uint32_t*>(scratch)};
-               Tiles tiles;
-               for (int64_t y = begin; y < end; ++y) {
-                 const uint32_t* around[3];
-                 for (int64_t i = 0; i < 3; ++i) {
-                   const int64_t r = y - 1 + i;
-                   const bool inside = r >= 0 && r < side;
-                   around[i] = inside ? held.at(r) : nullptr;
-                   if (inside && (i == 2 || y == begin)) held.round(r);
-                 }
-                 projection.run(tiles, y, around);
-               }
-               if (projection.past_caches) end_of_stream();
-             });
+  convolve_rows({x, side, side, in_channels, projection.row_words()}, 1, side, kBand,
+                projection.past_caches, memory, parallel,
+                [&](Tiles& tiles, int64_t y, const uint32_t* const(&around)[3]) {
+                  projection.run(tiles, y, around);
+                });
 #endif
 }
 

@@ -56,16 +56,21 @@ struct Words {
   }
 };
 
-// to [K] = LayerNorm of x [K], with room for whole vectors behind.
-inline void norm_row(const float* x, int64_t count, const float* weight, const float* bias,
-                     float epsilon, float* to) {
-  normalise(x, count, epsilon, to);
-  int64_t c = 0;
-  for (; c + kLanes <= count; c += kLanes) {
-    store(to + c, load(to + c) * load(weight + c) + load(bias + c));
+// A LayerNorm over the inputs of a layer.
+struct Norm {
+  // to [count] = LayerNorm of x [count], with room for whole vectors behind.
+  void run(const float* x, int64_t count, float* to) const {
+    normalise(x, count, epsilon, to);
+    int64_t c = 0;
+    for (; c + kLanes <= count; c += kLanes) {
+      store(to + c, load(to + c) * load(weight + c) + load(bias + c));
+    }
+    for (; c < count; ++c) to[c] = to[c] * weight[c] + bias[c];
   }
-  for (; c < count; ++c) to[c] = to[c] * weight[c] + bias[c];
-}
+
+  const float *weight, *bias;
+  float epsilon;
+};
 
 // What becomes of a block's sums. `residual` is that of its first row, or null; `large`: results
 // leave the caches anyway.
@@ -697,5 +702,36 @@ using Int8Linear = TiledLinear<Int8>;
 #else
 using Int8Linear = Linear<Int8>;
 #endif
+
+// A layer after a LayerNorm: rows are normalised on their way into it, or all of a block before it
+// where the layer asks for them again.
+template <class Layer>
+class NormedLayer {
+ public:
+  NormedLayer(const Layer& layer, int64_t inputs, const Norm& norm)
+      : layer_(layer), norm_(norm), inputs_(inputs), stride_(round_up(inputs, 16)) {}
+
+  // Of memory that a block takes besides the layer's own.
+  int64_t block_floats(int64_t block) const { return stride_ * (Layer::kRowsOnce ? 1 : block); }
+
+  void run_block(const float* x, int64_t count, const After& after, float* out, float* normed,
+                 uint32_t* own) const {
+    const auto norm_to = [&](int64_t r, float* to) {
+      norm_.run(x + r * inputs_, inputs_, to);
+      return to;
+    };
+    if (Layer::kRowsOnce) {
+      return layer_.run_block([&](int64_t r) { return norm_to(r, normed); }, count, after, out,
+                              own);
+    }
+    for (int64_t r = 0; r < count; ++r) norm_to(r, normed + r * stride_);
+    layer_.run_block([&](int64_t r) { return normed + r * stride_; }, count, after, out, own);
+  }
+
+ private:
+  const Layer& layer_;
+  Norm norm_;
+  int64_t inputs_, stride_;
+};
 
 }  // namespace i2f::I2F_TIER::reduced_linear

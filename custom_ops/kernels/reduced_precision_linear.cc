@@ -12,43 +12,32 @@ using namespace reduced_linear;
 
 constexpr int64_t kLargeResult = 1 << 20;  // numbers of a result that leaves the caches
 
-// A task takes one block of rows after the other. Rows are normalised on their way into the layer,
-// or all of a block before it where the layer asks for them again.
+// A task takes one block of rows after the other.
 template <class Layer>
 void run(const Layer& layer, const LinearSizes& sizes, const float* x, int64_t rows,
          const AroundLinear& around, float* out, const Memory& memory, const Parallel& parallel) {
   if (rows == 0) return;
   const int64_t inputs = sizes.inputs, outputs = sizes.outputs;
   const int64_t block = layer.block_rows(rows), tasks = min(kMaxTasks, ceil_div(rows, block));
-  const int64_t words = layer.block_words(min(rows, block)), stride = ceil_div(inputs, 16) * 16;
+  const NormedLayer<Layer> normed_layer(layer, inputs,
+                                        {around.norm_weight, around.norm_bias, around.epsilon});
   const bool norm = around.norm_weight != nullptr;
-  const int64_t normed = norm ? stride * (Layer::kRowsOnce ? 1 : min(rows, block)) : 0;
-  auto* all = take<uint32_t>(memory, tasks * (normed + words));
+  const int64_t normed = norm ? normed_layer.block_floats(min(rows, block)) : 0;
+  const int64_t words = normed + layer.block_words(min(rows, block));
+  auto* all = take<uint32_t>(memory, tasks * words);
   parallel_for(parallel, static_cast<size_t>(tasks), [&](size_t task) {
     const auto i = static_cast<int64_t>(task);
-    auto* own_rows = reinterpret_cast<float*>(all + i * (normed + words));
-    auto* own = all + i * (normed + words) + normed;
+    uint32_t* own = all + i * words;
     for_parts(rows * i / tasks, rows * (i + 1) / tasks, block, [&](int64_t first, int64_t last) {
       const float* from = x + first * inputs;
       float* to = out + first * outputs;
       After after{around.gelu, nullptr, rows * outputs >= kLargeResult};
       if (around.residual != nullptr) after.residual = around.residual + first * outputs;
-      const auto norm_to = [&](int64_t r, float* to_row) {
-        norm_row(from + r * inputs, inputs, around.norm_weight, around.norm_bias, around.epsilon,
-                 to_row);
-      };
-      if (!norm) {
-        layer.run_block([=](int64_t r) { return from + r * inputs; }, last - first, after, to, own);
-      } else if (Layer::kRowsOnce) {
-        const auto row = [=](int64_t r) {
-          norm_to(r, own_rows);
-          return own_rows;
-        };
-        layer.run_block(row, last - first, after, to, own);
+      if (norm) {
+        normed_layer.run_block(from, last - first, after, to, reinterpret_cast<float*>(own),
+                               own + normed);
       } else {
-        for (int64_t r = 0; r < last - first; ++r) norm_to(r, own_rows + r * stride);
-        const auto row = [=](int64_t r) { return own_rows + r * stride; };
-        layer.run_block(row, last - first, after, to, own);
+        layer.run_block([=](int64_t r) { return from + r * inputs; }, last - first, after, to, own);
       }
     });
   });

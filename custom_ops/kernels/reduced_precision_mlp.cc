@@ -13,9 +13,7 @@ namespace {
 
 using namespace reduced_linear;
 
-void norm_row(const float* x, const Mlp& mlp, float* to) {
-  reduced_linear::norm_row(x, mlp.width, mlp.norm_weight, mlp.norm_bias, mlp.epsilon, to);
-}
+Norm norm_of(const Mlp& mlp) { return {mlp.norm_weight, mlp.norm_bias, mlp.epsilon}; }
 
 // The layers one after the other, for any kind of layer.
 template <class Layer>
@@ -26,17 +24,16 @@ void run_layers(const float* x, int64_t rows, const Mlp& mlp, float* out, const 
       second({mlp.hidden, mlp.width}, mlp.second);
   const int64_t most = min(first.block_rows(rows), second.block_rows(rows));
   const int64_t blocks = ceil_div(rows, most), height = min(rows, most);
+  const NormedLayer<Layer> normed_first(first, mlp.width, norm_of(mlp));
   const int64_t words = max(first.block_words(height), second.block_words(height));
-  const int64_t normed = height * mlp.width + kLanes, hidden = height * mlp.hidden;
+  const int64_t normed = normed_first.block_floats(height), hidden = height * mlp.hidden;
   for_blocks(blocks, normed + hidden + words, memory, parallel, [&](int64_t block, float* own) {
     const int64_t begin = rows * block / blocks, count = rows * (block + 1) / blocks - begin;
     const float* from = x + begin * mlp.width;
     float* to = out + begin * mlp.width;
     float* between = own + normed;
     auto* scratch = reinterpret_cast<uint32_t*>(between + hidden);
-    for (int64_t r = 0; r < count; ++r) norm_row(from + r * mlp.width, mlp, own + r * mlp.width);
-    first.run_block([=](int64_t r) { return own + r * mlp.width; }, count, After{true}, between,
-                    scratch);
+    normed_first.run_block(from, count, After{true}, between, own, scratch);
     second.run_block([=](int64_t r) { return between + r * mlp.hidden; }, count, After{false, from},
                      to, scratch);
   });
@@ -191,7 +188,7 @@ class TiledBf16Mlp {
     for (int64_t r = 0; r < height; ++r) {
       uint32_t* to = rows + r / kTile * kTile * inputs_ + r % kTile * kTile;
       if (r < count) {
-        norm_row(x + r * mlp_.width, mlp_, normed);
+        norm_of(mlp_).run(x + r * mlp_.width, mlp_.width, normed);
         Bf16::convert(normed, mlp_.width, to, kWords);
       } else {
         for (int64_t k = 0; k < inputs_; k += kTile, to += kWords) store(to, VecWord{});

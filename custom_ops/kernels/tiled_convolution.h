@@ -8,6 +8,7 @@
 #pragma once
 
 #include "kernels/bfloat16.h"
+#include "kernels/blocks.h"
 #include "kernels/gemm.h"
 #include "kernels/tiles.h"
 
@@ -45,8 +46,8 @@ struct TiledWeights {
   int64_t words;
 };
 
-// Some rows of a map [rows, columns, channels] as bfloat16 numbers, channels being even: each is
-// held in the place of one that is `held` rows away.
+// Three rows of a map [rows, columns, channels] as bfloat16 numbers, channels being even: each is
+// held in the place of one that is three rows away.
 struct RoundedRows {
   // Words of a row of which `units` rows of tiles are read, `unit` words from one to the next, from
   // word `start` on, `steps` tiles beside each other.
@@ -54,7 +55,7 @@ struct RoundedRows {
     return round_up(start + round_up(units, kTile) * unit + steps * kTile, kTile);
   }
 
-  uint32_t* at(int64_t row) const { return memory + (row + held) % held * stride; }
+  uint32_t* at(int64_t row) const { return memory + (row + 3) % 3 * stride; }
 
   void round(int64_t row) const {
     uint32_t* to = at(row);
@@ -74,10 +75,36 @@ struct RoundedRows {
 
   const float* x;
   int64_t rows, columns, channels;
-  int64_t held;
   int64_t stride;  // words
-  uint32_t* memory;
+  uint32_t* memory = nullptr;
 };
+
+// Calls run(tiles, row, around) for each of `height` rows of a convolution that begins at every
+// `step`-th row, 1 or 2, of a map: `around` are the three rows that it sees, nullptr where there is
+// none. A task has bands of `band` rows; `x` is without memory.
+template <class Run>
+inline void convolve_rows(RoundedRows x, int64_t step, int64_t height, int64_t band,
+                          bool past_caches, const Memory& memory, const Parallel& parallel,
+                          const Run& run) {
+  for_blocks(ceil_div(height, band), 3 * x.stride, memory, parallel,
+             [&](int64_t block, float* scratch) {
+               const int64_t begin = block * band, end = min(height, begin + band);
+               RoundedRows held = x;
+               held.memory = reinterpret_cast<uint32_t*>(scratch);
+               Tiles tiles;
+               for (int64_t row = begin; row < end; ++row) {
+                 const uint32_t* around[3];
+                 for (int64_t i = 0; i < 3; ++i) {
+                   const int64_t r = step * row - 1 + i;
+                   const bool inside = r >= 0 && r < x.rows;
+                   around[i] = inside ? held.at(r) : nullptr;
+                   if (inside && (i >= 3 - step || row == begin)) held.round(r);
+                 }
+                 run(tiles, row, around);
+               }
+               if (past_caches) end_of_stream();
+             });
+}
 
 // Which numbers come out of a row of tiles, and where they go.
 struct TiledOutput {
